@@ -1,0 +1,131 @@
+"""The spherical pseudo-atom: densities and orbitals to start from.
+
+The neutral atom in the configuration of its table, in even-tempered Gaussians r^l exp(-a r^2), with the exchange of the
+uniform gas. It needs no more accuracy than a start: some milli-Hartree.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import scipy.linalg
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from scipy.special import erf
+from torch import Tensor
+
+from .pseudo import GTH
+
+Array = NDArray[np.float64]
+
+EXPONENTS = 0.04 * 1.9 ** np.arange(13)  # bohr^-2, up to 88
+_X = (np.arange(500) + 0.5) / 500
+RADII = 14.0 * _X**2  # bohr
+WEIGHTS = 28.0 * _X / 500  # of the integral over r
+WAVE_NUMBERS = np.linspace(0.0, 40.0, 401)  # bohr^-1; no start density has waves beyond
+
+
+@dataclass(frozen=True)
+class Shell:
+    """One occupied level: l, its electrons, and its coefficients (nexponents,) of r^l exp(-a r^2) Y_lm."""
+
+    l: int  # noqa: E741
+    electrons: float
+    coefficients: Array
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoAtom:
+    """A solved pseudo-atom.
+
+    Attributes
+    ----------
+    shells : tuple of Shell
+        Occupied levels.
+    spline : CubicSpline
+        Fourier transform of the density, electrons, of the wave number in bohr^-1.
+    """
+
+    shells: tuple[Shell, ...]
+    spline: CubicSpline
+
+    def density(self, q2: Tensor) -> Tensor:
+        """Fourier transform of the density, electrons, at squared wave numbers `q2` (any shape), bohr^-2."""
+        q = q2.detach().sqrt().clamp(max=float(WAVE_NUMBERS[-1])).cpu().numpy()
+        return torch.as_tensor(self.spline(q), dtype=q2.dtype, device=q2.device)
+
+    def orbital(self, shell: Shell, q2: Tensor) -> Tensor:
+        """Radial Fourier transform of a shell divided by q^l, shaped as `q2`.
+
+        r^l exp(-a r^2) Y_lm -> (-i)^l (pi/a)^(3/2) (q / 2a)^l exp(-q^2 / 4a) Y_lm; the phase is the caller's.
+        """
+        total = torch.zeros_like(q2)
+        for c, a in zip(shell.coefficients.tolist(), EXPONENTS.tolist()):
+            total += c * (math.pi / a) ** 1.5 / (2 * a) ** shell.l * torch.exp(-q2 / (4 * a))
+        return total
+
+
+@lru_cache(maxsize=256)
+def pseudo_atom(table: GTH) -> PseudoAtom:
+    """Solve the pseudo-atom of a table; each table once in a process."""
+    local = _local(table)
+    fixed = [_basis_and_ion(table, angular) for angular in range(len(table.configuration))]
+    density = table.valence * np.exp(-(RADII**2)) / math.pi**1.5
+    potential = _screening(density)
+    for _ in range(100):
+        density, shells = np.zeros_like(RADII), []
+        for angular, (waves, overlap, ion) in enumerate(fixed):
+            hamiltonian = ion + (waves * ((local + potential) * WEIGHTS)) @ waves.T
+            filled = _filling(table.configuration[angular], angular)
+            vectors = scipy.linalg.eigh(hamiltonian, overlap)[1][:, : len(filled)].T
+            for f, c in zip(filled, vectors):
+                shells.append(Shell(angular, f, c))
+                density += f * (c @ waves) ** 2 / (4 * math.pi * RADII**2)
+        change = _screening(density) - potential
+        potential = potential + 0.4 * change
+        if 4 * math.pi * (np.abs(change) * density * RADII**2) @ WEIGHTS < 1e-2 * table.valence:
+            break
+    qr = WAVE_NUMBERS[:, None] * RADII
+    transform = np.sinc(qr / math.pi) @ (4 * math.pi * RADII**2 * density * WEIGHTS)
+    transform *= table.valence / transform[0]
+    return PseudoAtom(tuple(shells), CubicSpline(WAVE_NUMBERS, transform))
+
+
+def _local(table: GTH) -> Array:
+    """Local potential on RADII, Hartree: HGH eq. (1)."""
+    x = RADII / table.rloc
+    short = np.exp(-0.5 * x**2) * sum(c * x ** (2 * i) for i, c in enumerate(table.cloc))
+    return -table.valence / RADII * erf(x / math.sqrt(2)) + short
+
+
+def _basis_and_ion(table: GTH, angular: int) -> tuple[Array, Array, Array]:
+    """r times the Gaussians (n, nr), their overlap (n, n), and kinetic plus separable energy (n, n), HGH eqs. (2)-(3)."""
+    a = EXPONENTS[:, None]
+    waves = RADII ** (angular + 1) * np.exp(-a * RADII**2)
+    slopes = waves * ((angular + 1) / RADII - 2 * a * RADII)
+    ion = 0.5 * ((slopes * WEIGHTS) @ slopes.T + angular * (angular + 1) * (waves * WEIGHTS / RADII**2) @ waves.T)
+    for channel in (c for c in table.channels if c.l == angular):
+        projectors = []
+        for i in range(len(channel.h)):
+            power = angular + 2 * i + 1.5
+            norm = math.sqrt(2 / math.gamma(power)) / channel.radius**power
+            projectors.append(norm * RADII ** (angular + 2 * i + 1) * np.exp(-0.5 * (RADII / channel.radius) ** 2))
+        b = (waves * WEIGHTS) @ np.array(projectors).T
+        ion = ion + b @ np.array(channel.h) @ b.T
+    return waves, (waves * WEIGHTS) @ waves.T, ion
+
+
+def _filling(electrons: float, angular: int) -> list[float]:
+    """Electrons in each level of one l, lowest first."""
+    full = 2 * (2 * angular + 1)
+    return [min(full, electrons - start) for start in range(0, math.ceil(electrons), full)]
+
+
+def _screening(density: Array) -> Array:
+    """Hartree and exchange potential on RADII of a spherical density."""
+    shells = 4 * math.pi * RADII**2 * density * WEIGHTS
+    inside = np.cumsum(shells) - 0.5 * shells
+    outside = np.cumsum((shells / RADII)[::-1])[::-1] - 0.5 * shells / RADII
+    return inside / RADII + outside - np.cbrt(3 * density / math.pi)

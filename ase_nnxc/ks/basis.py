@@ -1,0 +1,262 @@
+"""Plane waves: spheres |k+G|^2 / 2 <= ecut, the FFT box they live in, and the grid of the density.
+
+Normalisation, stated here for the whole core: an orbital is psi(r) = Omega^(-1/2) sum_G c_G exp(i (k+G) r) with
+sum_G |c_G|^2 = 1, so that on the FFT box Omega^(1/2) psi = sum_G c_G exp(i G r) has mean square one. A density or a
+potential is f(r) = sum_G f_G exp(i G r); real fields keep only the half of their coefficients that torch's rfftn keeps.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .crystal import Crystal
+from .symmetry import GridOrbits, Symmetry
+
+
+def smooth_size(minimum: int, multiple: int = 1) -> int:
+    """Smallest number >= `minimum` that `multiple` divides and that has no prime factor above 7."""
+    n = math.ceil(minimum / multiple) * multiple
+    while not _is_smooth(n):
+        n += multiple
+    return n
+
+
+def _is_smooth(n: int) -> bool:
+    for prime in (2, 3, 5, 7):
+        while n % prime == 0:
+            n //= prime
+    return n == 1
+
+
+def sphere_extents(lattice: Tensor, ecut: float) -> list[float]:
+    """Half-extents of the density's sphere |G| <= 2 sqrt(2 ecut) along the three indices of G."""
+    lengths = torch.linalg.vector_norm(lattice, dim=1).tolist()
+    return [2 * math.sqrt(2 * ecut) * a / (2 * math.pi) for a in lengths]
+
+
+def fft_box(lattice: Tensor, ecut: float, multiples: Sequence[int] = (1, 1, 1)) -> tuple[int, int, int]:
+    """Smallest FFT box that holds products of two orbitals without aliasing.
+
+    Parameters
+    ----------
+    lattice : Tensor
+        (3, 3), bohr.
+    ecut : float
+        Cutoff of the orbitals, Hartree.
+    multiples : sequence of int
+        What each size must be a multiple of (symmetry).
+    """
+    extents = sphere_extents(lattice, ecut)
+    sizes = [smooth_size(2 * math.floor(g + 1e-9) + 1, m) for g, m in zip(extents, multiples)]
+    return sizes[0], sizes[1], sizes[2]
+
+
+def box_holds_sphere(shape: Sequence[int], lattice: Tensor, ecut: float) -> bool:
+    """Whether the density's sphere of this cutoff fits the FFT box `shape`."""
+    return all(n >= 2 * math.floor(g + 1e-9) + 1 for n, g in zip(shape, sphere_extents(lattice, ecut)))
+
+
+def _integers_in_sphere(reciprocal: Tensor, centre: Tensor, radius: float) -> Tensor:
+    """All integer triples (n, 3) with |(triple + centre) @ reciprocal| <= radius."""
+    lengths = torch.linalg.vector_norm(torch.linalg.inv(reciprocal), dim=0)  # |a_i| / 2 pi
+    bounds = [(radius * a, c) for a, c in zip(lengths.tolist(), centre.tolist())]
+    axes = [
+        torch.arange(math.ceil(-b - c), math.floor(b - c) + 1, dtype=torch.int64, device=reciprocal.device)
+        for b, c in bounds
+    ]
+    triples = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+    q2 = ((triples.to(reciprocal.dtype) + centre) @ reciprocal).square().sum(-1)
+    return triples[q2 <= radius**2 * (1 + 1e-12)]
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """The plane waves of one k-point.
+
+    Attributes
+    ----------
+    kpoint : Tensor
+        (3,), fractional.
+    weight : float
+        Share of the k-point in an average over the zone; the shares add up to one.
+    miller : Tensor
+        (npw, 3) int64, the G of each plane wave.
+    index : Tensor
+        (npw,) int64, place of each G in the flattened FFT box.
+    """
+
+    kpoint: Tensor
+    weight: float
+    miller: Tensor
+    index: Tensor
+
+    @property
+    def npw(self) -> int:
+        """Number of plane waves."""
+        return len(self.miller)
+
+    def wavevectors(self, reciprocal: Tensor) -> Tensor:
+        """k+G (npw, 3), bohr^-1, differentiable in the reciprocal lattice."""
+        return (self.miller.to(reciprocal.dtype) + self.kpoint) @ reciprocal
+
+
+@dataclass(frozen=True)
+class DensityGrid:
+    """The FFT box and the half-sphere |G| <= 2 sqrt(2 ecut) of the density's Fourier coefficients.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        FFT box (n1, n2, n3).
+    miller : Tensor
+        (ng, 3) int64; the first is G = 0.
+    index : Tensor
+        (ng,) int64, place in the flattened half box (n1, n2, n3 // 2 + 1) of torch's rfftn.
+    multiplicity : Tensor
+        (ng,) float64: how often a coefficient stands for itself and its complex conjugate, 1 or 2.
+    """
+
+    shape: tuple[int, int, int]
+    miller: Tensor
+    index: Tensor
+    multiplicity: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of points of the box."""
+        return math.prod(self.shape)
+
+    def wavevectors(self, reciprocal: Tensor) -> Tensor:
+        """G (ng, 3), bohr^-1, differentiable in the reciprocal lattice."""
+        return self.miller.to(reciprocal.dtype) @ reciprocal
+
+    def to_real(self, coefficients: Tensor) -> Tensor:
+        """Real field (..., n1, n2, n3) of Fourier coefficients (..., ng)."""
+        n1, n2, n3 = self.shape
+        lead = coefficients.shape[:-1]
+        half = coefficients.new_zeros((*lead, n1 * n2 * (n3 // 2 + 1)))
+        half = half.index_copy(-1, self.index, coefficients)
+        return torch.fft.irfftn(half.view(*lead, n1, n2, n3 // 2 + 1), s=self.shape, dim=(-3, -2, -1), norm="forward")
+
+    def to_fourier(self, field: Tensor) -> Tensor:
+        """Fourier coefficients (..., ng) of a real field (..., n1, n2, n3)."""
+        half = torch.fft.rfftn(field, dim=(-3, -2, -1), norm="forward")
+        return half.flatten(-3).index_select(-1, self.index)
+
+    def inner(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sum over all G of conj(a_G) b_G for the coefficients (..., ng) of two real fields: a real number."""
+        return ((a.real * b.real + a.imag * b.imag) * self.multiplicity).sum(-1)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Everything about the plane waves of one cell.
+
+    Attributes
+    ----------
+    ecut : float
+        Cutoff, Hartree.
+    spheres : tuple of Sphere
+        One for each irreducible k-point.
+    grid : DensityGrid
+        FFT box and the density's coefficients.
+    symmetry : Symmetry
+        Operations kept: those that map the k mesh and the FFT box onto themselves.
+    smooth_cutoff : bool
+        Whether the kinetic energy rises to infinity at the cutoff (see `terms.kinetic`).
+    """
+
+    ecut: float
+    spheres: tuple[Sphere, ...]
+    grid: DensityGrid
+    symmetry: Symmetry
+    smooth_cutoff: bool = False
+
+    @cached_property
+    def orbits(self) -> GridOrbits:
+        """Sets of grid points that symmetry makes equal."""
+        return self.symmetry.grid_orbits(self.grid.shape).to(self.grid.index.device)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """(nk,) weights of the k-points, adding up to one."""
+        return torch.tensor([s.weight for s in self.spheres], dtype=torch.float64, device=self.grid.index.device)
+
+
+def make_basis(
+    crystal: Crystal,
+    ecut: float,
+    kpoints: Tensor,
+    symmetry: Symmetry,
+    fft_shape: tuple[int, int, int],
+    smooth_cutoff: bool = False,
+) -> Basis:
+    """Build spheres and grid for a crystal.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        The cell.
+    ecut : float
+        Cutoff, Hartree.
+    kpoints : Tensor
+        (nk, 3) the whole mesh, fractional.
+    symmetry : Symmetry
+        Operations of the crystal; those that break mesh or box are left out.
+    fft_shape : tuple of int
+        FFT box.
+    smooth_cutoff : bool
+        Use the kinetic energy that rises to infinity at the cutoff.
+
+    Raises
+    ------
+    ValueError
+        If the FFT box cannot hold the density.
+    """
+    if not box_holds_sphere(fft_shape, crystal.lattice, ecut):
+        needed = fft_box(crystal.lattice, ecut)
+        raise ValueError(f"an FFT box of {fft_shape} points cannot hold the density; at least {needed} are needed")
+    symmetry = symmetry.preserving_box(fft_shape).preserving_mesh(kpoints)
+    irreducible, weights, _ = symmetry.irreducible_kpoints(kpoints)
+    spheres = tuple(
+        make_sphere(crystal, ecut, k, w, fft_shape) for k, w in zip(irreducible.to(crystal.device), weights.tolist())
+    )
+    return Basis(ecut, spheres, _make_grid(crystal, ecut, fft_shape), symmetry, smooth_cutoff)
+
+
+def make_sphere(crystal: Crystal, ecut: float, kpoint: Tensor, weight: float, shape: Sequence[int]) -> Sphere:
+    """The plane waves up to `ecut` (Hartree) of a k-point (3,) of this weight, in an FFT box."""
+    miller = _integers_in_sphere(crystal.reciprocal, kpoint, math.sqrt(2 * ecut))
+    return Sphere(kpoint, weight, miller, _box_index(miller, shape))
+
+
+def _make_grid(crystal: Crystal, ecut: float, shape: tuple[int, int, int]) -> DensityGrid:
+    zero = torch.zeros(3, dtype=crystal.lattice.dtype, device=crystal.device)
+    miller = _integers_in_sphere(crystal.reciprocal, zero, 2 * math.sqrt(2 * ecut))
+    miller = miller[miller[:, 2] >= 0]
+    order = (miller != 0).any(-1).to(torch.int8).argsort(stable=True)  # G = 0 first
+    miller = miller[order]
+    i, j, k = miller[:, 0] % shape[0], miller[:, 1] % shape[1], miller[:, 2]
+    index = (i * shape[1] + j) * (shape[2] // 2 + 1) + k
+    multiplicity = torch.where(k == 0, 1.0, 2.0).to(torch.float64)
+    return DensityGrid(shape, miller, index, multiplicity)
+
+
+def shared_waves(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the triples that two lists (nold, 3) and (nnew, 3) share stand in each: two index tensors (nshared,)."""
+    reach = int(max(old.abs().max(), new.abs().max()))
+    shape = (2 * reach + 1,) * 3
+    place = torch.full((math.prod(shape),), -1, dtype=torch.int64, device=new.device)
+    place[_box_index(old, shape)] = torch.arange(len(old), device=new.device)
+    found = place[_box_index(new, shape)]
+    kept = (found >= 0).nonzero().squeeze(-1)
+    return found[kept], kept
+
+
+def _box_index(miller: Tensor, shape: Sequence[int]) -> Tensor:
+    i, j, k = (miller[:, axis] % n for axis, n in enumerate(shape))
+    return (i * shape[1] + j) * shape[2] + k

@@ -1,0 +1,83 @@
+"""A crystal: lattice, atoms, their pseudopotentials and the moments to start from."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .pseudo import GTH
+
+
+@dataclass(frozen=True)
+class Crystal:
+    """Lattice, positions and pseudopotentials of one unit cell.
+
+    Attributes
+    ----------
+    lattice : Tensor
+        (3, 3), rows are lattice vectors, bohr.
+    positions : Tensor
+        (natoms, 3), fractional.
+    potentials : tuple of GTH
+        One pseudopotential for each atom.
+    magmoms : Tensor or None
+        (natoms,) collinear moments to start from, Bohr magnetons; None: spin-paired.
+    """
+
+    lattice: Tensor
+    positions: Tensor
+    potentials: tuple[GTH, ...]
+    magmoms: Tensor | None = None
+
+    @property
+    def nspin(self) -> int:
+        """Number of spin channels, 1 or 2."""
+        return 1 if self.magmoms is None else 2
+
+    @property
+    def nelectrons(self) -> int:
+        """Number of valence electrons."""
+        return sum(p.valence for p in self.potentials)
+
+    @cached_property
+    def volume(self) -> Tensor:
+        """Cell volume, bohr^3, a scalar tensor."""
+        return torch.linalg.det(self.lattice).abs()
+
+    @cached_property
+    def reciprocal(self) -> Tensor:
+        """(3, 3), rows are reciprocal lattice vectors, bohr^-1."""
+        return 2 * math.pi * torch.linalg.inv(self.lattice).mT
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.lattice.device
+
+    def to(self, device: torch.device) -> "Crystal":
+        """The same crystal on a device."""
+        moments = None if self.magmoms is None else self.magmoms.to(device)
+        return replace(self, lattice=self.lattice.to(device), positions=self.positions.to(device), magmoms=moments)
+
+    @cached_property
+    def species(self) -> dict[GTH, list[int]]:
+        """The distinct pseudopotentials, each with the atoms that carry it."""
+        atoms: dict[GTH, list[int]] = {}
+        for atom, potential in enumerate(self.potentials):
+            atoms.setdefault(potential, []).append(atom)
+        return atoms
+
+    def deformed(self, strain: Tensor, displacements: Tensor) -> "Crystal":
+        """The crystal under a strain and Cartesian displacements (before the strain), differentiable in both.
+
+        Parameters
+        ----------
+        strain : Tensor
+            (3, 3), symmetric, without unit: r -> (1 + strain) r.
+        displacements : Tensor
+            (natoms, 3), bohr.
+        """
+        fractional = self.positions + displacements @ torch.linalg.inv(self.lattice)
+        return replace(self, lattice=self.lattice + self.lattice @ strain, positions=fractional)

@@ -1,0 +1,129 @@
+"""The lowest eigenpairs of H at one k-point: block Davidson with a growing basis.
+
+The basis holds the orbitals and, step by step, the preconditioned residuals of those that have not converged; in it the
+small generalised eigenproblem is solved in double precision (Rayleigh-Ritz). Method: Davidson, J. Comput. Phys. 17,
+87 (1975), in blocks as in Kresse and Furthmueller, Phys. Rev. B 54, 11169 (1996), section III.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .hamiltonian import Hamiltonian
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Result of one diagonalisation.
+
+    Attributes
+    ----------
+    values : Tensor
+        (nbands,) Hartree, ascending, float64.
+    vectors : Tensor
+        (nbands, npw), orthonormal.
+    residuals : Tensor
+        (nbands,) norms |H psi - e psi|, Hartree; of the last step for bands that were still improved in it.
+    applications : int
+        How many times H was applied to an orbital.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    applications: int
+
+
+def rayleigh_ritz(basis: Tensor, h_basis: Tensor, nbands: int) -> tuple[Tensor, Tensor]:
+    """Lowest Ritz values (nbands,) and coefficients (nbasis, nbands) in a basis (nbasis, npw) that need not be orthonormal.
+
+    Raises
+    ------
+    torch.linalg.LinAlgError
+        If the basis is linearly dependent.
+    """
+    return _solve_small(_overlaps(basis, basis), _overlaps(basis, h_basis), nbands)
+
+
+def _overlaps(a: Tensor, b: Tensor) -> Tensor:
+    """<a_i|b_j> in double precision."""
+    return torch.mm(a.conj(), b.mT).to(torch.complex128)
+
+
+def _solve_small(overlap: Tensor, matrix: Tensor, nbands: int) -> tuple[Tensor, Tensor]:
+    """A c = e S c through S = L L^H."""
+    lower = torch.linalg.cholesky(overlap)
+    half = torch.linalg.solve_triangular(lower, matrix, upper=False)
+    reduced = torch.linalg.solve_triangular(lower, half.mH, upper=False)
+    values, vectors = torch.linalg.eigh(0.5 * (reduced + reduced.mH))
+    return values[:nbands], torch.linalg.solve_triangular(lower.mH, vectors[:, :nbands], upper=True)
+
+
+def precondition(residual: Tensor, values: Tensor, psi: Tensor, hamiltonian: Hamiltonian) -> Tensor:
+    """Teter, Payne and Allan's preconditioner in the form of Kresse and Furthmueller, eq. (38) of their paper.
+
+    x = T / (3/2 <T>_n),  K = (27 + 18 x + 12 x^2 + 8 x^3) / (27 + 18 x + 12 x^2 + 8 x^3 + 16 x^4).
+    """
+    mean = (psi.abs().square() * hamiltonian.kinetic).sum(1, keepdim=True)
+    x = hamiltonian.kinetic / (1.5 * mean)
+    a = 27 + x * (18 + x * (12 + 8 * x))
+    return residual * (a / (a + 16 * x**4))
+
+
+def davidson(
+    hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int, max_steps: int = 4
+) -> Eigenpairs:
+    """Improve orbitals until their residuals are below `tolerance` or `max_steps` expansions are made.
+
+    Parameters
+    ----------
+    hamiltonian : Hamiltonian
+        H.
+    psi : Tensor
+        (nbands, npw) start, linearly independent.
+    tolerance : float
+        For the norm of each residual, Hartree.
+    nconverge : int
+        How many of the lowest orbitals must meet it.
+    max_steps : int
+        Most expansions of the basis.
+    """
+    nbands = len(psi)
+    basis, h_basis = psi, hamiltonian.apply(psi)
+    overlap, matrix = _overlaps(basis, basis), _overlaps(basis, h_basis)
+    values, c = _solve_small(overlap, matrix, nbands)
+    residuals = torch.full((nbands,), torch.inf, dtype=torch.float64, device=psi.device)
+    active = torch.arange(nconverge, device=psi.device)
+    applications = nbands
+    for _ in range(max_steps):
+        ca = c[:, active].mT.to(psi.dtype)
+        ritz = ca @ basis
+        energies = values[active].to(hamiltonian.kinetic.dtype)[:, None]
+        residual = torch.addcmul(ca @ h_basis, ritz, energies, value=-1)
+        norms = torch.linalg.vector_norm(residual, dim=1).to(torch.float64)
+        residuals[active] = norms
+        open_ = (norms > tolerance).nonzero().squeeze(-1)
+        if len(open_) == 0:
+            break
+        active = active[open_]
+        new = precondition(residual[open_], energies[open_], ritz[open_], hamiltonian)
+        new = new / torch.linalg.vector_norm(new, dim=1, keepdim=True)
+        h_new = hamiltonian.apply(new)
+        applications += len(new)
+        grown, h_grown = torch.cat((basis, new)), torch.cat((h_basis, h_new))
+        column_s, column_h = _overlaps(grown, new), _overlaps(grown, h_new)
+        bordered_s = _border(overlap, column_s)
+        bordered_h = _border(matrix, column_h)
+        try:
+            values, c = _solve_small(bordered_s, bordered_h, nbands)
+        except torch.linalg.LinAlgError:  # the new directions add nothing that this precision can tell
+            break
+        basis, h_basis, overlap, matrix = grown, h_grown, bordered_s, bordered_h
+    return Eigenpairs(values, c.mT.to(psi.dtype) @ basis, residuals, applications)
+
+
+def _border(matrix: Tensor, columns: Tensor) -> Tensor:
+    """Hermitian matrix (n+m, n+m) from its first block (n, n) and its last columns (n+m, m)."""
+    n = len(matrix)
+    return torch.cat((torch.cat((matrix, columns[:n]), dim=1), torch.cat((columns[:n].mH, columns[n:]), dim=1)))

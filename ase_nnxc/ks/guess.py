@@ -1,0 +1,99 @@
+"""Where an SCF starts: superposed atoms for the density, a small dense diagonalisation for the orbitals."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .atom import pseudo_atom
+from .basis import Basis, Sphere
+from .crystal import Crystal
+from .hamiltonian import Hamiltonian
+from .pseudo import GTH, solid_harmonics
+from .terms.local import superposition
+
+NOISE = 1e-3  # on every plane wave, so that no symmetry is missed
+
+
+def atomic_density(table: GTH, q2: Tensor) -> Tensor:
+    """Fourier transform of the pseudo-atom's density, electrons, shaped as `q2` (bohr^-2)."""
+    return pseudo_atom(table).density(q2)
+
+
+def start_density(crystal: Crystal, basis: Basis) -> Tensor:
+    """Superposed atoms (nspin, ng), bohr^-3; the magnetisation is the same densities, scaled to the moments."""
+    density = superposition(crystal, basis.grid, atomic_density)
+    density = density * (crystal.nelectrons / (density[0].real * crystal.volume))
+    if crystal.magmoms is None:
+        return density[None]
+    valences = torch.tensor([p.valence for p in crystal.potentials], dtype=torch.float64, device=crystal.device)
+    return torch.stack((density, superposition(crystal, basis.grid, atomic_density, crystal.magmoms / valences)))
+
+
+def atomic_orbitals(crystal: Crystal, sphere: Sphere) -> Tensor:
+    """Orbitals of the pseudo-atoms in plane waves (norbitals, npw), complex128, not orthonormal."""
+    q = sphere.wavevectors(crystal.reciprocal)
+    q2 = q.square().sum(-1)
+    phase = -2 * math.pi * (crystal.positions @ (sphere.miller.to(q.dtype) + sphere.kpoint).mT)
+    phases = torch.complex(torch.cos(phase), torch.sin(phase)) / crystal.volume.sqrt()
+    rows = [
+        phases[atom] * (pseudo_atom(table).orbital(shell, q2) * solid_harmonics(shell.l, q))
+        for table, atoms in crystal.species.items()
+        for shell in pseudo_atom(table).shells
+        for atom in atoms
+    ]
+    return torch.cat(rows)
+
+
+def start_orbitals(hamiltonian: Hamiltonian, atoms: Tensor, nbands: int, seed: int) -> Tensor:
+    """Lowest eigenvectors of H in the space of the longest plane waves and the orbitals of the atoms.
+
+    Parameters
+    ----------
+    hamiltonian : Hamiltonian
+        H at one k-point.
+    atoms : Tensor
+        (norbitals, npw) from `atomic_orbitals`.
+    nbands : int
+        Number of orbitals wanted.
+    seed : int
+        Of the noise that is added.
+
+    Returns
+    -------
+    Tensor
+        (nbands, npw) complex128.
+    """
+    kinetic, npw = hamiltonian.kinetic, hamiltonian.sphere.npw
+    few = torch.argsort(kinetic)[: max(80, 2 * nbands)]
+    rest = atoms.clone()
+    rest[:, few] = 0.0  # orthogonal to the plane waves taken
+    rest /= torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
+    weights, mixing = torch.linalg.eigh(rest.conj() @ rest.mT)
+    kept = weights > 1e-4
+    rest = (mixing[:, kept] / weights[kept].sqrt()).mT @ rest
+    h_rest = hamiltonian.apply(rest)
+    coupling = h_rest[:, few]
+    matrix = torch.cat(
+        (
+            torch.cat((_dense(hamiltonian, few), coupling.mT), dim=1),
+            torch.cat((coupling.conj(), rest.conj() @ h_rest.mT), dim=1),
+        )
+    )
+    vectors = torch.linalg.eigh(matrix)[1][:, :nbands].mT
+    generator = torch.Generator(device=kinetic.device).manual_seed(seed)
+    noise = torch.randn(nbands, npw, 2, dtype=kinetic.dtype, device=kinetic.device, generator=generator)
+    psi = NOISE * torch.view_as_complex(noise) / (1 + kinetic)
+    psi[: len(vectors), few] += vectors[:, : len(few)]
+    psi[: len(vectors)] += vectors[:, len(few) :] @ rest
+    return psi
+
+
+def _dense(hamiltonian: Hamiltonian, waves: Tensor) -> Tensor:
+    """The matrix <G|H|G'> of some plane waves, given by their indices (n,)."""
+    shape, miller = hamiltonian.potential.shape, hamiltonian.sphere.miller[waves]
+    fourier = torch.fft.fftn(hamiltonian.potential, norm="forward").flatten()
+    i, j, k = ((miller[:, None, axis] - miller[None, :, axis]) % n for axis, n in enumerate(shape))
+    projectors = hamiltonian.projectors[:, waves]
+    nonlocal_ = projectors.mT @ hamiltonian.coupling @ projectors.conj()
+    return fourier[(i * shape[1] + j) * shape[2] + k] + nonlocal_ + torch.diag(hamiltonian.kinetic[waves])

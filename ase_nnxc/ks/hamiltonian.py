@@ -1,0 +1,84 @@
+"""The Kohn-Sham Hamiltonian at one k-point: H psi = T psi + P^H D P psi + V(r) psi."""
+
+import math
+import threading
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .basis import Sphere
+
+_workspace = threading.local()
+
+
+def chunk_size(npoints: int, device: torch.device) -> int:
+    """How many orbitals are transformed at once: few on a CPU, whose cache holds them, many on a GPU."""
+    return max(1, 4 if device.type == "cpu" else 2**26 // npoints)
+
+
+def _buffers(count: int, shape: tuple[int, int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Two scratch boxes (count, n1, n2, n3), kept by each thread so that no page is faulted in twice."""
+    key = (count, shape, like.dtype, like.device)
+    if getattr(_workspace, "key", None) != key:
+        _workspace.key = key
+        _workspace.boxes = tuple(torch.empty(count, *shape, dtype=like.dtype, device=like.device) for _ in range(2))
+    return _workspace.boxes
+
+
+def to_box(psi: Tensor, sphere: Sphere, shape: tuple[int, int, int]) -> Tensor:
+    """Omega^(1/2) psi(r) on the FFT box of orbitals (n, npw): (n, n1, n2, n3) in scratch memory of this thread."""
+    boxes = _buffers(chunk_size(math.prod(shape), psi.device), shape, psi)
+    source, target = boxes[0][: len(psi)], boxes[1][: len(psi)]
+    source.zero_().view(len(psi), -1).index_copy_(1, sphere.index, psi)
+    return torch.fft.ifftn(source, dim=(1, 2, 3), norm="forward", out=target)
+
+
+def from_box(box: Tensor, sphere: Sphere) -> Tensor:
+    """Coefficients (n, npw) of fields (n, n1, n2, n3) that lie in the scratch memory of this thread."""
+    spare = _workspace.boxes[0][: len(box)]
+    torch.fft.fftn(box, dim=(1, 2, 3), norm="forward", out=spare)
+    return spare.view(len(box), -1).index_select(1, sphere.index)
+
+
+@dataclass(frozen=True)
+class Hamiltonian:
+    """H at one k-point for one spin.
+
+    Attributes
+    ----------
+    sphere : Sphere
+        Plane waves.
+    kinetic : Tensor
+        (npw,) Hartree.
+    projectors : Tensor
+        (nproj, npw) complex.
+    coupling : Tensor
+        (nproj, nproj) complex, Hartree.
+    potential : Tensor
+        (n1, n2, n3) local potential, Hartree.
+    """
+
+    sphere: Sphere
+    kinetic: Tensor
+    projectors: Tensor
+    coupling: Tensor
+    potential: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """complex128, or complex64 for early iterations."""
+        return self.projectors.dtype
+
+    def apply(self, psi: Tensor) -> Tensor:
+        """H psi for orbitals (nbands, npw)."""
+        result = psi * self.kinetic
+        if len(self.projectors):
+            result.addmm_(psi @ self.projectors.mH @ self.coupling, self.projectors)
+        shape = (self.potential.shape[0], self.potential.shape[1], self.potential.shape[2])
+        step = chunk_size(self.potential.numel(), psi.device)
+        for start in range(0, len(psi), step):
+            box = to_box(psi[start : start + step], self.sphere, shape)
+            box.mul_(self.potential)
+            result[start : start + step] += from_box(box, self.sphere)
+        return result

@@ -1,0 +1,67 @@
+"""One map over k-points: Python threads on the CPU (torch releases the interpreter lock), one after the other on a GPU."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_lock = threading.Lock()
+_depth = 0
+_saved = 1
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[int]:
+    """Give torch one thread while k-points share the cores; yields the caller's number and restores it at the end."""
+    global _depth, _saved
+    with _lock:
+        if _depth == 0:
+            _saved = torch.get_num_threads()
+        _depth += 1
+        workers = _saved
+        torch.set_num_threads(1)
+    try:
+        yield workers
+    finally:
+        with _lock:
+            _depth -= 1
+            torch.set_num_threads(_saved)
+
+
+def map_kpoints(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
+    """Apply `function` to every item, without gradients; the results come in the order of the items.
+
+    Parameters
+    ----------
+    function : callable
+        Work on one item; must not change shared data.
+    items : sequence
+        One for each spin and k-point.
+    device : torch.device
+        Where the work is done; a GPU is kept busy by one thread.
+    """
+    return list(iterate_kpoints(function, items, device))
+
+
+def iterate_kpoints(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterable[Result]:
+    """As `map_kpoints`, but the results are handed out one by one, so that a sum over them needs no more memory."""
+
+    def quiet(item: Item) -> Result:
+        with torch.no_grad():  # the grad mode is a thread's own
+            return function(item)
+
+    if device.type != "cpu" or len(items) == 1:
+        yield from map(quiet, items)
+        return
+    with _one_torch_thread() as workers:
+        if workers == 1:
+            yield from map(quiet, items)
+            return
+        with ThreadPoolExecutor(min(workers, len(items))) as pool:
+            yield from pool.map(quiet, items)

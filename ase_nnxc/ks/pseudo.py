@@ -1,0 +1,176 @@
+"""Norm-conserving pseudopotentials of Goedecker, Teter and Hutter (GTH) in reciprocal space.
+
+Source of all formulas: Hartwigsen, Goedecker, Hutter, Phys. Rev. B 58, 3641 (1998), "HGH", and
+Goedecker, Teter, Hutter, Phys. Rev. B 54, 1703 (1996). Fourier transforms are of one atom at the origin,
+v(q) = integral v(r) exp(-i q r) d3r; dividing by the cell volume is the caller's business.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# HGH eqs. (15)-(22): projector i of channel l is common(l) * q^l * r^l * factor * polynomial in t^2 = (q r)^2.
+# (The 8 of the second s projector stands outside the root there: 2/sqrt(15) is meant.)
+_PROJECTORS: dict[tuple[int, int], tuple[float, tuple[float, ...]]] = {
+    (0, 0): (1.0, (1.0,)),
+    (0, 1): (2 / math.sqrt(15), (3.0, -1.0)),
+    (0, 2): (4 / (3 * math.sqrt(105)), (15.0, -10.0, 1.0)),
+    (1, 0): (1 / math.sqrt(3), (1.0,)),
+    (1, 1): (2 / math.sqrt(105), (5.0, -1.0)),
+    (1, 2): (4 / (3 * math.sqrt(1155)), (35.0, -14.0, 1.0)),
+    (2, 0): (1 / math.sqrt(15), (1.0,)),
+    (2, 1): (2 / (3 * math.sqrt(105)), (7.0, -1.0)),
+    (3, 0): (1 / math.sqrt(105), (1.0,)),
+}
+
+# HGH eq. (6): the polynomials of the local part, P = sum_i c_i * p_i(t^2).
+_LOCAL = ((1.0,), (3.0, -1.0), (15.0, -10.0, 1.0), (105.0, -105.0, 21.0, -1.0))
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
+    """Horner's evaluation of sum_k coefficients[k] * x^k."""
+    value = torch.full_like(x, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        value = value * x + c
+    return value
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One angular momentum of the separable part: v = sum_ij |p_i> h_ij <p_j|.
+
+    Attributes
+    ----------
+    l : int
+        Angular momentum, 0 to 3.
+    radius : float
+        Radius of the Gaussians, bohr.
+    h : tuple of tuple of float
+        Symmetric matrix (n, n) of couplings, Hartree.
+    """
+
+    l: int  # noqa: E741  (the field's letter)
+    radius: float
+    h: tuple[tuple[float, ...], ...]
+
+    def projector(self, i: int, q2: Tensor) -> Tensor:
+        """Fourier transform of radial projector `i` divided by q^l, a smooth function of q^2.
+
+        Parameters
+        ----------
+        i : int
+            Number of the projector, from 0.
+        q2 : Tensor
+            Squared wave vectors, bohr^-2, any shape.
+
+        Returns
+        -------
+        Tensor
+            Shape of `q2`, bohr^(3/2 + l). HGH eqs. (15)-(22).
+        """
+        r, t2 = self.radius, q2 * self.radius**2
+        factor, polynomial = _PROJECTORS[self.l, i]
+        common = 4 * math.pi**1.25 * math.sqrt(2 ** (self.l + 1) * r**3)
+        return common * factor * r**self.l * _polynomial(polynomial, t2) * torch.exp(-0.5 * t2)
+
+
+@dataclass(frozen=True)
+class GTH:
+    """A Goedecker-Teter-Hutter pseudopotential: plain numbers, hashable.
+
+    Attributes
+    ----------
+    symbol, number : str, int
+        Element and its atomic number.
+    valence : int
+        Charge of the ion core, electrons.
+    rloc : float
+        Radius of the local part, bohr.
+    cloc : tuple of float
+        Up to four coefficients of the local part, Hartree.
+    channels : tuple of Channel
+        Separable part.
+    configuration : tuple of int
+        Valence electrons of the atom in s, p, d, f.
+    name : str
+        Name of the table, for logs.
+    """
+
+    symbol: str
+    number: int
+    valence: int
+    rloc: float
+    cloc: tuple[float, ...]
+    channels: tuple[Channel, ...]
+    configuration: tuple[int, ...]
+    name: str = ""
+
+    def local(self, q2: Tensor) -> Tensor:
+        """Fourier transform of the local part, Hartree bohr^3; at q = 0 the mean without the Coulomb tail.
+
+        Parameters
+        ----------
+        q2 : Tensor
+            Squared wave vectors, bohr^-2, any shape.
+
+        Returns
+        -------
+        Tensor
+            Shape of `q2`. HGH eq. (6); its limit at q = 0, often kept apart as the "alpha" energy, is included.
+        """
+        r, t2 = self.rloc, q2 * self.rloc**2
+        gauss = torch.exp(-0.5 * t2)
+        origin = q2 < 1e-12
+        # -4 pi Z exp(-t^2/2) / q^2 without its divergence -4 pi Z / q^2, whose remainder at q = 0 is 2 pi Z r^2
+        coulomb = torch.where(
+            origin,
+            2 * math.pi * self.valence * r**2,
+            -4 * math.pi * self.valence * gauss / torch.where(origin, 1.0, q2),
+        )
+        short = torch.zeros_like(q2)
+        for c, polynomial in zip(self.cloc, _LOCAL):
+            short = short + c * _polynomial(polynomial, t2)
+        return coulomb + math.sqrt(8 * math.pi**3) * r**3 * gauss * short
+
+
+def solid_harmonics(l: int, q: Tensor) -> Tensor:  # noqa: E741
+    """Real solid harmonics q^l Y_lm(q), polynomials of the components of q, orthonormal on the unit sphere.
+
+    Parameters
+    ----------
+    l : int
+        Angular momentum, 0 to 3.
+    q : Tensor
+        Vectors (n, 3).
+
+    Returns
+    -------
+    Tensor
+        (2 l + 1, n), m from -l to l.
+    """
+    x, y, z = q.unbind(-1)
+    x2, y2, z2 = x * x, y * y, z * z
+    if l == 0:
+        return torch.full_like(x, math.sqrt(1 / (4 * math.pi)))[None]
+    if l == 1:
+        return math.sqrt(3 / (4 * math.pi)) * torch.stack((y, z, x))
+    if l == 2:
+        a = math.sqrt(15 / (4 * math.pi))
+        return a * torch.stack((x * y, y * z, (2 * z2 - x2 - y2) / math.sqrt(12), x * z, (x2 - y2) / 2))
+    if l == 3:
+        a, b, c = math.sqrt(35 / (32 * math.pi)), math.sqrt(105 / (4 * math.pi)), math.sqrt(21 / (32 * math.pi))
+        d = math.sqrt(7 / (16 * math.pi))
+        return torch.stack(
+            (
+                a * y * (3 * x2 - y2),
+                b * x * y * z,
+                c * y * (4 * z2 - x2 - y2),
+                d * z * (2 * z2 - 3 * x2 - 3 * y2),
+                c * x * (4 * z2 - x2 - y2),
+                b / 2 * z * (x2 - y2),
+                a * x * (x2 - 3 * y2),
+            )
+        )
+    raise ValueError(f"angular momentum {l} is not one of 0, 1, 2, 3")

@@ -1,0 +1,308 @@
+"""The self-consistent field: density -> potential -> orbitals -> density, until input and output agree."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..xc.functional import Functional
+from .basis import Basis, Sphere, shared_waves
+from .crystal import Crystal
+from .eigensolver import Eigenpairs, davidson
+from .ground_state import GroundState, density_of, energy_terms
+from .guess import atomic_orbitals, start_density, start_orbitals
+from .hamiltonian import Hamiltonian
+from .mixing import AndersonMixer
+from .occupations import Smearing
+from .parallel import map_kpoints
+from .terms.ewald import ewald_energy
+from .terms.hartree import coulomb_kernel, hartree_energy
+from .terms.kinetic import kinetic_energy
+from .terms.local import local_potential
+from .terms.nonlocal_ import coupling, projectors
+from .terms.xc import xc_potential
+
+LOOSE_TOLERANCE = 1e-2  # residual norm of the first diagonalisation, Hartree
+SINGLE_PRECISION = 3e-4  # looser residual norms than this are reached in complex64
+COLLAPSED = 0.05  # a magnetisation below this share of the initial moments is started again from them
+EMPTY = 1e-6  # a band with a smaller occupation need not be converged
+
+
+class ConvergenceError(RuntimeError):
+    """The SCF did not reach its tolerance; `history` holds its steps."""
+
+    def __init__(self, message: str, history: "list[Step]"):
+        super().__init__(message)
+        self.history = history
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the SCF.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    free_energy : float
+        Harris-Foulkes functional of the input density, Hartree.
+    error : float
+        Electrostatic energy of the density's residual, an estimate of the energy's error, Hartree.
+    tolerance : float
+        Residual norm asked of the orbitals, Hartree.
+    fermi_level : float
+        Hartree.
+    moment : float
+        Bohr magnetons.
+    applications : int
+        Applications of H, summed over k-points.
+    seconds : float
+        Wall time of the step.
+    """
+
+    number: int
+    free_energy: float
+    error: float
+    tolerance: float
+    fermi_level: float
+    moment: float
+    applications: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SCFSettings:
+    """What ends an SCF.
+
+    Attributes
+    ----------
+    energy : float
+        Error of the energy, Hartree, as estimated by the electrostatic energy of the density's residual.
+    maxiter : int
+        Most steps.
+    """
+
+    energy: float = 1e-9
+    maxiter: int = 100
+
+
+def default_nbands(crystal: Crystal) -> int:
+    """A fifth more bands than electron pairs, at least four more; with spin, counted for the majority channel."""
+    moment = 0.0 if crystal.magmoms is None else float(crystal.magmoms.sum().abs())
+    filled = math.ceil((crystal.nelectrons + moment) / 2)
+    return filled + max(4, math.ceil(0.2 * filled))
+
+
+class _Problem:
+    """The parts of the Hamiltonian that stay the same during one SCF."""
+
+    def __init__(self, crystal: Crystal, basis: Basis, functional: Functional):
+        self.crystal, self.basis, self.functional = crystal, basis, functional
+        self.local = local_potential(crystal, basis.grid)
+        self.kernel = coulomb_kernel(basis.grid, crystal.reciprocal)
+        charges = torch.tensor([p.valence for p in crystal.potentials], dtype=torch.float64, device=crystal.device)
+        self.ewald = float(ewald_energy(crystal.lattice, crystal.positions, charges))
+        self.coupling = coupling(crystal).to(torch.complex128)
+        self.kinetic = [
+            kinetic_energy(s.wavevectors(crystal.reciprocal).square().sum(-1), basis.ecut, basis.smooth_cutoff)
+            for s in basis.spheres
+        ]
+        self.projectors = [projectors(crystal, s) for s in basis.spheres]
+
+    def potential(self, density: Tensor) -> tuple[Tensor, float]:
+        """Local potential of each spin (nspin, n1, n2, n3) made by a density (nspin, ng), and
+        E_xc - int v_xc n - E_H, which added to the sum of eigenvalues makes the Harris-Foulkes energy."""
+        grid, volume = self.basis.grid, self.crystal.volume
+        real = grid.to_real(density)
+        e_xc, v_xc = xc_potential(self.functional, real, self.basis, self.crystal.reciprocal, volume)
+        hartree = float(hartree_energy(density[0], self.kernel, grid, volume))
+        if len(real) == 1:
+            contracted = (v_xc * real).sum()
+        else:
+            contracted = 0.5 * (v_xc[0] * (real[0] + real[1]) + v_xc[1] * (real[0] - real[1])).sum()
+        potential = v_xc + grid.to_real(self.local + self.kernel * density[0])
+        return potential, float(e_xc - contracted * volume / grid.size) - hartree
+
+    def hamiltonian(self, k: int, potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
+        """H at k-point number `k` with the local potential (n1, n2, n3) of one spin, in the precision of `dtype`."""
+        real = dtype.to_real()
+        return Hamiltonian(
+            self.basis.spheres[k],
+            self.kinetic[k].to(real),
+            self.projectors[k].to(dtype),
+            self.coupling.to(dtype),
+            potential.to(real),
+        )
+
+
+def scf(
+    crystal: Crystal,
+    basis: Basis,
+    functional: Functional,
+    smearing: Smearing,
+    nbands: int | None = None,
+    settings: SCFSettings | None = None,
+    start: GroundState | None = None,
+    callback: Callable[[Step], None] | None = None,
+) -> GroundState:
+    """Solve the Kohn-Sham equations.
+
+    Parameters
+    ----------
+    crystal, basis, functional, smearing
+        The problem.
+    nbands : int, optional
+        Bands per k-point; default: `default_nbands`, more when their occupations ask for it.
+    settings : SCFSettings, optional
+        Tolerance and number of steps.
+    start : GroundState, optional
+        State of the same atoms, moved or strained, to start from.
+    callback : callable, optional
+        Receives each `Step` as it is finished.
+
+    Returns
+    -------
+    GroundState
+
+    Raises
+    ------
+    ConvergenceError
+        If the tolerance is not reached within `settings.maxiter` steps.
+    ValueError
+        If `nbands` cannot hold the electrons.
+    """
+    settings = settings or SCFSettings()
+    problem = _Problem(crystal, basis, functional)
+    density, orbitals = _start(problem, nbands or default_nbands(crystal), start)
+    mixer = AndersonMixer(basis.grid, problem.kernel)
+    blocks = [(s, k) for s in range(crystal.nspin) for k in range(len(basis.spheres))]
+    degeneracy = 2 / crystal.nspin
+    # an error of the orbitals of this size changes the energy by less than the tolerance
+    final = min(SINGLE_PRECISION, 0.3 * math.sqrt(settings.energy / crystal.nelectrons))
+    tolerance = LOOSE_TOLERANCE if start is None else 0.1 * LOOSE_TOLERANCE
+    nconverge = orbitals[0][0].shape[0] if start is None else _bands_in_use(start.occupations)
+    history: list[Step] = []
+    for number in range(1, settings.maxiter + 1):
+        clock = time.perf_counter()
+        potential, correction = problem.potential(density)
+        if not math.isfinite(correction):
+            raise ConvergenceError("the energy is not a number", history)
+        dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
+
+        def diagonalise(block: tuple[int, int]) -> Eigenpairs:
+            spin, k = block
+            h = problem.hamiltonian(k, potential[spin], dtype)
+            return davidson(h, orbitals[spin][k].to(dtype), tolerance, nconverge)
+
+        pairs = map_kpoints(diagonalise, blocks, crystal.device)
+        shape = (crystal.nspin, len(basis.spheres), -1)
+        eigenvalues = torch.stack([p.values for p in pairs]).view(shape)
+        vectors = [p.vectors for p in pairs]
+        orbitals = [vectors[s * len(basis.spheres) : (s + 1) * len(basis.spheres)] for s in range(crystal.nspin)]
+        fermi = smearing.fermi_level(eigenvalues, basis.weights, crystal.nelectrons, degeneracy)
+        occupations = smearing.occupations(eigenvalues, fermi)
+        electrons = occupations * degeneracy * basis.weights[:, None]
+        entropy = _entropy_term(smearing, eigenvalues, fermi, basis.weights, degeneracy)
+        output = density_of(crystal, basis, orbitals, electrons)
+        residual = output - density
+        error = mixer.error(residual, crystal.volume)
+        step = Step(
+            number,
+            float((eigenvalues * electrons).sum()) + correction + problem.ewald + entropy,
+            error,
+            tolerance,
+            float(fermi),
+            float(output[-1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
+            sum(p.applications for p in pairs),
+            time.perf_counter() - clock,
+        )
+        history.append(step)
+        if callback is not None:
+            callback(step)
+        if error <= settings.energy and tolerance <= final and dtype == torch.complex128:
+            terms = energy_terms(crystal, basis, functional, orbitals, electrons, output, entropy)
+            return GroundState(
+                crystal, basis, functional, smearing, orbitals, eigenvalues, occupations, float(fermi), output, terms, history
+            )  # fmt: skip
+        density = mixer.step(density, residual)
+        tolerance = max(0.5 * final, min(tolerance, 0.2 * math.sqrt(error / crystal.nelectrons)))
+        nconverge = _bands_in_use(occupations)
+    raise ConvergenceError(
+        f"no self-consistency after {settings.maxiter} steps: the estimated error of the energy is "
+        f"{history[-1].error:.1e} Ha, {settings.energy:.1e} Ha were asked for",
+        history,
+    )
+
+
+def _entropy_term(smearing: Smearing, eigenvalues: Tensor, fermi: Tensor, weights: Tensor, degeneracy: float) -> float:
+    """-T S, Hartree."""
+    return -smearing.width * float((smearing.entropy(eigenvalues, fermi) * degeneracy * weights[:, None]).sum())
+
+
+def _bands_in_use(occupations: Tensor) -> int:
+    """Number of bands up to the highest that holds electrons anywhere, and one more."""
+    used = int((occupations.abs().amax(dim=(0, 1)) > EMPTY).nonzero().max()) + 1
+    return min(used + 1, occupations.shape[-1])
+
+
+def _start(problem: _Problem, nbands: int, start: GroundState | None) -> tuple[Tensor, list[list[Tensor]]]:
+    """Density (nspin, ng) and orbitals [spin][k] to begin with."""
+    crystal, basis = problem.crystal, problem.basis
+    atoms = start_density(crystal, basis)
+    if start is None:
+        return atoms, _start_orbitals(problem, atoms, nbands)
+    density = _moved_density(start, crystal, basis, atoms)
+    if not _same_kpoints(start.basis, basis) or start.eigenvalues.shape[-1] < nbands:
+        return density, _start_orbitals(problem, density, nbands)
+    return density, [
+        [_moved_orbitals(psi, old, new) for psi, old, new in zip(row, start.basis.spheres, basis.spheres)]
+        for row in start.orbitals
+    ]
+
+
+def _start_orbitals(problem: _Problem, density: Tensor, nbands: int) -> list[list[Tensor]]:
+    crystal, basis = problem.crystal, problem.basis
+    potential, _ = problem.potential(density)
+
+    def diagonalise(block: tuple[int, int]) -> Tensor:
+        spin, k = block
+        atoms = atomic_orbitals(crystal, basis.spheres[k])
+        return start_orbitals(problem.hamiltonian(k, potential[spin], torch.complex128), atoms, nbands, seed=k)
+
+    nk = len(basis.spheres)
+    blocks = [(s, k) for s in range(crystal.nspin) for k in range(nk)]
+    vectors = map_kpoints(diagonalise, blocks, crystal.device)
+    return [vectors[s * nk : (s + 1) * nk] for s in range(crystal.nspin)]
+
+
+def _same_kpoints(old: Basis, new: Basis) -> bool:
+    return len(old.spheres) == len(new.spheres) and all(
+        torch.equal(a.kpoint, b.kpoint) for a, b in zip(old.spheres, new.spheres)
+    )
+
+
+def _moved_orbitals(psi: Tensor, old: Sphere, new: Sphere) -> Tensor:
+    """Orbitals (nbands, npw) on another sphere of the same k-point: shared plane waves keep their coefficients."""
+    source, target = shared_waves(old.miller, new.miller)
+    moved = psi.new_zeros(len(psi), new.npw)
+    moved[:, target] = psi[:, source]
+    return moved
+
+
+def _moved_density(start: GroundState, crystal: Crystal, basis: Basis, atoms: Tensor) -> Tensor:
+    """Old density (nspin, ng) carried to the new cell: the new atoms plus what the old density had beyond its atoms.
+
+    A moment that has collapsed would never come back: it is then that of the atoms again.
+    """
+    difference = (start.density - start_density(start.crystal, start.basis)) * start.crystal.volume
+    old, new = shared_waves(start.basis.grid.miller, basis.grid.miller)
+    density = atoms.clone()
+    density[:, new] += difference[:, old] / crystal.volume
+    if len(density) == 2:
+        kept, wanted = (float(basis.grid.to_real(d[1]).abs().mean()) for d in (density, atoms))
+        if kept < COLLAPSED * wanted:
+            density[1] = atoms[1]
+    return density

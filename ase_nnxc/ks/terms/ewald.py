@@ -1,0 +1,98 @@
+"""Ewald energy: point ions in a uniform background that neutralises them.
+
+E = 1/2 sum'_{abR} Z_a Z_b erfc(eta r_abR) / r_abR                       (sum': without r = 0)
+  + 2 pi / Omega sum_{G != 0} exp(-G^2 / 4 eta^2) / G^2 |S(G)|^2          S(G) = sum_a Z_a exp(-i G.R_a)
+  - eta / sqrt(pi) sum_a Z_a^2 - pi / (2 Omega eta^2) (sum_a Z_a)^2
+
+P. P. Ewald, Ann. Phys. 369, 253 (1921); the last term is the background's, for charges that do not add up to zero.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# both sums stop where their Gaussian is exp(-EXPONENT), 1e-18 of its largest value
+EXPONENT = 41.0
+
+
+def ewald_energy(lattice: Tensor, positions: Tensor, charges: Tensor, eta: float | None = None) -> Tensor:
+    """Electrostatic energy of the ions of one cell, differentiable in lattice, positions and charges.
+
+    Parameters
+    ----------
+    lattice : Tensor
+        (3, 3), rows are lattice vectors, bohr.
+    positions : Tensor
+        (natoms, 3), fractional, in any cell.
+    charges : Tensor
+        (natoms,) elementary charges.
+    eta : float, optional
+        Where the two sums are split, bohr^-1; the energy does not depend on it. Default: the cheapest.
+
+    Returns
+    -------
+    Tensor
+        Scalar, Hartree.
+    """
+    volume = torch.linalg.det(lattice).abs()
+    if eta is None:
+        # cost of the pairs ~ natoms^2 / (eta^3 Omega), of the phases ~ natoms eta^3 Omega: least where both are equal
+        eta = (2 * math.pi**3 * len(charges) / float(volume.detach()) ** 2) ** (1 / 6)
+    background = math.pi / (2 * eta**2) * charges.sum().square() / volume
+    own = eta / math.sqrt(math.pi) * charges.square().sum()
+    near = _real_space_sum(lattice, positions, charges, eta)
+    return near + _reciprocal_sum(lattice, positions, charges, eta, volume) - own - background
+
+
+def _real_space_sum(lattice: Tensor, positions: Tensor, charges: Tensor, eta: float) -> Tensor:
+    first, second, shift = _pairs_within(lattice.detach(), positions.detach(), math.sqrt(EXPONENT) / eta)
+    distance = torch.linalg.vector_norm((positions[second] - positions[first] + shift) @ lattice, dim=-1)
+    return (charges[first] * charges[second] * torch.erfc(eta * distance) / distance).sum()
+
+
+def _reciprocal_sum(lattice: Tensor, positions: Tensor, charges: Tensor, eta: float, volume: Tensor) -> Tensor:
+    cutoff = 2 * eta * math.sqrt(EXPONENT)
+    reciprocal = 2 * math.pi * torch.linalg.inv(lattice).mT
+    lengths = torch.linalg.vector_norm(lattice.detach(), dim=-1)
+    index = _half_of(_integers(cutoff * lengths / (2 * math.pi)))  # |m_i| = |G.a_i| / 2 pi <= |G| |a_i| / 2 pi
+    index = index[torch.linalg.vector_norm(index @ reciprocal.detach(), dim=-1) <= cutoff]
+    g2 = (index @ reciprocal).square().sum(-1)
+    phase = 2 * math.pi * (index @ positions.mT)  # G.R
+    structure = (phase.cos() @ charges).square() + (phase.sin() @ charges).square()  # |S(G)|^2
+    # twice 2 pi / Omega: each G stands for -G too
+    return 4 * math.pi / volume * (torch.exp(-g2 / (4 * eta**2)) / g2 * structure).sum()
+
+
+def _pairs_within(lattice: Tensor, positions: Tensor, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of ions nearer than `cutoff`, each once: two atoms (npairs,) and the cell of the second (npairs, 3)."""
+    natoms = len(positions)
+    first, second = torch.triu_indices(natoms, natoms, device=positions.device)
+    difference = positions[second] - positions[first]
+    wrap = -difference.round()
+    difference = difference + wrap  # within half a cell
+    heights = 1 / torch.linalg.vector_norm(torch.linalg.inv(lattice), dim=0)  # distance of the lattice planes
+    cells = _integers(cutoff / heights + 0.5)
+    reach = cutoff + torch.linalg.vector_norm(difference @ lattice, dim=-1).max()
+    cells = cells[torch.linalg.vector_norm(cells @ lattice, dim=-1) <= reach]
+    distance = torch.linalg.vector_norm((difference[:, None] + cells) @ lattice, dim=-1)
+    # an ion and its own images: half of them, the others being the same pairs
+    counted = (first != second)[:, None] | _is_positive(cells)
+    pair, cell = torch.nonzero((distance <= cutoff) & counted, as_tuple=True)
+    return first[pair], second[pair], wrap[pair] + cells[cell]
+
+
+def _integers(bounds: Tensor) -> Tensor:
+    """All integer vectors (n, 3) with |n_i| <= bounds[i], as floating numbers."""
+    axes = [torch.arange(-int(b), int(b) + 1, dtype=bounds.dtype, device=bounds.device) for b in bounds]
+    return torch.cartesian_prod(*axes)
+
+
+def _is_positive(vectors: Tensor) -> Tensor:
+    """Whether the first component that is not zero is positive; (n,) bool, true for one of v and -v, false for 0."""
+    x, y, z = vectors.unbind(-1)
+    return (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+
+
+def _half_of(vectors: Tensor) -> Tensor:
+    return vectors[_is_positive(vectors)]

@@ -1,0 +1,295 @@
+"""Finds GTH pseudopotentials by name in PySCF's data files and hands them on as plain numbers.
+
+Two files of PySCF hold them in CP2K's format (M. Krack, Theor. Chem. Acc. 114, 145 (2005), and the head of the files):
+GTH_POTENTIALS, whose families are called gth-pbe, gth-pade (= gth-lda), gth-blyp, ... here, and POTENTIAL_UZH, whose
+tables carry the same names with other numbers and are therefore called uzh-pbe, uzh-scan, uzh-pbe0 here. A table is a
+family with a valence, ``gth-pbe-q19``. PySCF itself is not imported: finding and reading a table takes milliseconds.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from ase.calculators.calculator import InputError
+from ase.data import atomic_numbers
+
+from .ks.pseudo import GTH, Channel
+
+_FILES = {"gth": "GTH_POTENTIALS", "uzh": "POTENTIAL_UZH"}
+# "Cu GTH-PBE-q11 GTH-PBE": an element and its table's names at the head of an entry
+_HEAD = re.compile(r"^[ \t]*([A-Z][a-z]?)[ \t]+((?:GTH-|ALL)\S*(?:[ \t]+\S+)*)[ \t]*$", re.MULTILINE)
+_SUFFIX = re.compile(r"-(q\d+(?:_old)?)$")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One table of a file, not yet read: element, name in this package ("uzh-pbe-q3"), and the lines after its head."""
+
+    symbol: str
+    name: str
+    text: str
+
+    @property
+    def configuration(self) -> tuple[int, ...]:
+        """Numbers of valence electrons in s, p, d, f."""
+        return tuple(int(n) for n in self.text.split("\n", 1)[0].split())
+
+    def read(self) -> GTH:
+        """The numbers of the table, in Hartree atomic units.
+
+        Raises
+        ------
+        InputError
+            If the entry is damaged or has parts beyond the local and the separable one (NLCC, spin-orbit).
+        """
+        words = iter(self.text.split("\n", 1)[1].split())
+        try:
+            rloc = float(next(words))
+            cloc = tuple(float(next(words)) for _ in range(int(next(words))))
+            channels = [_read_channel(angular, words) for angular in range(int(next(words)))]
+        except (StopIteration, RuntimeError, ValueError):
+            raise InputError(f"the table {self.name} of {self.symbol} is damaged in PySCF's data") from None
+        rest = " ".join(words)
+        if rest:
+            raise InputError(
+                f"the table {self.name} of {self.symbol} has parts that are not supported (core correction or "
+                f"spin-orbit coupling), beginning with {rest[:30]!r}"
+            )
+        return GTH(
+            symbol=self.symbol,
+            number=atomic_numbers[self.symbol],
+            valence=sum(self.configuration),
+            rloc=rloc,
+            cloc=cloc,
+            channels=tuple(c for c in channels if c.h),
+            configuration=self.configuration,
+            name=self.name,
+        )
+
+
+def _read_channel(angular: int, words: Iterator[str]) -> Channel:
+    """A radius, the number n of projectors, and the upper triangle of h (n, n) row by row."""
+    radius, n = float(next(words)), int(next(words))
+    upper = {(i, j): float(next(words)) for i in range(n) for j in range(i, n)}
+    h = tuple(tuple(upper[min(i, j), max(i, j)] for j in range(n)) for i in range(n))
+    return Channel(l=angular, radius=radius, h=h)
+
+
+@cache
+def library(prefix: str) -> Mapping[str, Mapping[str, Mapping[str, Entry]]]:
+    """Index of one data file.
+
+    Parameters
+    ----------
+    prefix : str
+        "gth" for GTH_POTENTIALS, "uzh" for POTENTIAL_UZH.
+
+    Returns
+    -------
+    mapping
+        family ("gth-pbe") -> element -> valence ("q11", or "" for the family's alias) -> Entry. Placeholders ("NA") and
+        bare nuclei (ALLELECTRON) are left out.
+    """
+    spec = importlib.util.find_spec("pyscf")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("the pseudopotentials are read from PySCF's data, and PySCF is not installed")
+    path = Path(spec.submodule_search_locations[0], "pbc", "gto", "pseudo", _FILES[prefix])
+    text = re.sub(r"^[ \t]*#.*\n", "", path.read_text(), flags=re.MULTILINE)
+    heads = list(_HEAD.finditer(text))
+    index: dict[str, dict[str, dict[str, Entry]]] = {}
+    for head, end in zip(heads, [h.start() for h in heads[1:]] + [len(text)]):
+        body = text[head.end() : end].strip()
+        names = [prefix + name[3:] for name in head[2].lower().split()]
+        if body == "NA" or head[2].startswith("ALL"):
+            continue
+        entry = Entry(symbol=head[1], name=names[0], text=body)
+        for name in names:
+            family, suffix = _split(name)
+            index.setdefault(family, {}).setdefault(head[1], {})[suffix] = entry
+    return index
+
+
+def _split(name: str) -> tuple[str, str]:
+    """("gth-pbe", "q11") of "gth-pbe-q11"; ("gth-pbe", "") of "gth-pbe"."""
+    match = _SUFFIX.search(name)
+    return (name[: match.start()], match[1]) if match else (name, "")
+
+
+def _data(name: str) -> Any:
+    """A JSON file of the package's data folder."""
+    return json.loads((files("ase_nnxc") / "data" / name).read_text(encoding="utf-8"))
+
+
+@cache
+def default_valences() -> Mapping[str, Mapping[str, Any]]:
+    """element -> {"valence": int, "reason": str}: the tables taken when the user names none."""
+    return _data("valences.json")["elements"]
+
+
+@cache
+def _cutoffs() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    """How ("measured" or "estimated") -> element -> table -> Hartree."""
+    return _data("cutoffs.json")
+
+
+def _family(name: str) -> Mapping[str, Mapping[str, Entry]]:
+    """The tables of a family by element and valence; InputError with the closest name for an unknown one."""
+    if name.split("-")[-1] in ("all", "allelectron"):
+        raise InputError(
+            f"{name!r}: ALLELECTRON entries are bare nuclei, too hard for plane waves; choose a pseudopotential"
+        )
+    prefix = name.split("-")[0]
+    tables = library(prefix).get(name) if prefix in _FILES else None
+    if tables is None:
+        known = sorted(family for p in _FILES for family in library(p))
+        closest = difflib.get_close_matches(name if "-" in name else f"gth-{name}", known, n=1)
+        hint = f" (did you mean {closest[0]!r}?)" if closest else ""
+        raise InputError(f"unknown pseudopotential family {name!r}{hint}; known: {', '.join(known)}")
+    return tables
+
+
+def find_entry(symbol: str, name: str, prefer_default: bool = False) -> Entry:
+    """The entry of an element by the name of a family or of a table.
+
+    Parameters
+    ----------
+    symbol : str
+        Element.
+    name : str
+        "gth-pbe", "uzh-pbe", "gth-pbe-q11", ...; capitals do not matter.
+    prefer_default : bool
+        What a family without a valence means first: the shipped default valence (True) or CP2K's alias (False). Where
+        that does not exist: the other one, or the only table there is.
+
+    Raises
+    ------
+    InputError
+        Unknown family (closest match named), element (families that have it named) or valence (allowed ones named).
+    """
+    family, suffix = _split(name.lower())
+    tables = _family(family).get(symbol)
+    if tables is None:
+        having = sorted(f for p in _FILES for f, elements in library(p).items() if symbol in elements)
+        where = f"families that have it: {', '.join(having)}" if having else "no family has it"
+        raise InputError(f"no pseudopotential for {symbol!r} in {family!r}; {where}")
+    if suffix:
+        if suffix not in tables:
+            raise InputError(f"{symbol} has no table {name!r}; valences of {family}: {_listed(tables)}")
+        return tables[suffix]
+    default = f"q{default_valences()[symbol]['valence']}" if symbol in default_valences() else ""
+    for key in (default, "") if prefer_default else ("", default):
+        if key in tables:
+            return tables[key]
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    raise InputError(f"{family!r} has several tables for {symbol}; name one of {_listed(tables)}, as in {family}-q..")
+
+
+def _listed(tables: Mapping[str, Entry]) -> str:
+    return ", ".join(sorted((s for s in tables if s), key=lambda s: int(re.sub(r"\D", "", s))))
+
+
+def find_pseudos(
+    symbols: Sequence[str],
+    xc_family: str,
+    pseudos: str | Mapping[str, str] | None = None,
+) -> dict[str, GTH]:
+    """The pseudopotential of each element.
+
+    Parameters
+    ----------
+    symbols : sequence of str
+        Elements, repetitions allowed.
+    xc_family : str
+        Family of the exchange-correlation functional: "pade" for LDA, "pbe" for PBE and its relatives.
+    pseudos : None, str or mapping
+        None: family gth-`xc_family` with the shipped default valences (ase_nnxc/data/valences.json). A name: a family
+        ("gth-pbe", "uzh-pbe": CP2K's alias of each element) or a table ("gth-pbe-q18"). A mapping: element -> name, and
+        "default" -> name for the others.
+
+    Returns
+    -------
+    dict
+        element -> table, in the order in which the elements first appear.
+
+    Raises
+    ------
+    InputError
+        Unknown element, family, valence, or key of the mapping.
+
+    Warns
+    -----
+    UserWarning
+        Once, if tables were made for another functional.
+    """
+    named: Mapping[str, str] = {"default": pseudos} if isinstance(pseudos, str) else pseudos or {}
+    _check(named)
+    tables = {}
+    for symbol in dict.fromkeys(symbols):
+        if symbol not in atomic_numbers or symbol == "X":
+            raise InputError(f"unknown element {symbol!r}")
+        name = named.get(symbol, named.get("default"))
+        entry = find_entry(symbol, f"gth-{xc_family}", True) if name is None else find_entry(symbol, name)
+        tables[symbol] = entry.read()
+    foreign = sorted({t.name for t in tables.values() if not _made_for(t.name, xc_family)})
+    if foreign:
+        warnings.warn(
+            f"pseudopotentials {', '.join(foreign)} were made for another functional than {xc_family.upper()}",
+            stacklevel=2,
+        )
+    return tables
+
+
+def _check(named: object) -> None:
+    """InputError unless `named` maps elements (or "default") to names."""
+    if not isinstance(named, Mapping):
+        raise InputError(f"pseudos: a name or a dict of names by element expected, got {named!r}")
+    for key, name in named.items():
+        if key != "default" and key not in atomic_numbers:
+            closest = difflib.get_close_matches(str(key).capitalize(), ["default", *atomic_numbers], n=1)
+            hint = f" (did you mean {closest[0]!r}?)" if closest else ""
+            raise InputError(f"pseudos: {key!r} is neither an element nor 'default'{hint}")
+        if not isinstance(name, str):
+            raise InputError(f"pseudos: the name of a table expected for {key!r}, got {name!r}")
+
+
+def _made_for(name: str, xc_family: str) -> bool:
+    """Whether a table belongs to the functional's family; tables for PBEsol go with the PBE family."""
+    functional = _split(name)[0].split("-", 1)[1]
+    return functional == xc_family or (functional, xc_family) == ("pbesol", "pbe")
+
+
+def recommended_cutoff(table: GTH) -> tuple[float, Literal["measured", "estimated"]]:
+    """Cutoff of the plane waves in Hartree that converges a lattice constant to 0.1 %, and how it is known.
+
+    The numbers stand in ase_nnxc/data/cutoffs.json. "measured": lattice constants were computed. "estimated", for all
+    other tables: the cutoff at which the truncation error of the pseudo-atom's energy falls below a threshold common to
+    all tables, computed by benchmarks/estimate_cutoffs.py, where formula and calibration are stated.
+
+    Raises
+    ------
+    InputError
+        If the table is in neither list.
+    """
+    how: Literal["measured", "estimated"]
+    for how in ("measured", "estimated"):
+        cutoff = _cutoffs()[how].get(table.symbol, {}).get(table.name)
+        if cutoff is not None:
+            return float(cutoff), how
+    raise InputError(f"no recommended cutoff for the table {table.name} of {table.symbol}: give ecut")
+
+
+def table_digest(table: GTH) -> str:
+    """sha256 of a table's numbers (not of its name), hexadecimal: two tables of one digest are the same potential."""
+    channels = [[c.l, c.radius, c.h] for c in table.channels]
+    numbers = [table.number, table.valence, table.rloc, table.cloc, channels]
+    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()

@@ -1,0 +1,78 @@
+"""The text log of a calculation: a header, one line for each SCF step, the energy components."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from .units import GPA, HARTREE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .ks.ground_state import GroundState
+    from .ks.scf import Step
+
+
+class Log:
+    """Writes to nothing, standard output or a file.
+
+    Parameters
+    ----------
+    txt : None, "-", path or open file
+        Where to. A file given by its path is opened at the first line written and stays open.
+    """
+
+    def __init__(self, txt: "None | str | Path | IO[str]"):
+        self.txt = txt
+        self._file: IO[str] | None = None
+
+    def __getstate__(self) -> dict:
+        """Open files are not carried along by pickle or deepcopy; a path is opened anew."""
+        return {"txt": self.txt if isinstance(self.txt, str | Path) else None, "_file": None}
+
+    def write(self, *lines: str) -> None:
+        """Write lines and flush them."""
+        if self.txt is None:
+            return
+        if self._file is None:
+            if isinstance(self.txt, str | Path):
+                self._file = sys.stdout if self.txt == "-" else Path(self.txt).open("a", encoding="utf-8")  # noqa: SIM115
+            else:
+                self._file = self.txt
+        self._file.write("".join(f"{line}\n" for line in lines))
+        self._file.flush()
+
+    def header(self, title: str, facts: Mapping[str, object]) -> None:
+        """A title and a table of facts."""
+        width = max(map(len, facts))
+        self.write("", title, *(f"  {name:<{width}}  {value}" for name, value in facts.items()), "")
+        self.write("  step     free energy / eV   error / eV   Fermi / eV   moment    seconds")
+
+    def step(self, step: "Step") -> None:
+        """One SCF step."""
+        self.write(
+            f"  {step.number:4d} {step.free_energy * HARTREE:20.8f} {step.error * HARTREE:12.2e} "
+            f"{step.fermi_level * HARTREE:12.5f} {step.moment:8.4f} {step.seconds:10.3f}"
+        )
+
+    def ground_state(self, state: "GroundState", seconds: float) -> None:
+        """The energy components of a converged state."""
+        rows = [f"  {name:<12} {value * HARTREE:18.8f}" for name, value in state.terms.items()]
+        self.write(
+            "",
+            f"  converged in {len(state.history)} steps, {seconds:.2f} s; energy components / eV",
+            *rows,
+            f"  {'free energy':<12} {state.free_energy * HARTREE:18.8f}",
+            f"  {'energy':<12} {state.energy * HARTREE:18.8f}  (zero width)",
+            f"  {'Fermi level':<12} {state.fermi_level * HARTREE:18.8f}",
+        )
+
+    def magnetisation(self, magmom: float, magmoms: "np.ndarray") -> None:
+        """Total moment and those of the atoms, Bohr magnetons."""
+        self.write(f"  {'moment':<12} {magmom:18.6f}", *(f"    atom {i}: {m:10.6f}" for i, m in enumerate(magmoms)))
+
+    def derivatives(self, forces: "np.ndarray", stress: "np.ndarray") -> None:
+        """Forces, eV/Angstrom, and stress, eV/Angstrom^3 in Voigt order."""
+        self.write("  forces / eV/Angstrom", *("  " + " ".join(f"{x:14.8f}" for x in f) for f in forces))
+        self.write("  stress / GPa (xx yy zz yz xz xy)", "  " + " ".join(f"{x / GPA:14.6f}" for x in stress))

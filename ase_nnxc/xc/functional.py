@@ -1,0 +1,85 @@
+"""What a functional is, and the one place where densities too small to mean anything are clipped.
+
+Densities on a Fourier grid are noisy: zero, and slightly negative, in vacuum and in an empty spin channel. `Spins` reads
+them so that energy, potential and second derivatives of a functional built on it are finite everywhere.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DENSITY_THRESHOLD = 1e-12
+"""Total density, bohr^-3, at and below which energy density and potential are zero (that of libxc's correlations)."""
+
+SPIN_THRESHOLD = 1e-10
+"""Smallest 1 - |zeta| of which roots are taken: the minority potential of correlation diverges as its -1/3 power."""
+
+ZETA_LIMIT = 1.01
+"""Largest |zeta|. Above one by more than the noise of an empty channel, so that its potential is smooth around zero."""
+
+
+class Functional(torch.nn.Module):
+    """An exchange-correlation energy density of local features.
+
+    `features` names what `forward` reads, all in Hartree atomic units, spin channel (up, down) first:
+    density (2, n) bohr^-3, gradient (2, 3, n) bohr^-4. The potential is autograd of the energy.
+    """
+
+    features: tuple[str, ...] = ("density",)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Energy per volume on each point, (n,) Hartree bohr^-3.
+
+        Parameters
+        ----------
+        features : dict of str to Tensor
+            At least those named in `features`; both channels also of a closed shell, as equal halves.
+        """
+        raise NotImplementedError
+
+    def __call__(self, features: dict[str, Tensor]) -> Tensor:
+        """`forward`, typed."""
+        return super().__call__(features)
+
+
+@dataclass(frozen=True)
+class Spins:
+    """A clipped density and the powers of it that functionals share.
+
+    Attributes
+    ----------
+    density : Tensor
+        (n,) total density n, bohr^-3, zero at and below the threshold: what energies per electron are multiplied with.
+    root : Tensor
+        (n,) n^(1/6) of the density clipped at the threshold.
+    zeta : Tensor
+        (n,) polarisation (n_up - n_dn) / n.
+    part_cbrt : Tensor
+        (2, n) (n_s / n)^(1/3) of each channel, positive.
+    part_4_3 : Tensor
+        (2, n) (n_s / n)^(4/3).
+    """
+
+    density: Tensor
+    root: Tensor
+    zeta: Tensor
+    part_cbrt: Tensor
+    part_4_3: Tensor
+
+    @classmethod
+    def of(cls, density: Tensor) -> "Spins":
+        """Those of the spin densities (2, n), bohr^-3, of any sign."""
+        up, down = density.unbind()
+        total = up + down
+        clipped = total.clamp(min=DENSITY_THRESHOLD)
+        filled = density + 0.5 * (clipped - total)  # so that one share is always at least half
+        part = (filled / clipped).clamp(0.5 * SPIN_THRESHOLD, 0.5 * (1 + ZETA_LIMIT))
+        part_cbrt = (part.log() / 3).exp()  # a logarithm and an exponential cost half of a power, less in backward
+        return cls(
+            density=torch.nn.functional.threshold(total, DENSITY_THRESHOLD, 0.0),
+            root=(clipped.log() / 6).exp(),
+            zeta=((up - down) / clipped).clamp(-ZETA_LIMIT, ZETA_LIMIT),
+            part_cbrt=part_cbrt,
+            part_4_3=part * part_cbrt,
+        )

@@ -1,0 +1,154 @@
+"""Make tests/data/qe_gth.json: Quantum ESPRESSO's numbers for small crystals with PySCF's GTH tables.
+
+    python benchmarks/make_references.py [NAME ...]
+
+runs the named cases (all without names) on one core and merges them into the file. The cutoffs are not converged: the
+numbers are for comparing programs at equal settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.build import bulk, graphene
+from qe import run_qe
+
+PATH = Path(__file__).parent.parent / "tests/data/qe_gth.json"
+SOURCE = (
+    "Computed with Quantum ESPRESSO 6.7 (pw.x, Debian quantum-espresso 6.7-2) and the GTH tables of PySCF's "
+    "GTH_POTENTIALS file, written as psp10, by `python benchmarks/make_references.py`. Hartree atomic units unless the "
+    "key says otherwise: energy is the free energy F, stress (1/V) dE/d(strain), ecut and width in Hartree; magmom and "
+    "absolute_magmom in Bohr magnetons. Meshes contain Gamma; valence names the table. conv_thr 1e-11 Ry."
+)
+CUBIC_SCALES = {f"al-eos-{x:.2f}": x ** (1 / 3) for x in (0.94, 0.96, 0.98, 1.00, 1.02, 1.04, 1.06)}
+
+Case = tuple[Atoms, dict[str, Any]]
+
+
+def settings(ecut: float, kpts: Sequence[int], smearing: str = "gaussian", width: float = 0.01, **other: Any) -> dict:
+    """Arguments of `run_qe` that a record keeps, defaults included."""
+    common = {"xc": "PBE", "pseudo": "gth-pbe", "q": None, "nbands": None, **other}
+    return {**common, "ecut": ecut, "kpts": list(kpts), "smearing": smearing, "width": width}
+
+
+def with_moments(atoms: Atoms, moments: Sequence[float]) -> Atoms:
+    """The same atoms with initial magnetic moments in Bohr magnetons."""
+    atoms.set_initial_magnetic_moments(moments)
+    return atoms
+
+
+def periodic_graphene() -> Atoms:
+    """Graphene, periodic in all directions."""
+    atoms = graphene(a=2.46, vacuum=5.0)
+    atoms.pbc = True
+    return atoms
+
+
+def silicon_rattled() -> Atoms:
+    """Silicon without any symmetry."""
+    cell = [
+        [0.04729396150517672, 2.685471034972395, 2.7112920137653505],
+        [2.714755946257574, 0.03972798297410694, 2.7188579922964204],
+        [2.7651056721324982, 2.7433867393783893, -0.010621742900817585],
+    ]
+    positions = [
+        [-0.05669290641083179, 0.030421573040976785, 0.004577197586313392],
+        [1.361356700953703, 1.4017578837426312, 1.3312654453052357],
+    ]
+    return Atoms("Si2", cell=cell, positions=positions, pbc=True)
+
+
+def magnesia_rattled() -> Atoms:
+    """Magnesium oxide without any symmetry."""
+    cell = [
+        [-0.02557432283062462, 2.1043225354758066, 2.076946491967187],
+        [2.0850172805715457, -0.03476979050887911, 2.086141959645442],
+        [2.059263880005415, 2.08776460258793, -0.009016389942748069],
+    ]
+    positions = [
+        [0.018891961785071104, 0.00747187953365136, -0.041992528403359666],
+        [2.076843436600367, -0.005348185869435355, -0.009176300339831127],
+    ]
+    return Atoms("MgO", cell=cell, positions=positions, pbc=True)
+
+
+def lanthanum_nitride() -> Atoms:
+    """Rocksalt LaN, displaced and sheared: forces and a full stress from f projectors."""
+    atoms = bulk("LaN", "rocksalt", a=5.3)
+    atoms.positions[1] += (0.10, 0.05, -0.07)
+    atoms.set_cell(atoms.cell.array @ [[1.01, 0.02, 0.0], [0.02, 1.0, 0.01], [0.0, 0.01, 0.99]], scale_atoms=True)
+    return atoms
+
+
+def chromium_antiferromagnet() -> Atoms:
+    """Body-centred cubic chromium, corner and centre opposite; the lattice is wide enough to keep the order firmly."""
+    return with_moments(bulk("Cr", "bcc", a=2.95, cubic=True), [2.5, -2.5])
+
+
+def oxygen_in_box() -> Atoms:
+    """A triplet oxygen molecule along no axis of an orthorhombic box."""
+    axis = 1.23 / 14**0.5
+    atoms = Atoms("O2", positions=[(0, 0, 0), (3 * axis, 2 * axis, axis)], cell=(4.5, 4.75, 5.0), pbc=True)
+    atoms.center()
+    return with_moments(atoms, [1.0, 1.0])
+
+
+def cases() -> dict[str, Case]:
+    """Structure and settings by name."""
+    aluminium = settings(20, (8, 8, 8))
+    return {
+        **{name: (bulk("Al", a=4.05 * scale), aluminium) for name, scale in CUBIC_SCALES.items()},
+        "al-cold": (bulk("Al", a=4.05), settings(20, (6, 6, 6), "cold")),
+        "al-fermi-dirac": (bulk("Al", a=4.05), settings(20, (6, 6, 6), "fermi-dirac")),
+        "al-methfessel-paxton": (bulk("Al", a=4.05), settings(20, (6, 6, 6), "methfessel-paxton")),
+        "si-rattled": (silicon_rattled(), settings(20, (4, 4, 4), width=0.005)),
+        "si-lda": (bulk("Si", a=5.43), settings(20, (4, 4, 4), width=0.005, xc="LDA", pseudo="gth-pade")),
+        "cu": (bulk("Cu", a=3.615), settings(80, (6, 6, 6))),
+        "ni-ferro": (with_moments(bulk("Ni", a=3.52), [0.8]), settings(80, (5, 5, 5), "cold")),
+        "mgo-rocksalt-rattled": (magnesia_rattled(), settings(50, (3, 3, 3), width=0.005)),
+        "graphene-periodic": (periodic_graphene(), settings(30, (9, 9, 1), width=0.005)),
+        "caf2-pbesol": (bulk("CaF2", "fluorite", a=5.46), settings(50, (3, 3, 3), width=0.005, xc="PBEsol")),
+        "fe-bcc": (with_moments(bulk("Fe", "bcc", a=2.83), [2.5]), settings(80, (6, 6, 6), "cold")),
+        "cr-antiferro": (chromium_antiferromagnet(), settings(60, (4, 4, 4), "cold")),
+        "mg-hcp": (bulk("Mg", "hcp", a=3.2, c=5.3), settings(20, (6, 6, 4), "cold", q={"Mg": 2})),
+        "aln-wurtzite": (bulk("AlN", "wurtzite", a=3.11, c=5.1, u=0.37), settings(50, (4, 4, 2), width=0.005)),
+        "o2-box": (oxygen_in_box(), settings(50, (1, 1, 1), "fermi-dirac", 0.005)),
+        "lan-rattled": (lanthanum_nitride(), settings(50, (3, 3, 3), width=0.005)),
+    }
+
+
+def record(atoms: Atoms, arguments: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """What the file keeps of a case and its result."""
+    moments = atoms.get_initial_magnetic_moments()
+    return {
+        "symbols": atoms.get_chemical_symbols(),
+        "cell_A": atoms.cell.array.tolist(),
+        "positions_A": atoms.positions.tolist(),
+        "settings": {**arguments, "magmoms": moments.tolist() if moments.any() else None},
+        "qe": {key: value for key, value in result.items() if key not in ("wall_s", "cpu_s", "memory_MB")},
+    }
+
+
+def main() -> None:
+    """Run the cases named on the command line and keep each as it ends."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="cases to run; all of them if none is named")
+    known = cases()
+    for name in parser.parse_args().names or known:
+        records = json.loads(PATH.read_text())["records"] if PATH.exists() else {}
+        atoms, arguments = known[name]
+        result = run_qe(atoms, **arguments)
+        records[name] = record(atoms, arguments, result)
+        ordered = {key: records[key] for key in known if key in records}
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in ordered.items())
+        PATH.write_text(f'{{\n"source": {json.dumps(SOURCE)},\n"records": {{\n{lines}\n}}\n}}\n')
+        print(f"{name:24s}{result['energy']:18.9f} Ha{result['wall_s']:8.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Quantum ESPRESSO (pw.x) on an ASE structure with the Goedecker-Teter-Hutter tables that PySCF ships.
+
+    from qe import run_qe
+    run_qe(bulk("Al", a=4.05), ecut=20, kpts=(8, 8, 8))["energy"]      # free energy in Hartree
+
+Energies are in Hartree, lengths in bohr, the stress is (1/V) dE/d(strain) in Hartree bohr^-3.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers
+from ase.units import Bohr
+
+INPUT_DFT = {"PBE": "pbe", "PBEsol": "pbesol", "LDA": "sla+pw+nogx+nogc"}
+ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+INPUT = """\
+&control
+  calculation='scf', disk_io='none', tprnfor=.true., tstress=.true., pseudo_dir='.', outdir='.'
+/
+&system
+  ibrav=0, nat={nat}, ntyp={ntyp}, ecutwfc={ecutwfc!r}, input_dft='{dft}'
+  occupations='smearing', smearing='{smearing}', degauss={degauss!r}
+{options}
+/
+&electrons
+  conv_thr={conv_thr:.1e}, diago_thr_init=1d-4, electron_maxstep=200
+/
+ATOMIC_SPECIES
+{species}
+CELL_PARAMETERS bohr
+{cell}
+ATOMIC_POSITIONS crystal
+{positions}
+K_POINTS automatic
+{kpts} 0 0 0
+"""
+
+
+def read_gth(symbol: str, name: str) -> list[str]:
+    """Numbers of a table in PySCF's GTH_POTENTIALS file.
+
+    Parameters
+    ----------
+    symbol
+        Chemical symbol.
+    name
+        A name that the file knows for this element, such as "gth-pbe" or "gth-pbe-q18".
+
+    Returns
+    -------
+    list of str
+        The table's words as they stand in the file: the line of shell occupations as one entry, then number by number.
+
+    Raises
+    ------
+    LookupError
+        If PySCF is not installed or has no such table.
+    """
+    pyscf = importlib.util.find_spec("pyscf")
+    if pyscf is None or pyscf.origin is None:
+        raise LookupError("the GTH tables come with PySCF, which is not installed")
+    path = Path(pyscf.origin).parent / "pbc/gto/pseudo/GTH_POTENTIALS"
+    blocks = re.split(r"\n(?=[A-Z][a-z]? )", re.sub(r"#.*", "", path.read_text()))
+    for block in blocks:
+        title, _, body = block.partition("\n")
+        if title.split()[:1] == [symbol] and name.lower() in title.lower().split()[1:]:
+            shells, _, numbers = body.partition("\n")
+            return [shells, *numbers.split()]
+    raise LookupError(f"PySCF's GTH_POTENTIALS has no {name} for {symbol}")
+
+
+def write_psp10(symbol: str, name: str, path: Path) -> int:
+    """Write a GTH table as the psp10 file (ABINIT's pspcod 10) that pw.x reads under the suffix .gth.
+
+    Parameters
+    ----------
+    symbol, name
+        As for `read_gth`.
+    path
+        File to write.
+
+    Returns
+    -------
+    int
+        Number of valence electrons.
+    """
+    shells, *numbers = read_gth(symbol, name)
+    valence = sum(map(int, shells.split()))
+    words = iter(numbers)
+    radius, nlocal = next(words), int(next(words))
+    local = [next(words) for _ in range(nlocal)]
+    channels = int(next(words))
+    lines = [
+        f"{symbol} {name}",
+        f"{atomic_numbers[symbol]} {valence} 0   zatom, zion, pspdat",
+        f"10 11 {max(channels - 1, 0)} 0 2001 0   pspcod, pspxc, lmax, lloc, mmax, r2well",
+        " ".join([radius, str(nlocal), *local]),
+        str(max(channels, 1)),
+    ]
+    for channel in range(channels):
+        channel_radius, n = next(words), int(next(words))
+        rows = [" ".join(next(words) for _ in range(n - i)) for i in range(n)]  # upper triangle of h
+        lines += [" ".join([channel_radius, str(n), *rows[:1]]), *rows[1:]]
+        if channel > 0:  # the coefficients of spin-orbit coupling are zero
+            lines += [" ".join(["0.0"] * (n - i)) for i in range(n)] or ["0.0"]
+    if channels == 0:  # pw.x refuses a table without projectors: give it one of strength zero
+        lines.append("0.3 1 0.0")
+    path.write_text("\n".join(lines) + "\n")
+    return valence
+
+
+def run_qe(
+    atoms: Atoms,
+    *,
+    ecut: float,
+    kpts: Sequence[int],
+    xc: str = "PBE",
+    smearing: str = "gaussian",
+    width: float = 0.01,
+    pseudo: str = "gth-pbe",
+    q: Mapping[str, int] | None = None,
+    nbands: int | None = None,
+    fft: Sequence[int] | None = None,
+    conv_thr: float = 1e-11,
+    ranks: int = 1,
+) -> dict[str, Any]:
+    """Self-consistent field, forces and stress by pw.x.
+
+    Parameters
+    ----------
+    atoms
+        The crystal. Spin-polarised if its initial magnetic moments are not all zero; atoms of one element with
+        different moments become different species of the same table.
+    ecut
+        Plane-wave cutoff in Hartree.
+    kpts
+        Divisions (n1, n2, n3) of a mesh that contains Gamma.
+    xc
+        "PBE", "PBEsol" or "LDA".
+    smearing
+        "gaussian", "cold" (Marzari-Vanderbilt), "fermi-dirac" or "methfessel-paxton".
+    width
+        Width of the smearing in Hartree.
+    pseudo
+        Family of the tables, such as "gth-pbe".
+    q
+        Valence charge by element where the family's own choice is not wanted.
+    nbands
+        Number of bands; None is pw.x's choice.
+    fft
+        FFT box (n1, n2, n3); None is pw.x's choice.
+    conv_thr
+        Estimated energy error in Rydberg at which the field counts as self-consistent.
+    ranks
+        Number of MPI processes, which share out the k-points.
+
+    Returns
+    -------
+    dict
+        energy (free energy F, Hartree), forces (natoms, 3) in Hartree bohr^-1, stress (3, 3) in Hartree bohr^-3,
+        fermi_eV, magmom and absolute_magmom in Bohr magnetons, valence by element, fft ("n1, n2, n3"), nk (number of
+        irreducible k-points), scf_steps, wall_s and cpu_s (whole run, seconds), memory_MB (peak of the largest
+        process).
+
+    Raises
+    ------
+    RuntimeError
+        If pw.x does not converge.
+    """
+    labels, species = _species(atoms)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tables = {s: f"{pseudo}-q{q[s]}" if q and s in q else pseudo for s, _ in species.values()}
+        valence = {s: write_psp10(s, table, folder / f"{s}.gth") for s, table in tables.items()}
+        options = [f"nr{i + 1}={n}, nr{i + 1}s={n}" for i, n in enumerate(fft or ())]
+        options += [f"nbnd={nbands}"] if nbands else []
+        if any(moment for _, moment in species.values()):
+            options.append("nspin=2")
+            options += [
+                f"starting_magnetization({i})={moment / valence[s]:.8f}"
+                for i, (s, moment) in enumerate(species.values(), start=1)
+            ]
+        text = INPUT.format(
+            nat=len(atoms),
+            ntyp=len(species),
+            ecutwfc=2.0 * ecut,  # Rydberg
+            dft=INPUT_DFT[xc],
+            smearing=smearing,
+            degauss=2.0 * width,
+            options="\n".join(f"  {option}" for option in options),
+            conv_thr=conv_thr,
+            species="\n".join(f"{label} 1.0 {s}.gth" for label, (s, _) in species.items()),
+            cell="\n".join(map(_row, atoms.cell.array / Bohr)),
+            positions="\n".join(
+                f"{label} {_row(position)}"
+                for label, position in zip(labels, atoms.get_scaled_positions(wrap=False), strict=True)
+            ),
+            kpts=" ".join(map(str, kpts)),
+        )
+        (folder / "in").write_text(text)
+        usage = _run_pwx(folder, ranks)
+        out = (folder / "out").read_text()
+    if "convergence has been achieved" not in out:
+        raise RuntimeError(f"pw.x did not converge; its output ends with\n{out[-3000:]}")
+    return {**_parse(out, len(atoms)), "valence": valence, **usage}
+
+
+def _row(vector: Sequence[float]) -> str:
+    return " ".join(f"{x:.12f}" for x in vector)
+
+
+def _species(atoms: Atoms) -> tuple[list[str], dict[str, tuple[str, float]]]:
+    """Label of each atom, and the element and initial moment (Bohr magnetons) behind each label."""
+    kinds = list(zip(atoms.get_chemical_symbols(), atoms.get_initial_magnetic_moments().tolist(), strict=True))
+    distinct = list(dict.fromkeys(kinds))
+    moments_of = {s: [m for other, m in distinct if other == s] for s, _ in distinct}
+    label_of = {(s, m): f"{s}{moments_of[s].index(m) + 1}" if len(moments_of[s]) > 1 else s for s, m in distinct}
+    return [label_of[kind] for kind in kinds], {label: kind for kind, label in label_of.items()}
+
+
+def _run_pwx(folder: Path, ranks: int) -> dict[str, float]:
+    """Run pw.x on the file `in` of a folder, output to `out`; its time and peak memory."""
+    command = ["pw.x", "-i", "in"]
+    if ranks > 1:
+        command = ["mpirun", "-np", str(ranks), *command, "-nk", str(ranks)]
+    start = time.perf_counter()
+    with (folder / "out").open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **ENVIRONMENT}
+        )
+        _, _, usage = os.wait4(process.pid, 0)
+    seconds = {"wall_s": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime}
+    return {**seconds, "memory_MB": usage.ru_maxrss / 1024}
+
+
+def _parse(out: str, natoms: int) -> dict[str, Any]:
+    """Results in Hartree atomic units from the output of pw.x, which is in Rydberg atomic units."""
+
+    def last(pattern: str, default: float) -> float:
+        return float((re.findall(pattern, out) or [default])[-1]) + 0.0  # -0.0 becomes 0.0
+
+    forces = re.findall(r"atom +\d+ type +\d+ +force = +(\S+) +(\S+) +(\S+)", out)[:natoms]
+    stress = [line.split()[:3] for line in out[out.index("total   stress") :].splitlines()[1:4]]
+    return {
+        "energy": last(r"\n!.*=\s+(\S+) Ry", np.nan) / 2,
+        "forces": (np.array(forces, dtype=float) / 2 + 0.0).tolist(),
+        "stress": (-np.array(stress, dtype=float) / 2 + 0.0).tolist(),  # pw.x prints -(1/V) dE/d(strain)
+        "fermi_eV": last(r"the Fermi energy is\s+(\S+)", np.nan),
+        "magmom": last(r"total magnetization\s+=\s+(\S+)", 0.0),
+        "absolute_magmom": last(r"absolute magnetization\s+=\s+(\S+)", 0.0),
+        "fft": ", ".join(re.findall(r"FFT dim.*\((.*)\)", out)[0].replace(" ", "").split(",")),
+        "nk": int(last(r"number of k points=\s+(\d+)", np.nan)),
+        "scf_steps": int(last(r"convergence has been achieved in\s+(\d+)", np.nan)),
+    }

@@ -1,0 +1,21 @@
+"""Fixtures that several files of tests use."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_reference() -> Path:
+    """Folder of reference data that may not be kept in the repository, where a developer has it beside the clone."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "reference"
+    if not folder.is_dir():
+        pytest.skip("reference data not kept here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qe_records() -> dict[str, dict]:
+    """Records of Quantum ESPRESSO by name."""
+    return json.loads((Path(__file__).parent / "data" / "qe_gth.json").read_text())["records"]

@@ -1,0 +1,299 @@
+"""The nnxc command with ASE's EMT in place of the calculator: names, options, output, exit codes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.calculator import InputError, SCFError
+from ase.calculators.emt import EMT
+from ase.io import read, write
+
+from ase_nnxc import cli
+
+RADII_MGO = 2 * (1.41 + 0.66)  # twice the sum of the covalent radii (Angstrom)
+
+
+@pytest.fixture
+def given(tmp_path, monkeypatch):
+    """Run in an empty folder with EMT; what the calculator was given."""
+    seen = {}
+
+    def make(**options):
+        seen.clear()
+        seen.update(options)
+        return EMT()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "make_calculator", make)
+    return seen
+
+
+def raising(error):
+    class Broken(EMT):
+        def calculate(self, *args, **kwargs):
+            raise error
+
+    return lambda **_: Broken()
+
+
+# ---- structures
+
+
+def test_names_become_reference_crystals():
+    atoms, name = cli.read_structure("Al")
+    assert (len(atoms), name) == (1, "Al")
+    assert atoms.get_volume() == pytest.approx(4.05**3 / 4)
+    atoms, name = cli.read_structure("MgO", "rocksalt", 4.21)
+    assert atoms.get_volume() == pytest.approx(4.21**3 / 4)
+    assert name == "MgO-rocksalt"
+
+
+@pytest.mark.parametrize(
+    ("formula", "prototype", "a", "atol"),
+    [
+        ("MgO", "rocksalt", 4.21, 0.15),
+        ("CaF2", "fluorite", 5.46, 0.15),
+        ("GaAs", "zincblende", 5.65, 0.15),
+        ("MgO", "cesiumchloride", 2.66, 0.3),
+        ("Fe", "fcc", 3.62, 0.1),
+        ("C", "diamond", 3.567, 0.1),
+        ("Ti", "hcp", 2.95, 0.1),
+    ],
+)
+def test_guessed_lattice_constants_are_near(formula, prototype, a, atol):
+    atoms, _ = cli.read_structure(formula, prototype)
+    expected, _ = cli.read_structure(formula, prototype, a)
+    ratio = (atoms.get_volume() / expected.get_volume()) ** (1 / 3)
+    assert a * ratio == pytest.approx(a, abs=atol)
+
+
+def test_guess_is_announced(capsys):
+    cli.read_structure("MgO", "rocksalt")
+    assert f"a = {RADII_MGO:.3f} A" in capsys.readouterr().err
+
+
+def test_files_win_over_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("Al", bulk("Cu"), format="extxyz")
+    assert cli.read_structure("Al")[0].get_chemical_formula() == "Cu"
+
+
+@pytest.mark.parametrize(
+    ("text", "moments"), [("0.6", [0.6, 0.6]), ("2,-2", [2.0, -2.0]), ("Ni=1.5", [1.5, 0.0]), ("O=0,Ni=1", [1.0, 0.0])]
+)
+def test_magmoms_for_all_by_atom_and_by_element(text, moments):
+    assert cli.parse_magmoms(text, ["Ni", "O"]) == moments
+
+
+# ---- options
+
+
+def test_options_reach_the_calculator(given):
+    command = "energy Cu --xc PBEsol --ecut 500 --kpts 8,8,8 --smearing gaussian:0.1 --pseudos Cu=gth-pbe-q11"
+    command += " --nbands 12 --gpts 24x24x24 --no-symmetry --device cpu --smooth-cutoff --txt my.log"
+    assert cli.main(command.split()) == 0
+    assert given == {
+        "xc": "PBEsol",
+        "ecut": 500.0,
+        "kpts": {"size": (8, 8, 8), "gamma": True},
+        "smearing": {"name": "gaussian", "width": 0.1},
+        "pseudos": {"Cu": "gth-pbe-q11"},
+        "nbands": 12,
+        "gpts": (24, 24, 24),
+        "symmetry": False,
+        "device": "cpu",
+        "smooth_cutoff": True,
+        "txt": "my.log",
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "smooth"),
+    [
+        ("energy Cu", False),
+        ("eos Cu", True),
+        ("eos Cu --no-smooth-cutoff", False),
+        ("relax Cu", False),
+        ("relax Cu --cell", True),
+    ],
+)
+def test_smooth_cutoff_is_on_where_the_cell_changes(given, command, smooth):
+    assert cli.main([*command.split(), "--kpts", "4.0"]) == 0
+    assert given["smooth_cutoff"] is smooth
+    assert given["kpts"] == {"density": 4.0, "gamma": True}
+    assert "xc" not in given  # the calculator's own default
+
+
+# ---- commands
+
+
+def test_eos_prints_a_table_and_writes_a_folder(given, tmp_path, capsys):
+    assert cli.main(["eos", "Cu"]) == 0
+    out = capsys.readouterr().out
+    assert "lattice constant  3.58" in out
+    assert "smooth cutoff     on" in out
+    folder = tmp_path / "nnxc-eos-Cu"
+    assert {"eos.json", "eos.png", "eos.traj", "points.jsonl"} <= {p.name for p in folder.iterdir()}
+
+
+def test_eos_json_is_the_only_thing_on_stdout(given, capsys):
+    assert cli.main(["eos", "Cu", "--json", "--output", "here", "--order", "down"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["a0_A"] == pytest.approx(3.59, abs=0.01)
+    assert json.loads(Path("here/eos.json").read_text()) == data
+
+
+def test_energy_gives_units_in_its_keys(given, capsys):
+    assert cli.main(["energy", "Cu", "--json", "--magmom", "0"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["free_energy_eV"] == pytest.approx(bulk_energy("Cu"))
+    assert len(data["stress_GPa"]) == 6
+    assert read("nnxc-energy-Cu/final.extxyz").get_potential_energy() == pytest.approx(data["energy_eV"])
+
+
+def bulk_energy(name):
+    atoms = bulk(name)
+    atoms.calc = EMT()
+    return atoms.get_potential_energy()
+
+
+def test_relax_of_positions_keeps_the_cell(given, capsys):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    write("start.extxyz", atoms)
+    assert cli.main(["relax", "start.extxyz", "--fmax", "0.005"]) == 0
+    final = read("nnxc-relax-start/final.extxyz")
+    assert np.abs(final.get_forces()).max() < 0.005
+    assert final.cell[:] == pytest.approx(atoms.cell[:])
+    assert "positions relaxed in" in capsys.readouterr().out
+
+
+def test_relax_of_the_cell_meets_the_scan(given, capsys):
+    assert cli.main(["eos", "Cu", "--json"]) == 0
+    scan = json.loads(capsys.readouterr().out)
+    write("start.cif", bulk("Cu", a=3.66))
+    assert cli.main(["relax", "start.cif", "--cell", "--json", "--fmax", "0.001"]) == 0
+    relaxed = json.loads(capsys.readouterr().out)
+    assert relaxed["converged"]
+    assert relaxed["cell_lengths_A"][0] * np.sqrt(2) == pytest.approx(scan["a0_A"], abs=5e-4)
+    assert read("nnxc-relax-start/final.cif").get_volume() == pytest.approx(scan["V0_A3"], rel=1e-3)
+
+
+# ---- failures: one line and an exit code
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("eos Alu", "did you mean 'Al'?"),
+        ("eos", "required"),
+        ("eso Cu", "invalid choice"),
+        ("eos Cu --kpts 8,8", "three positive whole numbers"),
+        ("eos Cu --kpts -3", "positive"),
+        ("eos Cu --gpts 0,8,8", "three positive whole numbers"),
+        ("eos Cu --smearing gaussian", "a width in eV is missing"),
+        ("eos Cu --smearing gaussian:wide", "not a number"),
+        ("eos Cu --ecut many", "invalid float"),
+        ("eos Cu --pseudos Cu=", "not of the form"),
+        ("eos Cu --magmom 1,2", "2 values for 1 atoms"),
+        ("eos Cu --magmom up", "neither numbers"),
+        ("eos Cu --magmom Fe=2", "does not hold"),
+        ("eos Cu --points 6", "odd"),
+        ("eos Cu --json --txt -", "standard output"),
+        ("eos MgO", "--structure"),
+        ("eos MgO --structure rocksal", "did you mean 'rocksalt'?"),
+        ("eos MgO --structure fluorite", "cannot build MgO as fluorite"),
+        ("eos H", "no simple crystal"),
+        ("eos missing.cif", "missing.cif: no such file"),
+        ("eos text.cif", "not a structure that ASE can read"),
+        ("eos text", "not a structure that ASE can read"),
+        ("eos Cu --output text", "text: File exists"),
+        ("energy Cu --output text/below", "Not a directory"),
+        ("eos slab.xyz", "periodic in three directions"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(given, capsys, command, message):
+    for name in ("text", "text.cif"):
+        Path(name).write_text("this is no structure\n")
+    write("slab.xyz", bulk("Cu", cubic=True), format="extxyz", plain=True)
+    assert cli.main(command.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nnxc: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("command", ["energy", "relax", "eos"])
+@pytest.mark.parametrize(
+    ("error", "code"), [(SCFError("not converged\nin 100 steps"), 1), (InputError("ecut is in eV"), 2)]
+)
+def test_calculator_errors_set_the_exit_code(given, monkeypatch, capsys, command, error, code):
+    monkeypatch.setattr(cli, "make_calculator", raising(error))
+    assert cli.main([command, "Cu"]) == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert " ".join(str(error).split()) in err
+
+
+def test_unrelaxed_structure_is_written_and_exits_with_1(given, capsys):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    write("start.extxyz", atoms)
+    assert cli.main(["relax", "start.extxyz", "--steps", "1"]) == 1
+    assert "not relaxed to 0.01 eV/A" in capsys.readouterr().err
+    assert json.loads(Path("nnxc-relax-start/relax.json").read_text())["converged"] is False
+
+
+def test_interrupted_scan_exits_with_130_and_keeps_its_points(given, monkeypatch, capsys):
+    class Interrupted(EMT):
+        count = 0
+
+        def calculate(self, *args, **kwargs):
+            self.count += 1
+            if self.count == 3:
+                raise KeyboardInterrupt
+            super().calculate(*args, **kwargs)
+
+    monkeypatch.setattr(cli, "make_calculator", lambda **_: Interrupted())
+    assert cli.main(["eos", "Cu"]) == 130
+    assert "finished points are kept in nnxc-eos-Cu" in capsys.readouterr().err
+    assert len(Path("nnxc-eos-Cu/points.jsonl").read_text().splitlines()) == 2
+
+
+def test_another_scan_in_the_folder_needs_force(given, capsys):
+    assert cli.main(["eos", "Cu", "-o", "run"]) == 0
+    assert cli.main(["eos", "Ag", "-o", "run"]) == 2
+    assert "another scan" in capsys.readouterr().err
+    assert cli.main(["eos", "Ag", "-o", "run", "--force"]) == 0
+
+
+def test_warnings_are_one_line(given, monkeypatch, capsys):
+    class FirstFails(EMT):
+        failed = False
+
+        def calculate(self, *args, **kwargs):
+            if not self.failed:
+                self.failed = True
+                raise SCFError("not converged")
+            super().calculate(*args, **kwargs)
+
+    monkeypatch.setattr(cli, "make_calculator", lambda **_: FirstFails())
+    assert cli.main(["eos", "Cu"]) == 0
+    err = capsys.readouterr().err
+    assert err == "nnxc: warning: 1 of the points failed and were left out: SCFError: not converged\n"
+
+
+def test_help_is_fast_and_loads_neither_torch_nor_ase():
+    code = "import sys; from ase_nnxc import cli\ntry: cli.main(['eos', '--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'ase', 'numpy', 'matplotlib'} & set(sys.modules), 'slow imports'"
+    began = time.perf_counter()
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "--smooth-cutoff" in run.stdout
+    assert time.perf_counter() - began < 2  # 0.1 s on an idle machine

@@ -1,0 +1,272 @@
+"""Lattice scans with ASE's EMT as a stand-in for the calculator: bracket, resume, folder, failures."""
+
+import json
+import os
+import socket
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import InputError, SCFError
+from ase.calculators.emt import EMT
+from ase.io import read
+
+from ase_nnxc.eos import ScanError, folder_lock, scan_eos
+
+A_EMT = 3.5898  # Angstrom, lattice constant of copper in EMT (scan from 3.59 with 13 points)
+
+
+class Counting(EMT):
+    """EMT that counts its calculations, and fails or is interrupted at chosen ones."""
+
+    def __init__(self, fail=(), interrupt=None):
+        super().__init__()
+        self.count, self.volumes, self.fail, self.interrupt = 0, [], fail, interrupt
+
+    def calculate(self, atoms, properties, system_changes):
+        self.count += 1
+        if self.count == self.interrupt:
+            raise KeyboardInterrupt
+        if self.count in self.fail:
+            raise SCFError("not converged after 100 steps")
+        super().calculate(atoms, properties, system_changes)
+        self.volumes.append(atoms.get_volume())
+
+
+class Boxed(Counting):
+    """Has a mesh and a box like the real calculator: the box follows the volume unless it is set."""
+
+    default_parameters = EMT.default_parameters | {"kpts": None, "gpts": None, "smooth_cutoff": False}
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.used = []
+
+    def resolve(self, atoms):
+        box = self.parameters.gpts or (int(20 * atoms.get_volume() ** (1 / 3)),) * 3
+        return {"kpts": self.parameters.kpts or (4, 4, 4), "gpts": box}
+
+    def calculate(self, atoms, properties, system_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.used.append((self.parameters.gpts, self.parameters.smooth_cutoff))
+
+
+def copper(a: float) -> Atoms:
+    return bulk("Cu", a=a)
+
+
+@pytest.mark.parametrize(("start", "count"), [(3.59, 7), (3.40, 15), (3.80, 16), (4.1, 28)])
+def test_bracket_is_extended_until_the_minimum_is_inside(start, count):
+    calc = Counting()
+    result = scan_eos(copper(start), calc, max_points=31)
+    below = [p for p in result.points if p.volume_A3 < result.fit.volume.item()]
+    assert 2 <= len(below) <= len(result.points) - 2
+    assert len(result.fitted) == 7
+    assert calc.count <= count
+    assert result.conventional_a == pytest.approx(A_EMT, abs=1e-3)
+    assert result.ase_fit[0] == pytest.approx(result.fit.volume.item(), rel=1e-5)
+    assert not result.warnings
+
+
+def test_upward_and_downward_scans_agree():
+    up, down = (Counting(), Counting())
+    results = [scan_eos(copper(3.55), c, order=o) for c, o in ((up, "up"), (down, "down"))]
+    assert up.volumes[0] < up.volumes[6]
+    assert down.volumes[0] > down.volumes[6]
+    assert results[0].fitted == results[1].fitted
+    assert results[0].fit.volume.item() == pytest.approx(results[1].fit.volume.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "a0"),
+    [
+        (bulk("Cu", cubic=True, a=3.6), A_EMT),
+        (bulk("Cu", a=3.6) * (2, 1, 1), A_EMT),
+        (bulk("Cu", "hcp", a=2.55), None),
+    ],
+    ids=["conventional", "supercell", "hcp"],
+)
+def test_lattice_constant_is_that_of_the_conventional_cubic_cell(atoms, a0):
+    result = scan_eos(atoms, EMT())
+    if a0 is None:
+        assert result.conventional_a is None
+        assert result.todict()["a0_A"] is None
+        assert result.atoms.cell.lengths()[2] / result.atoms.cell.lengths()[0] == pytest.approx(np.sqrt(8 / 3))
+    else:
+        assert result.conventional_a == pytest.approx(a0, abs=1e-3)
+
+
+def test_start_structure_and_calculator_parameters_are_left_alone():
+    atoms, calc = copper(3.59), Boxed()
+    before = atoms.copy()
+    scan_eos(atoms, calc)
+    assert atoms == before
+    assert atoms.calc is None
+    assert (calc.parameters.kpts, calc.parameters.gpts, calc.parameters.smooth_cutoff) == (None, None, False)
+
+
+def test_box_is_that_of_the_largest_volume_for_every_point(tmp_path):
+    calc = Boxed()
+    result = scan_eos(copper(3.40), calc, folder=tmp_path, max_points=31)
+    largest = result.points[-1].volume_A3
+    final_box = int(20 * largest ** (1 / 3))
+    boxes = [json.loads(line)["settings"] for line in (tmp_path / "points.jsonl").read_text().splitlines()]
+    assert set(boxes[-len(result.points) :]) == {result.fingerprint}  # recomputed when the first box was too small
+    assert all(box[0] >= final_box for box, _ in calc.used[-len(result.points) :])
+    assert all(smooth for _, smooth in calc.used)
+    again = Boxed()
+    assert scan_eos(copper(3.40), again, folder=tmp_path, max_points=31).fit.volume == result.fit.volume
+    assert again.count == 0
+
+
+def test_interrupted_scan_resumes_from_finished_points(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        scan_eos(copper(3.59), Counting(interrupt=4), folder=tmp_path)
+    points = tmp_path / "points.jsonl"
+    assert len(points.read_text().splitlines()) == 3
+    with points.open("a") as file:
+        file.write('{"scan": "half a li')  # killed while writing
+    calc = Counting()
+    result = scan_eos(copper(3.59), calc, folder=tmp_path)
+    assert calc.count == 4
+    assert len(points.read_text().splitlines()) == 7
+    assert result.fit.volume.item() == pytest.approx(scan_eos(copper(3.59), EMT()).fit.volume.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("other", ["atoms", "parameters", "moments"])
+def test_another_fingerprint_in_the_folder_is_an_error_unless_forced(tmp_path, other):
+    scan_eos(copper(3.59), EMT(), folder=tmp_path)
+    atoms, calc = copper(3.59), EMT()
+    if other == "atoms":
+        atoms = copper(3.60)
+    elif other == "parameters":
+        calc.set(asap_cutoff=True)
+    else:
+        atoms.set_initial_magnetic_moments([1.0])
+    with pytest.raises(InputError, match="another scan"):
+        scan_eos(atoms, calc, folder=tmp_path)
+    result = scan_eos(atoms, calc, folder=tmp_path, force=True)
+    records = [json.loads(line) for line in (tmp_path / "points.jsonl").read_text().splitlines()]
+    assert {r["scan"] for r in records} == {result.fingerprint}
+
+
+def test_file_that_is_no_record_of_a_scan_is_refused(tmp_path):
+    (tmp_path / "points.jsonl").write_text("1 2 3\n")
+    with pytest.raises(InputError, match="not the record of a scan"):
+        scan_eos(copper(3.59), EMT(), folder=tmp_path)
+
+
+def test_failed_point_is_recorded_and_left_out_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="1 of the points failed"):
+        result = scan_eos(copper(3.59), Counting(fail={2}), folder=tmp_path)
+    assert list(result.failed) == [-2]
+    assert -2 not in result.fitted
+    assert result.conventional_a == pytest.approx(A_EMT, abs=1e-3)
+    data = json.loads((tmp_path / "eos.json").read_text())
+    assert data["failed"] == [{"index": -2, "error": "SCFError: not converged after 100 steps"}]
+    again = Counting()
+    assert not scan_eos(copper(3.59), again, folder=tmp_path).failed  # tried again
+    assert again.count == 1
+
+
+def test_failed_side_of_the_bracket_is_widened():
+    calc = Counting(fail={6, 7})
+    with pytest.warns(UserWarning, match="2 of the points failed"):
+        result = scan_eos(copper(3.59), calc)
+    lowest = min(result.points, key=lambda p: p.free_energy_eV)
+    assert sum(p.index > lowest.index for p in result.points) >= 2
+
+
+def test_scan_without_a_minimum_is_an_error_and_keeps_its_points(tmp_path):
+    with pytest.raises(ScanError, match="no minimum"):
+        scan_eos(copper(4.3), EMT(), folder=tmp_path, max_points=9)
+    assert len((tmp_path / "points.jsonl").read_text().splitlines()) == 7
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_scan_where_every_point_fails_is_an_error():
+    with pytest.raises(ScanError, match="not converged after 100 steps"):
+        scan_eos(copper(3.59), Counting(fail=set(range(100))))
+
+
+def test_rough_energies_draw_a_warning():
+    class Rough(EMT):
+        def calculate(self, atoms, properties, system_changes):
+            super().calculate(atoms, properties, system_changes)
+            noise = 0.02 * np.sin(1e3 * atoms.get_volume())
+            self.results |= {"energy": self.results["energy"] + noise, "free_energy": self.results["energy"] + noise}
+
+    with pytest.warns(UserWarning, match="poor fit"):
+        scan_eos(copper(3.59), Rough())
+
+
+def test_free_energy_is_fitted_and_the_extrapolated_minimum_is_beside_it():
+    class Smeared(EMT):
+        def calculate(self, atoms, properties, system_changes):
+            super().calculate(atoms, properties, system_changes)
+            self.results["energy"] += 0.02 * atoms.get_volume()
+
+    result = scan_eos(copper(3.59), Smeared())
+    assert result.conventional_a == pytest.approx(A_EMT, abs=1e-3)
+    assert result.todict()["extrapolated_a0_A"] < A_EMT - 0.01
+
+
+def test_moment_is_reported_at_the_minimum():
+    class Magnetic(EMT):
+        def calculate(self, atoms, properties, system_changes):
+            super().calculate(atoms, properties, system_changes)
+            self.results["magmom"] = 0.05 * atoms.get_volume()
+
+    result = scan_eos(copper(3.59), Magnetic())
+    assert result.todict()["magmom_muB"] == pytest.approx(0.05 * result.fit.volume.item())
+    assert scan_eos(copper(3.59), EMT()).magmom() is None
+
+
+def test_output_folder_holds_trajectory_json_and_picture(tmp_path):
+    result = scan_eos(copper(3.59), EMT(), folder=tmp_path / "run")
+    data = json.loads((tmp_path / "run" / "eos.json").read_text())
+    assert {"a0_A", "a0_error_A", "V0_A3", "F0_eV", "B0_GPa", "B0_prime", "extrapolated_a0_A", "ase_B0_GPa"} <= set(
+        data
+    )
+    assert data["a0_A"] == pytest.approx((4 * data["V0_A3"]) ** (1 / 3))
+    assert data["B0_GPa"] == pytest.approx(134, abs=3)
+    images = read(tmp_path / "run" / "eos.traj", ":")
+    assert [i.get_volume() for i in images] == pytest.approx([p.volume_A3 for p in result.points])
+    assert [i.get_potential_energy() for i in images] == pytest.approx([p.energy_eV for p in result.points])
+    assert (tmp_path / "run" / "eos.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_two_runs_in_one_folder_do_not_mix(tmp_path):
+    with folder_lock(tmp_path), pytest.raises(InputError, match="another run"):
+        scan_eos(copper(3.59), EMT(), folder=tmp_path)
+    assert not (tmp_path / "points.jsonl").exists()
+
+
+def test_lock_of_a_dead_process_is_taken_over(tmp_path):
+    pid = os.fork() if hasattr(os, "fork") else pytest.skip("no processes to fork here")
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    (tmp_path / "run.lock").write_text(f"{pid} {socket.gethostname()}")
+    scan_eos(copper(3.59), EMT(), folder=tmp_path)
+    assert not (tmp_path / "run.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("atoms", "options"),
+    [
+        (Atoms("Cu", cell=[3, 3, 3], pbc=[True, True, False]), {}),
+        (Atoms("Cu", pbc=True), {}),
+        (copper(3.6), {"points": 4}),
+        (copper(3.6), {"points": 6}),
+        (copper(3.6), {"span": 6}),
+        (copper(3.6), {"order": "sideways"}),
+        (copper(3.6), {"max_points": 5}),
+    ],
+    ids=["slab", "no cell", "few points", "even points", "span in percent", "order", "max_points"],
+)
+def test_structures_and_options_that_cannot_be_scanned_are_refused(atoms, options):
+    with pytest.raises(InputError):
+        scan_eos(atoms, EMT(), **options)

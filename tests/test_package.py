@@ -1,0 +1,127 @@
+"""The package as a whole: what an import costs, who may import whom, what an installation holds, what papers say."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import ase_nnxc
+
+PACKAGE = Path(ase_nnxc.__file__).parent
+REPOSITORY = Path(__file__).resolve().parents[1]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Imports point down: a part may import itself and the parts on lines above its own. What is imported from the package
+# itself counts as "version" and "calculator". A new part is put on a line here.
+LAYERS = (
+    {"version", "units", "xc"},
+    {"ks"},
+    {"fit", "pseudos", "registry", "report"},
+    {"calculator"},
+    {"eos"},
+    {"cli"},
+    {"__main__"},
+)
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+# The core knows its own folder and these; ks also knows what a functional is.
+CORE_LIBRARIES = {"torch", "numpy", "scipy", "spglib"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every imported name of a module as an absolute one: "torch", "ase_nnxc.ks.basis.Basis"."""
+    package = ["ase_nnxc", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
+
+
+def part(name: str) -> str:
+    """The part of the package that a dotted name below ase_nnxc belongs to."""
+    first = [*name.split("."), ""][1]
+    return {"NNXCCalculator": "calculator", "__version__": "version"}.get(first, first)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def run_python(code: str, folder: Path) -> str:
+    """Output of a fresh interpreter that finds the package under test, wherever it lies."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_import_is_light(tmp_path):
+    heavy = "{'torch', 'pyscf', 'scipy', 'matplotlib', 'spglib', 'ase'}"
+    assert run_python(f"import sys, ase_nnxc; print({heavy} & set(sys.modules) or '')", tmp_path).strip() == ""
+
+
+def test_calculator_is_found_when_asked_for_and_a_wrong_name_is_not():
+    from ase_nnxc.calculator import NNXCCalculator
+
+    assert ase_nnxc.NNXCCalculator is NNXCCalculator
+    with pytest.raises(AttributeError, match="NNXCalculator"):
+        _ = ase_nnxc.NNXCalculator
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p != PACKAGE / "__init__.py"], ids=relative)
+def test_imports_point_down(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    for name in imports(path):
+        if name.split(".")[0] == "ase_nnxc" and part(name) != own:
+            assert LEVEL[part(name)] < LEVEL[own], f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("core", ["ks", "xc"])
+def test_core_knows_nothing_of_ase_files_or_names(core):
+    for path in (PACKAGE / core).rglob("*.py"):
+        for name in imports(path):
+            library = name.split(".")[0]
+            if library == "ase_nnxc":
+                assert part(name) == core or name.startswith("ase_nnxc.xc.functional."), f"{relative(path)}: {name}"
+            else:
+                assert library in CORE_LIBRARIES or library in sys.stdlib_module_names, f"{relative(path)}: {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_public_things_have_a_docstring(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    public = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
+    assert path.read_text(encoding="utf-8") == "" or ast.get_docstring(tree), "the module has none"
+
+
+def test_installation_holds_the_data():
+    package = files("ase_nnxc")
+    for name in ("py.typed", "data/valences.json", "models/README.md"):
+        assert (package / name).is_file(), name
+
+
+def test_citation_and_changelog_have_the_version():
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == ase_nnxc.__version__
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[(\d.*?)\]", changelog, re.MULTILINE)[1] == ase_nnxc.__version__
+
+
+def test_readme_python_compiles_and_imports_what_exists():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        tree = compile(block, "README.md", "exec", flags=ast.PyCF_ONLY_AST)
+        lines = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec("\n".join(lines), {})

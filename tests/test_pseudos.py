@@ -1,0 +1,267 @@
+"""GTH tables: reading, names, defaults, cutoffs."""
+
+import re
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.calculators.calculator import InputError
+
+from ase_nnxc.pseudos import (
+    Entry,
+    default_valences,
+    find_entry,
+    find_pseudos,
+    library,
+    recommended_cutoff,
+    table_digest,
+)
+
+# a table of POTENTIAL_UZH whose last line is missing in PySCF's copy
+DAMAGED = {("Bi", "uzh-pbe0-q15")}
+# by lattice constants against all-electron PBE (Mg: semicore), or the only table
+DEFAULTS = {
+    "Al": 3,
+    "Si": 4,
+    "C": 4,
+    "O": 6,
+    "F": 7,
+    "Mg": 10,
+    "Ca": 10,
+    "Ni": 18,
+    "Cu": 19,
+    "Pd": 18,
+    "Rh": 17,
+    "Ag": 11,
+}
+
+
+def entries(prefix):
+    """Every entry of a file once."""
+    return {(e.symbol, e.name): e for f in library(prefix).values() for t in f.values() for e in t.values()}
+
+
+def numbers(table):
+    """rloc, cloc, and l, radius, h of the channels that have projectors."""
+    return [
+        table.rloc,
+        list(table.cloc),
+        [[c.l, c.radius, [list(row) for row in c.h]] for c in table.channels],
+    ]
+
+
+def pyscf_numbers(data):
+    channels = [[angular, c[0], c[2]] for angular, c in enumerate(data[5:]) if c[1]]
+    return [data[1], data[3], channels]
+
+
+@pytest.mark.parametrize("prefix", ["gth", "uzh"])
+def test_every_table_holds_the_numbers_that_pyscf_reads(prefix):
+    from pyscf.gto.basis import parse_cp2k_pp
+
+    for key, entry in entries(prefix).items():
+        if key in DAMAGED:
+            continue
+        table = entry.read()
+        data = parse_cp2k_pp._parse([entry.name, *entry.text.splitlines()])
+        assert numbers(table) == pyscf_numbers(data), key
+        assert list(entry.configuration) == data[0], key
+        assert table.name.removesuffix("_old").endswith(f"-q{table.valence}"), key
+
+
+@pytest.mark.parametrize(("prefix", "count"), [("gth", 435), ("uzh", 489)])
+def test_no_entry_is_overlooked(prefix, count):
+    assert len(entries(prefix)) >= count
+
+
+def test_names_lead_to_the_tables_to_which_they_lead_in_pyscf():
+    from pyscf.pbc.gto import pseudo
+
+    checked = 0
+    for (symbol, name), entry in entries("gth").items():
+        if not name.endswith("_old"):
+            data = pseudo.load(re.sub("gth-[a-z0-9]+", lambda m: m[0].upper(), name), symbol)
+            assert numbers(entry.read()) == pyscf_numbers(data), (symbol, name)
+    # PySCF's older copies, one a family, round to other digits; its alias is the first entry with a bare name
+    for family in ("gth-pbe", "gth-pade", "gth-lda"):
+        for symbol, tables in library("gth")[family].items():
+            if "" in tables:
+                data = pseudo.load(family, symbol)
+                assert find_entry(symbol, family).read().valence == sum(data[0]), (
+                    symbol,
+                    family,
+                )
+                checked += 1
+    assert checked > 200
+
+
+def test_uzh_tables_carry_other_numbers_under_the_same_valence():
+    for symbol, valence in [("C", 4), ("Al", 3), ("Cu", 11), ("Ni", 18)]:
+        ours, theirs = (find_entry(symbol, f"{p}-pbe-q{valence}").read() for p in ("gth", "uzh"))
+        assert ours.valence == theirs.valence == valence
+        assert table_digest(ours) != table_digest(theirs)
+    assert find_entry("Cu", "uzh-gga-q11").name == "uzh-pbe-q11"
+
+
+def test_projector_matrix_is_symmetric_with_its_off_diagonal_part():
+    (s, p, d) = find_entry("Cu", "gth-pbe-q11").read().channels
+    assert (s.l, p.l, d.l) == (0, 1, 2)
+    h = np.array(s.h)
+    assert h.shape == (3, 3)
+    assert np.array_equal(h, h.T)
+    assert np.count_nonzero(h) == 9
+    assert find_entry("Ce", "gth-pbe-q12").read().channels[-1].l == 3
+
+
+def test_channel_without_projectors_is_left_out_and_table_without_channels_is_read():
+    assert [c.l for c in find_entry("C", "gth-pbe").read().channels] == [0]
+    assert find_entry("H", "gth-pbe").read().channels == ()
+
+
+@pytest.mark.parametrize(
+    ("symbol", "valence"),
+    DEFAULTS.items(),
+)
+@pytest.mark.parametrize("xc_family", ["pbe", "pade"])
+def test_default_table_is_the_shipped_valence(symbol, valence, xc_family):
+    (table,) = find_pseudos([symbol, symbol], xc_family).values()
+    assert table.name == f"gth-{xc_family}-q{valence}"
+    assert (table.symbol, table.valence) == (symbol, valence)
+
+
+def test_every_element_of_the_families_has_a_shipped_default_with_a_reason():
+    for family in ("gth-pbe", "gth-pade", "uzh-pbe"):
+        for symbol, tables in library(family[:3])[family].items():
+            assert f"q{default_valences()[symbol]['valence']}" in tables, (
+                family,
+                symbol,
+            )
+            assert default_valences()[symbol]["reason"]
+
+
+def test_family_that_the_user_writes_keeps_its_alias():
+    names = [t.name for t in find_pseudos(["Cu", "Pd", "Ag"], "pbe", "gth-pbe").values()]
+    assert names == ["gth-pbe-q11", "gth-pbe-q18", "gth-pbe-q11"]
+    assert find_pseudos(["Cu"], "pade", "GTH-LDA")["Cu"].name == "gth-pade-q11"
+    assert find_pseudos(["U"], "pbe", "gth-pbe")["U"].valence == 14  # no alias: the shipped default
+    assert find_pseudos(["O", "Cu"], "pbe", "uzh-pbe")["Cu"].valence == 19  # the file has no aliases
+
+
+def test_dict_chooses_by_element_and_default_holds_for_the_others():
+    tables = find_pseudos(["Cu", "O", "Mg", "Al"], "pbe", {"Cu": "gth-pbe-q19", "Mg": "uzh-pbe-q2"})
+    assert [t.name for t in tables.values()] == [
+        "gth-pbe-q19",
+        "gth-pbe-q6",
+        "uzh-pbe-q2",
+        "gth-pbe-q3",
+    ]
+    tables = find_pseudos(["Cu", "O"], "pbe", {"default": "uzh-pbe", "Cu": "gth-pbe"})
+    assert [t.name for t in tables.values()] == ["gth-pbe-q11", "uzh-pbe-q6"]
+
+
+def test_names_of_found_tables_find_them_again():
+    found = find_pseudos(list(default_valences()), "pbe")
+    assert find_pseudos(list(found), "pbe", {s: t.name for s, t in found.items()}) == found
+    assert find_pseudos(["Ni", "Pd"], "pbe", "gth-pbe-q18")["Pd"].name == "gth-pbe-q18"
+    assert find_entry("Na", "gth-pbe-q9_old").read() != find_entry("Na", "gth-pbe-q9").read()
+
+
+@pytest.mark.parametrize(
+    ("symbols", "pseudos", "message"),
+    [
+        (["Cu"], "gth-pbf", "did you mean 'gth-pbe'"),
+        (["Cu"], "pbe", "did you mean 'gth-pbe'"),
+        (["Cu"], "", "unknown pseudopotential family"),
+        (["Cu"], "gth-pbe-q12", "valences of gth-pbe: q11, q19"),
+        (["Ni", "Cu"], "gth-pbe-q18", "Cu has no table"),
+        (["Cu"], "gth-olyp", "families that have it: gth-blyp, .*gth-pbe, .*uzh-scan"),
+        (["Fr"], None, "no family has it"),
+        (["Al"], "ALLELECTRON", "bare nuclei"),
+        (["Al"], "uzh-all", "bare nuclei"),
+        (["Bi"], "uzh-pbe0-q15", "damaged"),
+        (["Qq"], None, "unknown element 'Qq'"),
+        (["X"], None, "unknown element 'X'"),
+        (["Cu"], {"cu": "gth-pbe"}, "did you mean 'Cu'"),
+        (["Cu"], {"Cu": 19}, "name of a table expected for 'Cu'"),
+        (["Cu"], 19, "a name or a dict"),
+    ],
+)
+def test_wrong_choice_is_an_input_error_that_helps(symbols, pseudos, message):
+    with pytest.raises(InputError, match=message):
+        find_pseudos(symbols, "pbe", pseudos)
+
+
+@pytest.mark.parametrize("extra", [" NLCC 1\n 0.5 1 2.0", " 0.1 0.2"])
+def test_parts_beyond_local_and_separable_are_refused(extra):
+    text = find_entry("C", "gth-pbe").text
+    with pytest.raises(InputError, match="not supported"):
+        Entry("C", "gth-pbe-q4", text + "\n" + extra).read()
+
+
+def test_family_of_another_functional_warns_once_and_its_own_not():
+    with pytest.warns(UserWarning, match="gth-pade-q3, gth-pade-q4 were made for another functional") as record:
+        find_pseudos(["Al", "Si"], "pbe", "gth-pade")
+    assert len(record) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_pseudos(["Al"], "pbe", "uzh-pbe")
+        find_pseudos(["B"], "pbe", "gth-pbesol")
+        find_pseudos(["Al"], "pade", "gth-lda")
+
+
+def test_every_table_has_a_recommended_cutoff():
+    for prefix in ("gth", "uzh"):
+        for key, entry in entries(prefix).items():
+            if key not in DAMAGED:
+                cutoff, how = recommended_cutoff(entry.read())
+                assert 20 <= cutoff <= 500, key
+                assert how in ("measured", "estimated"), key
+
+
+def test_recommended_cutoffs_are_near_those_known_by_experience():
+    known = {
+        "Al q3": (20, 25),
+        "Si q4": (20, 25),
+        "C q4": (35, 50),
+        "O q6": (60, 110),
+        "Cu q11": (80, 110),
+    }
+    known |= {
+        "Ni q18": (120, 165),
+        "Cu q19": (120, 165),
+        "Pd q18": (45, 100),
+        "Mg q10": (200, 350),
+    }
+    for table, (low, high) in known.items():
+        symbol, valence = table.split()
+        assert low <= recommended_cutoff(find_entry(symbol, f"gth-pbe-{valence}").read())[0] <= high, table
+
+
+def test_unlisted_table_has_no_recommended_cutoff():
+    with pytest.raises(InputError, match="give ecut"):
+        recommended_cutoff(replace(find_entry("Al", "gth-pbe").read(), name="mine-q3"))
+
+
+def test_digest_depends_on_the_numbers_and_not_on_the_name():
+    table = find_entry("Al", "gth-pbe").read()
+    assert table_digest(table) == table_digest(replace(table, name="other"))
+    assert table_digest(table) != table_digest(replace(table, rloc=table.rloc + 1e-9))
+
+
+def test_reading_is_fast_and_does_not_import_pyscf():
+    code = (
+        "import sys, time; from ase_nnxc.pseudos import find_pseudos; t = time.perf_counter();"
+        "find_pseudos(['Mg', 'O'], 'pbe'); t = time.perf_counter() - t;"
+        "print(t, 'pyscf' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, imported = run.stdout.split()
+    assert imported == "False"
+    assert float(seconds) < 0.3  # 0.02 on an idle machine
+    start = time.perf_counter()
+    find_pseudos(["Mg", "O"], "pbe")
+    assert time.perf_counter() - start < 0.05
