@@ -217,7 +217,9 @@ class NNXCCalculator(Calculator):
         tables = self._tables(atoms)
         symmetry = self._crystal_and_symmetry(atoms, tables)[1]
         resolved = {k: v for k, v in self.parameters.items() if k not in ("txt", "device")}
-        resolved["xc"] = self.parameters["xc"] if isinstance(self.parameters["xc"], str) else repr(self.parameters["xc"])
+        resolved["xc"] = (
+            self.parameters["xc"] if isinstance(self.parameters["xc"], str) else repr(self.parameters["xc"])
+        )
         resolved["ecut"] = self._ecut(tables)[0] * HARTREE
         resolved["kpts"] = self._resolved_mesh(atoms).described
         resolved["gpts"] = self._resolved_box(atoms, resolved["ecut"] / HARTREE, symmetry.box_multiples())
@@ -273,16 +275,22 @@ class NNXCCalculator(Calculator):
     ) -> None:
         """Compute: one SCF for each geometry, forces and stress when first asked for."""
         super().calculate(atoms, properties, system_changes)
-        fingerprint = self._make_fingerprint(self.atoms)
+        atoms = self._present()
+        fingerprint = self._make_fingerprint(atoms)
         if self._state is None or fingerprint != self._fingerprint:
             self._fingerprint = None
             self.results = {}
-            self._state = self._solve(self.atoms)
+            self._state = self._solve(atoms)
             self._fingerprint = fingerprint
         if not self.results:
             self._collect_energies(self._state)
         if {"forces", "stress"} & set(properties) and "forces" not in self.results:
             self._collect_derivatives(self._state, "stress" in properties)
+
+    def _present(self) -> Atoms:
+        if self.atoms is None:
+            raise InputError("no atoms to calculate: attach the calculator to an Atoms object or pass one")
+        return self.atoms
 
     def _make_fingerprint(self, atoms: Atoms) -> tuple:
         arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_initial_magnetic_moments())
@@ -404,7 +412,7 @@ class NNXCCalculator(Calculator):
 
     def _watch_pulay_stress(self, state: "GroundState") -> None:
         """Warn, once, when a cell is being relaxed with a cutoff at which the stress is far from converged."""
-        cell = self.atoms.cell.array
+        cell = self._present().cell.array
         moved = self._stress_cell is not None and not np.array_equal(cell, self._stress_cell)
         self._stress_cell = cell.copy()
         if self._warned or not moved or state.basis.smooth_cutoff:
@@ -511,6 +519,10 @@ def _check_atoms(atoms: Atoms) -> None:
         raise InputError(f"atoms {i} and {j}{image} are {d:.3f} Angstrom apart: they sit on top of each other")
 
 
+def _check_xc(xc: Any) -> None:
+    get_functional(xc)
+
+
 def _check_ecut(ecut: Any) -> None:
     if ecut is not None and not (_is_number(ecut) and ecut >= 80):
         raise InputError(f"ecut={ecut!r}: ecut is in eV and at least 80; 20 Ha is 544")
@@ -580,7 +592,7 @@ def _is_number(value: Any) -> bool:
 
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
-    "xc": lambda xc: get_functional(xc) and None,
+    "xc": _check_xc,
     "ecut": _check_ecut,
     "smearing": _check_smearing,
     "kpts": _check_kpts,

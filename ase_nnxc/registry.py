@@ -34,7 +34,7 @@ def get_functional(xc: "str | Functional") -> "Functional":
     if xc.lower() in by_lower:
         return makers[by_lower[xc.lower()]]()
     close = difflib.get_close_matches(xc.lower(), by_lower, n=1)
-    hint = f"; did you mean {by_lower[close[0]]}?" if close else ""
+    hint = f"; did you mean {by_lower[close[0]]!r}?" if close else ""
     raise InputError(f"unknown functional xc={xc!r}: known are {', '.join(makers)}{hint}")
 
 

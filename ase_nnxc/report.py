@@ -23,7 +23,7 @@ class Log:
         Where to. A file given by its path is opened at the first line written and stays open.
     """
 
-    def __init__(self, txt: "None | str | Path | IO[str]"):
+    def __init__(self, txt: "str | Path | IO[str] | None"):
         self.txt = txt
         self._file: IO[str] | None = None
 

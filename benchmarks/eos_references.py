@@ -26,8 +26,8 @@ PATH = Path(__file__).parent / "eos_qe.json"
 SOURCE = (
     "Computed with Quantum ESPRESSO 6.7 (pw.x, Debian quantum-espresso 6.7-2) and the GTH tables of PySCF's "
     "GTH_POTENTIALS file, PBE, by `python benchmarks/eos_references.py`. a_A is the lattice constant of the cubic "
-    "cell, volume_A3 the volume of the primitive cell, ecut and width are in Hartree, meshes contain Gamma, energy is the "
-    "free energy F."
+    "cell, volume_A3 the volume of the primitive cell, ecut and width are in Hartree, meshes contain Gamma, energy is "
+    "the free energy F."
 )
 VOLUMES = (1.06, 1.04, 1.02, 1.00, 0.98, 0.96, 0.94)  # of the volume at the solid's start; the largest sets the FFT box
 

@@ -202,9 +202,9 @@ def run_qe(
             options="\n".join(f"  {option}" for option in options),
             conv_thr=conv_thr,
             species="\n".join(f"{label} 1.0 {s}.gth" for label, (s, _) in species.items()),
-            cell="\n".join(map(_row, atoms.cell.array / Bohr)),
+            cell="\n".join(map(row, atoms.cell.array / Bohr)),
             positions="\n".join(
-                f"{label} {_row(position)}"
+                f"{label} {row(position)}"
                 for label, position in zip(labels, atoms.get_scaled_positions(wrap=False), strict=True)
             ),
             kpts=" ".join(map(str, kpts)),
@@ -217,7 +217,8 @@ def run_qe(
     return {**_parse(out, len(atoms)), "valence": valence, **usage}
 
 
-def _row(vector: Sequence[float]) -> str:
+def row(vector: Sequence[float]) -> str:
+    """A vector in the 12 decimals of an input file."""
     return " ".join(f"{x:.12f}" for x in vector)
 
 

@@ -13,7 +13,15 @@ FAST += ["si-rattled", "si-lda", "mg-hcp", "graphene-periodic"]
 SLOW = ["al-eos-0.96", "al-eos-0.98", "al-eos-1.02", "al-eos-1.04", "cu", "ni-ferro", "mgo-rocksalt-rattled"]
 SLOW += ["caf2-pbesol", "fe-bcc", "cr-antiferro", "aln-wurtzite", "o2-box", "lan-rattled"]
 GAPPED = {"si-rattled", "si-lda", "mgo-rocksalt-rattled", "caf2-pbesol", "aln-wurtzite", "o2-box", "lan-rattled"}
-SEMICORE_OR_SPIN = {"ni-ferro", "mgo-rocksalt-rattled", "caf2-pbesol", "fe-bcc", "cr-antiferro", "o2-box", "lan-rattled"}
+SEMICORE_OR_SPIN = {
+    "ni-ferro",
+    "mgo-rocksalt-rattled",
+    "caf2-pbesol",
+    "fe-bcc",
+    "cr-antiferro",
+    "o2-box",
+    "lan-rattled",
+}
 
 
 def atoms_of(record: dict) -> Atoms:

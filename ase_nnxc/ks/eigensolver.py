@@ -35,17 +35,6 @@ class Eigenpairs:
     applications: int
 
 
-def rayleigh_ritz(basis: Tensor, h_basis: Tensor, nbands: int) -> tuple[Tensor, Tensor]:
-    """Lowest Ritz values (nbands,) and coefficients (nbasis, nbands) in a basis (nbasis, npw) that need not be orthonormal.
-
-    Raises
-    ------
-    torch.linalg.LinAlgError
-        If the basis is linearly dependent.
-    """
-    return _solve_small(_overlaps(basis, basis), _overlaps(basis, h_basis), nbands)
-
-
 def _overlaps(a: Tensor, b: Tensor) -> Tensor:
     """<a_i|b_j> in double precision."""
     return torch.mm(a.conj(), b.mT).to(torch.complex128)
@@ -71,9 +60,7 @@ def precondition(residual: Tensor, values: Tensor, psi: Tensor, hamiltonian: Ham
     return residual * (a / (a + 16 * x**4))
 
 
-def davidson(
-    hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int, max_steps: int = 4
-) -> Eigenpairs:
+def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int, max_steps: int = 4) -> Eigenpairs:
     """Improve orbitals until their residuals are below `tolerance` or `max_steps` expansions are made.
 
     Parameters

@@ -105,9 +105,7 @@ class GroundState:
         """
         crystal, basis, electrons = self.crystal, self.basis, self.electrons
         grid = basis.grid
-        _, v_xc = xc_potential(
-            self.functional, grid.to_real(self.density), basis, crystal.reciprocal, crystal.volume
-        )
+        _, v_xc = xc_potential(self.functional, grid.to_real(self.density), basis, crystal.reciprocal, crystal.volume)
         kernel = coulomb_kernel(grid, crystal.reciprocal)
         potential = v_xc + grid.to_real(local_potential(crystal, grid) + kernel * self.density[0])
         wide = [make_sphere(crystal, (1 + margin) * basis.ecut, s.kpoint, s.weight, grid.shape) for s in basis.spheres]
@@ -121,7 +119,11 @@ class GroundState:
             spread[:, new] = psi[:, old]
             q2 = wide[k].wavevectors(crystal.reciprocal).square().sum(-1)
             h = Hamiltonian(
-                wide[k], torch.zeros_like(q2), projectors(crystal, wide[k]), coupling(crystal).to(psi.dtype), potential[spin]
+                wide[k],
+                torch.zeros_like(q2),
+                projectors(crystal, wide[k]),
+                coupling(crystal).to(psi.dtype),
+                potential[spin],
             )
             gap = 0.5 * q2 - self.eigenvalues[spin, k][filled][:, None]
             change = h.apply(spread).abs().square() / gap
@@ -145,20 +147,20 @@ class GroundState:
                 strain, displacements, crystal = _movable(self.crystal)
                 sphere, psi = self.basis.spheres[k], self.orbitals[spin][k]
                 parts = orbital_energies(crystal, self.basis, sphere, psi, electrons[spin, k])
-                return _gradients(sum(parts), strain, displacements)
+                return _gradients(parts[0] + parts[1], strain, displacements)
 
         with torch.enable_grad():
             strain, displacements, crystal = _movable(self.crystal)
             charges = self.density * self.crystal.volume
             parts = density_energies(crystal, self.basis, self.functional, charges)
-            d_strain, d_positions = _gradients(sum(parts.values()), strain, displacements)
+            d_strain, d_positions = _gradients(torch.stack(list(parts.values())).sum(), strain, displacements)
         blocks = [(s, k) for s in range(self.crystal.nspin) for k in range(len(self.basis.spheres))]
         for ds, dr in iterate_kpoints(of_orbitals, blocks, self.crystal.device):
             d_strain, d_positions = d_strain + ds, d_positions + dr
         symmetry, lattice = self.basis.symmetry, self.crystal.lattice
         stress = symmetry.symmetrize_stress(0.5 * (d_strain + d_strain.mT) / self.crystal.volume, lattice)
         forces = symmetry.symmetrize_forces(-d_positions, lattice)
-        return forces - forces.mean(0), stress
+        return forces, stress
 
 
 def _movable(crystal: Crystal) -> tuple[Tensor, Tensor, Crystal]:

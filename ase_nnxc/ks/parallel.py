@@ -49,7 +49,9 @@ def map_kpoints(function: Callable[[Item], Result], items: Sequence[Item], devic
     return list(iterate_kpoints(function, items, device))
 
 
-def iterate_kpoints(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterable[Result]:
+def iterate_kpoints(
+    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device
+) -> Iterable[Result]:
     """As `map_kpoints`, but the results are handed out one by one, so that a sum over them needs no more memory."""
 
     def quiet(item: Item) -> Result:

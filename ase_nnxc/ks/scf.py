@@ -96,7 +96,7 @@ def default_nbands(crystal: Crystal) -> int:
     return filled + max(4, math.ceil(0.2 * filled))
 
 
-class _Problem:
+class Problem:
     """The parts of the Hamiltonian that stay the same during one SCF."""
 
     def __init__(self, crystal: Crystal, basis: Basis, functional: Functional):
@@ -113,8 +113,10 @@ class _Problem:
         self.projectors = [projectors(crystal, s) for s in basis.spheres]
 
     def potential(self, density: Tensor) -> tuple[Tensor, float]:
-        """Local potential of each spin (nspin, n1, n2, n3) made by a density (nspin, ng), and
-        E_xc - int v_xc n - E_H, which added to the sum of eigenvalues makes the Harris-Foulkes energy."""
+        """Local potential of each spin (nspin, n1, n2, n3), Hartree, made by a density (nspin, ng).
+
+        The second result, E_xc - int v_xc n - E_H, added to the sum of eigenvalues, makes the Harris-Foulkes energy.
+        """
         grid, volume = self.basis.grid, self.crystal.volume
         real = grid.to_real(density)
         e_xc, v_xc = xc_potential(self.functional, real, self.basis, self.crystal.reciprocal, volume)
@@ -175,11 +177,11 @@ def scf(
         If `nbands` cannot hold the electrons.
     """
     settings = settings or SCFSettings()
-    problem = _Problem(crystal, basis, functional)
+    problem = Problem(crystal, basis, functional)
     density, orbitals = _start(problem, nbands or default_nbands(crystal), start)
     mixer = AndersonMixer(basis.grid, problem.kernel)
     blocks = [(s, k) for s in range(crystal.nspin) for k in range(len(basis.spheres))]
-    degeneracy = 2 / crystal.nspin
+    degeneracy = 2 // crystal.nspin
     # an error of the orbitals of this size changes the energy by less than the tolerance
     final = min(SINGLE_PRECISION, 0.3 * math.sqrt(settings.energy / crystal.nelectrons))
     tolerance = LOOSE_TOLERANCE if start is None else 0.1 * LOOSE_TOLERANCE
@@ -237,7 +239,7 @@ def scf(
     )
 
 
-def _entropy_term(smearing: Smearing, eigenvalues: Tensor, fermi: Tensor, weights: Tensor, degeneracy: float) -> float:
+def _entropy_term(smearing: Smearing, eigenvalues: Tensor, fermi: Tensor, weights: Tensor, degeneracy: int) -> float:
     """-T S, Hartree."""
     return -smearing.width * float((smearing.entropy(eigenvalues, fermi) * degeneracy * weights[:, None]).sum())
 
@@ -248,7 +250,7 @@ def _bands_in_use(occupations: Tensor) -> int:
     return min(used + 1, occupations.shape[-1])
 
 
-def _start(problem: _Problem, nbands: int, start: GroundState | None) -> tuple[Tensor, list[list[Tensor]]]:
+def _start(problem: Problem, nbands: int, start: GroundState | None) -> tuple[Tensor, list[list[Tensor]]]:
     """Density (nspin, ng) and orbitals [spin][k] to begin with."""
     crystal, basis = problem.crystal, problem.basis
     atoms = start_density(crystal, basis)
@@ -263,7 +265,7 @@ def _start(problem: _Problem, nbands: int, start: GroundState | None) -> tuple[T
     ]
 
 
-def _start_orbitals(problem: _Problem, density: Tensor, nbands: int) -> list[list[Tensor]]:
+def _start_orbitals(problem: Problem, density: Tensor, nbands: int) -> list[list[Tensor]]:
     crystal, basis = problem.crystal, problem.basis
     potential, _ = problem.potential(density)
 
@@ -306,3 +308,4 @@ def _moved_density(start: GroundState, crystal: Crystal, basis: Basis, atoms: Te
         if kept < COLLAPSED * wanted:
             density[1] = atoms[1]
     return density
+

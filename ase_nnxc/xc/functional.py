@@ -1,7 +1,7 @@
 """What a functional is, and the one place where densities too small to mean anything are clipped.
 
-Densities on a Fourier grid are noisy: zero, and slightly negative, in vacuum and in an empty spin channel. `Spins` reads
-them so that energy, potential and second derivatives of a functional built on it are finite everywhere.
+Densities on a Fourier grid are noisy: zero, and slightly negative, in vacuum and in an empty spin channel. `Spins`
+reads them so that energy, potential and second derivatives of a functional built on it are finite everywhere.
 """
 
 from dataclasses import dataclass

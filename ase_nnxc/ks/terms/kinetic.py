@@ -9,7 +9,6 @@ p and its first two derivatives join 1 at x = 1. Source: ABINIT's variable ecuts
 J. Phys. Chem. Solids 56, 501 (1995), on the idea.
 """
 
-import torch
 from torch import Tensor
 
 WIDTH = 0.1  # of the smooth cutoff, in units of ecut

@@ -1,0 +1,290 @@
+"""The core against itself (finite differences, symmetry, spin, translations, rotations) and against DFTK's numbers."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.units import Bohr
+from pyscf.dft import libxc
+
+from ase_nnxc.ks.basis import Basis, fft_box, make_basis, smooth_size
+from ase_nnxc.ks.crystal import Crystal
+from ase_nnxc.ks.eigensolver import davidson
+from ase_nnxc.ks.ground_state import GroundState, density_energies, density_of, energy_terms
+from ase_nnxc.ks.guess import atomic_orbitals, start_density, start_orbitals
+from ase_nnxc.ks.occupations import Smearing
+from ase_nnxc.ks.scf import ConvergenceError, Problem, SCFSettings, scf
+from ase_nnxc.ks.symmetry import find_symmetry, identity, monkhorst_pack
+from ase_nnxc.ks.terms.local import structure_factors
+from ase_nnxc.pseudos import find_pseudos
+from ase_nnxc.registry import get_functional
+from ase_nnxc.xc import Functional
+
+TIGHT = SCFSettings(energy=1e-13)
+
+
+def crystal_of(atoms: Atoms, pseudos: str = "gth-pbe") -> Crystal:
+    tables = find_pseudos(atoms.get_chemical_symbols(), "pbe", pseudos)
+    moments = atoms.get_initial_magnetic_moments()
+    return Crystal(
+        torch.as_tensor(atoms.cell.array / Bohr),
+        torch.as_tensor(atoms.get_scaled_positions(wrap=False)),
+        tuple(tables[s] for s in atoms.get_chemical_symbols()),
+        torch.as_tensor(moments) if moments.any() else None,
+    )
+
+
+def basis_of(
+    crystal: Crystal, ecut: float, kpts: tuple[int, int, int], symmetric: bool = True, smooth: bool = False, gpts=None
+) -> Basis:
+    kinds = [list(crystal.species).index(p) for p in crystal.potentials]
+    symmetry = identity(len(kinds))
+    if symmetric:
+        symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms)
+    box = gpts or fft_box(crystal.lattice, ecut, symmetry.box_multiples())
+    return make_basis(crystal, ecut, monkhorst_pack(kpts, gamma=True), symmetry, box, smooth)
+
+
+def solve(crystal: Crystal, basis: Basis, smearing: Smearing | None = None, start=None, settings=TIGHT, **kwargs):
+    smearing = smearing or Smearing("gaussian", 0.01)
+    return scf(crystal, basis, get_functional("PBE"), smearing, settings=settings, start=start, **kwargs)
+
+
+def rattled_silicon_carbide() -> Atoms:
+    """Two species, no symmetry but time reversal."""
+    atoms = bulk("SiC", "zincblende", a=4.36)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + [[0.02, 0.01, 0], [0.01, -0.01, 0.03], [0, 0.03, 0]]), scale_atoms=True)
+    atoms.positions[1] += [0.05, -0.03, 0.08]
+    return atoms
+
+
+def slope(energy: Callable[[float], float], h: float) -> float:
+    """Derivative at zero to fourth order."""
+    return (8 * (energy(h) - energy(-h)) - (energy(2 * h) - energy(-2 * h))) / (12 * h)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_forces_and_stress_are_derivatives_of_the_free_energy(smooth: bool) -> None:
+    crystal = crystal_of(rattled_silicon_carbide())
+    basis = basis_of(crystal, 12.0, (2, 2, 1), smooth=smooth)
+    state = solve(crystal, basis)
+    forces, stress = state.derivatives()
+    direction = torch.tensor([[0.3, 0.5, -0.2], [0.5, -0.7, 0.4], [-0.2, 0.4, 0.6]], dtype=torch.float64)
+    move = torch.tensor([[0.0, 0.0, 0.0], [0.6, -0.3, 0.7]], dtype=torch.float64)
+    still, unstrained = torch.zeros_like(move), torch.zeros_like(direction)
+
+    def strained(x: float) -> float:
+        cell = crystal.deformed(x * direction, still)
+        # at constant cutoff the sphere follows the cell: only a smooth cutoff makes that a derivative
+        sphere = basis_of(cell, 12.0, (2, 2, 1), smooth=True, gpts=basis.grid.shape) if smooth else basis
+        return solve(cell, sphere, start=state).free_energy
+
+    def moved(x: float) -> float:
+        return solve(crystal.deformed(unstrained, x * move), basis, start=state).free_energy
+
+    h = 1e-5 if smooth else 2e-3  # its second derivative jumps where a plane wave enters
+    assert slope(strained, h) == pytest.approx(float((stress * direction).sum() * crystal.volume), rel=1e-5)
+    assert slope(moved, 1e-2) == pytest.approx(-float((forces * move).sum()), rel=1e-5)
+
+
+def test_stress_of_a_ferromagnet_is_the_strain_derivative_of_the_free_energy() -> None:
+    atoms = bulk("Ni", "fcc", a=3.7)
+    atoms.set_initial_magnetic_moments([1.0])
+    crystal = crystal_of(atoms)
+    strain = torch.tensor([[0.02, 0.01, 0.0], [0.01, -0.01, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    crystal = crystal.deformed(strain, torch.zeros(1, 3, dtype=torch.float64))
+    basis, smearing = basis_of(crystal, 35.0, (3, 2, 2)), Smearing("fermi-dirac", 0.005)
+    state = solve(crystal, basis, smearing)
+    assert state.total_moment > 0.3
+    _, stress = state.derivatives()
+    direction = torch.tensor([[0.4, 0.5, 0.0], [0.5, -0.3, 0.0], [0.0, 0.0, 0.2]], dtype=torch.float64)
+
+    def strained(x: float) -> float:
+        moved = crystal.deformed(x * direction, torch.zeros(1, 3, dtype=torch.float64))
+        return solve(moved, basis, smearing, start=state).free_energy
+
+    assert slope(strained, 2e-3) == pytest.approx(float((stress * direction).sum() * crystal.volume), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "ecut", "kpts", "gpts"),
+    [
+        (bulk("Si", "diamond", a=5.4), 8.0, (3, 3, 3), (24, 24, 24)),
+        (bulk("Mg", "hcp", a=3.2, c=5.3), 8.0, (3, 3, 2), None),
+        (bulk("Al", "fcc", a=4.0, cubic=True), 6.0, (2, 2, 2), None),
+    ],
+    ids=["diamond", "hcp", "supercell"],
+)
+def test_symmetry_changes_no_number(atoms: Atoms, ecut: float, kpts: tuple[int, int, int], gpts) -> None:
+    crystal = crystal_of(atoms, "gth-pbe-q2" if "Mg" in atoms.get_chemical_symbols() else "gth-pbe")
+    basis = basis_of(crystal, ecut, kpts, gpts=gpts)
+    plain = basis_of(crystal, ecut, kpts, symmetric=False, gpts=basis.grid.shape)
+    assert len(basis.spheres) < len(plain.spheres) / 1.9
+    with_symmetry, without = solve(crystal, basis), solve(crystal, plain)
+    assert with_symmetry.free_energy == pytest.approx(without.free_energy, abs=1e-8)
+    for a, b in zip(with_symmetry.derivatives(), without.derivatives()):
+        assert torch.allclose(a, b, rtol=0, atol=1e-7)
+
+
+def test_spin_polarised_equals_unpolarised_without_moments() -> None:
+    crystal = crystal_of(bulk("Si", "diamond", a=5.4))
+    basis = basis_of(crystal, 8.0, (2, 2, 2))
+    polarised = replace(crystal, magmoms=torch.zeros(2, dtype=torch.float64))
+    assert solve(polarised, basis).free_energy == pytest.approx(solve(crystal, basis).free_energy, abs=1e-9)
+
+
+def test_energy_ignores_translations_by_grid_points_and_rotations() -> None:
+    atoms = rattled_silicon_carbide()
+    crystal = crystal_of(atoms)
+    basis = basis_of(crystal, 8.0, (2, 1, 1))
+    energy = solve(crystal, basis).free_energy
+    shift = torch.tensor([[2.0, 3.0, 1.0]], dtype=torch.float64) / torch.tensor(basis.grid.shape)
+    moved = replace(crystal, positions=crystal.positions + shift)
+    assert solve(moved, basis_of(moved, 8.0, (2, 1, 1))).free_energy == pytest.approx(energy, abs=1e-9)
+    atoms.rotate(37, (1, 2, 3), rotate_cell=True)
+    turned = crystal_of(atoms)
+    assert solve(turned, basis_of(turned, 8.0, (2, 1, 1))).free_energy == pytest.approx(energy, abs=1e-9)
+
+
+def silicon_of_dftk(family: str) -> Crystal:
+    a = 10.263141334305942
+    lattice = a / 2 * torch.tensor([[0, 1, 1], [1, 0, 1], [1, 1, 0]], dtype=torch.float64)
+    positions = torch.tensor([[0.125] * 3, [-0.125] * 3], dtype=torch.float64)
+    return Crystal(lattice, positions, (find_pseudos(["Si"], family)["Si"],) * 2)
+
+
+def test_silicon_has_the_energy_of_abinit() -> None:
+    """DFTK's test silicon_pbe, whose reference is from ABINIT."""
+    crystal = silicon_of_dftk("pbe")
+    basis = basis_of(crystal, 25.0, (3, 3, 3), gpts=(33, 33, 33))
+    state = solve(crystal, basis, Smearing("gaussian", 1e-3), settings=SCFSettings(energy=1e-10))
+    assert state.free_energy == pytest.approx(-7.854477356672080, abs=1e-6)
+    (gamma,) = (e for s, e in zip(basis.spheres, state.eigenvalues[0]) if not s.kpoint.any())
+    assert float(gamma[3] - gamma[0]) == pytest.approx(0.258840553222639 + 0.181210259413818, abs=1e-5)
+
+
+class LibxcLDA(Functional):
+    """Slater exchange with VWN correlation, from libxc."""
+
+    class _Energy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, density):
+            energy, (slopes, *_) = libxc.eval_xc("lda,vwn", density.detach().numpy(), spin=1)[:2]
+            ctx.save_for_backward(torch.as_tensor(slopes).mT)
+            return torch.as_tensor(energy) * density.sum(0)
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            return cotangent * ctx.saved_tensors[0]
+
+    def forward(self, features):
+        return self._Energy.apply(features["density"].contiguous())
+
+
+def test_components_after_one_diagonalisation_are_those_of_dftk() -> None:
+    """DFTK's test energies_guess_density: silicon, 15 Ha, 27^3 points, Gaussians of width 1.1 bohr, LDA with VWN."""
+    crystal = silicon_of_dftk("pade")
+    points = torch.tensor([[0, y, z / 3] for y in (0.25, -0.25) for z in (0, 1, -1)], dtype=torch.float64)
+    basis = make_basis(crystal, 15.0, points, identity(2), (27, 27, 27))
+    q2 = basis.grid.wavevectors(crystal.reciprocal).square().sum(-1)
+    guess = 4 * torch.exp(-q2 * 1.1**2) * structure_factors(basis.grid, crystal.positions)[None] / crystal.volume
+    terms = density_energies(crystal, basis, LibxcLDA(), guess * crystal.volume)
+    assert float(terms["hartree"]) == pytest.approx(0.3527293727197568, abs=1e-6)
+    assert float(terms["xc"]) == pytest.approx(-2.3033165870558165, abs=1e-6)
+
+    problem = Problem(crystal, basis, LibxcLDA())
+    potential, _ = problem.potential(guess)
+    orbitals = []
+    for k in range(len(basis.spheres)):
+        hamiltonian = problem.hamiltonian(k, potential[0], torch.complex128)
+        start = start_orbitals(hamiltonian, atomic_orbitals(crystal, basis.spheres[k]), 8, seed=k)
+        orbitals.append(davidson(hamiltonian, start, 1e-8, 4, max_steps=40).vectors[:4])
+    electrons = torch.full((1, 6, 4), 2 / 6, dtype=torch.float64)
+    density = density_of(crystal, basis, [orbitals], electrons)
+    terms = energy_terms(crystal, basis, LibxcLDA(), [orbitals], electrons, density, entropy=0.0)
+    expected = {
+        "kinetic": 3.3824289861522194,
+        "local": -2.4178712046759157 - 0.294622067031369,  # the mean of the potential stands apart there
+        "nonlocal": 1.664289455206788,
+        "hartree": 0.6712993199211524,
+        "xc": -2.4489960475309056,
+        "ewald": -8.397893578467201,
+    }
+    assert {name: terms[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    pbe = density_energies(crystal, basis, get_functional("PBE"), density * crystal.volume)
+    assert float(pbe["xc"]) == pytest.approx(-2.469375219486637, abs=1e-6)
+
+
+def test_davidson_finds_the_eigenvalues_of_the_dense_matrix() -> None:
+    crystal = crystal_of(rattled_silicon_carbide())
+    basis = basis_of(crystal, 5.0, (2, 1, 1))
+    problem = Problem(crystal, basis, get_functional("PBE"))
+    hamiltonian = problem.hamiltonian(1, problem.potential(start_density(crystal, basis))[0][0], torch.complex128)
+    dense = hamiltonian.apply(torch.eye(hamiltonian.sphere.npw, dtype=torch.complex128)).mT
+    assert torch.allclose(dense, dense.mH, atol=1e-12)
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(8, hamiltonian.sphere.npw, dtype=torch.complex128, generator=generator)
+    pairs = davidson(hamiltonian, start, 1e-9, 6, max_steps=60)
+    assert torch.allclose(pairs.values[:6], torch.linalg.eigvalsh(dense)[:6], rtol=0, atol=1e-11)
+
+
+def test_warm_start_from_another_cell_saves_steps_and_changes_nothing() -> None:
+    first, second = (crystal_of(bulk("Al", "fcc", a=a)) for a in (4.0, 4.1))
+    bases = [basis_of(c, 10.0, (4, 4, 4), gpts=(16, 16, 16)) for c in (first, second)]
+    cold = solve(second, bases[1])
+    warm = solve(second, bases[1], start=solve(first, bases[0]))
+    assert warm.free_energy == pytest.approx(cold.free_energy, abs=1e-10)
+    assert len(warm.history) < len(cold.history)
+
+
+def test_smooth_cutoff_makes_the_energy_a_smooth_function_of_the_cell() -> None:
+    def roughness(smooth: bool) -> float:
+        energies = []
+        for x in np.linspace(0.985, 1.015, 8):
+            crystal = crystal_of(bulk("Al", "fcc", a=4.0 * x))
+            basis = basis_of(crystal, 6.0, (3, 3, 3), smooth=smooth, gpts=(15, 15, 15))
+            energies.append(solve(crystal, basis, settings=SCFSettings(energy=1e-11)).free_energy)
+        return float(np.abs(np.diff(energies, 4)).max())
+
+    assert roughness(True) < 0.05 * roughness(False)
+
+
+def test_unconverged_scf_raises_with_its_history() -> None:
+    crystal = crystal_of(bulk("Al", "fcc", a=4.0))
+    with pytest.raises(ConvergenceError, match="no self-consistency after 2 steps") as error:
+        solve(crystal, basis_of(crystal, 6.0, (2, 2, 2)), settings=SCFSettings(energy=1e-12, maxiter=2))
+    assert len(error.value.history) == 2
+
+
+def test_too_few_bands_are_an_error() -> None:
+    crystal = crystal_of(bulk("Si", "diamond", a=5.4))
+    with pytest.raises(ValueError, match="too few bands"):
+        solve(crystal, basis_of(crystal, 5.0, (1, 1, 1)), nbands=3)
+
+
+def test_box_must_hold_the_density() -> None:
+    crystal = crystal_of(bulk("Si", "diamond", a=5.4))
+    with pytest.raises(ValueError, match="cannot hold the density"):
+        basis_of(crystal, 8.0, (1, 1, 1), gpts=(12, 12, 12))
+
+
+def test_box_sizes_have_small_primes() -> None:
+    assert [smooth_size(n) for n in (11, 13, 17, 23, 29, 31, 37)] == [12, 14, 18, 24, 30, 32, 40]
+    assert smooth_size(23, multiple=4) == 24
+    assert smooth_size(25, multiple=4) == 28
+
+
+def test_pulay_pressure_is_what_a_larger_cutoff_adds_to_the_stress() -> None:
+    def pressure(state: GroundState) -> float:
+        return float(state.derivatives()[1].trace() / 3)
+
+    crystal = crystal_of(bulk("Si", "diamond", a=5.4))
+    low, high = (solve(crystal, basis_of(crystal, ecut, (2, 2, 2))) for ecut in (8.0, 25.0))
+    missing = pressure(high) - pressure(low)
+    assert low.pulay_pressure() == pytest.approx(missing, rel=0.5)
+    assert math.isclose(abs(high.pulay_pressure()), 0, abs_tol=2e-6)
