@@ -417,7 +417,9 @@ class NNXCCalculator(Calculator):
         self._stress_cell = cell.copy()
         if self._warned or not moved or state.basis.smooth_cutoff:
             return
-        pressure = state.pulay_pressure() * HARTREE / BOHR**3 / GPA
+        from .ks.pulay import pulay_pressure
+
+        pressure = pulay_pressure(state) * HARTREE / BOHR**3 / GPA
         if abs(pressure) > PULAY:
             self._warned = True
             warnings.warn(

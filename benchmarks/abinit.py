@@ -19,7 +19,7 @@ from typing import Any
 
 from ase import Atoms
 from ase.data import atomic_numbers
-from ase.units import Bohr, Hartree
+from ase.units import Bohr
 from qe import row, write_psp10
 
 IXC = {"PBE": 11, "LDA": 7}
@@ -33,7 +33,7 @@ xred
 {positions}
 ecut {ecut!r} ixc {ixc} occopt {occopt} tsmear {width!r}
 kptopt 1 ngkpt {kpts} nshiftk 1 shiftk 0 0 0
-nstep 100 tolvrs 1e-13 optforces 1 optstress 1 chkprim 0
+nstep 100 tolvrs 1e-13 optforces 1 optstress 1 chkprim 0 chksymtnons 0
 prtwf 0 prtden 0 prteig 0 prtgsr 0 prtebands 0
 """
 
@@ -71,7 +71,7 @@ def run_abinit(
     -------
     dict
         energy (free energy F, Hartree), forces (natoms, 3) in Hartree bohr^-1, stress (3, 3) in Hartree bohr^-3,
-        fermi_eV, magmom (0), valence by element, fft ("n1, n2, n3"), nk (number of irreducible k-points), wall_s.
+        magmom (0), valence by element, fft ("n1, n2, n3"), nk (number of irreducible k-points), wall_s.
 
     Raises
     ------
@@ -122,7 +122,6 @@ def _parse(out: str, natoms: int) -> dict[str, Any]:
         "energy": float(last(r"total_energy +: +(\S+)")),  # internal energy - kT entropy
         "forces": block("cartesian_forces", natoms),
         "stress": block("cartesian_stress_tensor", 3),
-        "fermi_eV": float(last(r"fermie +: +(\S+)")) * Hartree,
         "magmom": 0.0,
         "fft": ", ".join(last(r"ngfft +(\d+ +\d+ +\d+)").split()),
         "nk": int(last(r"nkpt +(\d+)")),

@@ -41,6 +41,7 @@ from tqdm import tqdm
 from ase_nnxc.pseudos import Entry, library
 
 Array = NDArray[np.float64]
+Cutoffs = dict[str, dict[str, int]]  # Hartree by element and table
 
 THRESHOLD = 3e-3  # Hartree per atom
 MINIMUM = 20.0  # Hartree
@@ -157,19 +158,24 @@ def entries() -> list[Entry]:
 
 def main() -> None:
     """Estimate all tables and rewrite the data file, one line an element."""
-    estimated: dict[str, dict[str, int]] = {}
+    estimated: Cutoffs = {}
     for entry in tqdm(entries(), disable=None):
         try:
             estimated.setdefault(entry.symbol, {})[entry.name] = estimate(entry)
         except InputError as error:
             print("skipped:", error)
     measured = json.loads(OUTPUT.read_text())["measured"] if OUTPUT.exists() else {}
+    write(measured, estimated)
+
+
+def write(measured: Cutoffs, estimated: Cutoffs) -> None:
+    """Write the data file."""
     parts = {"measured": measured, "estimated": estimated}
     text = [f'  "{how}": {{{_lines(elements)}}}' for how, elements in parts.items()]
     OUTPUT.write_text("{\n" + f'  "what": "{WHAT}",\n' + ",\n".join(text) + "\n}\n")
 
 
-def _lines(elements: dict[str, dict[str, int]]) -> str:
+def _lines(elements: Cutoffs) -> str:
     lines = [f'    "{symbol}": {json.dumps(tables)}' for symbol, tables in elements.items()]
     return "\n" + ",\n".join(lines) + "\n  " if lines else ""
 

@@ -101,7 +101,7 @@ def _local(table: GTH) -> Array:
 
 
 def _basis_and_ion(table: GTH, angular: int) -> tuple[Array, Array, Array]:
-    """r times the Gaussians (n, nr), their overlap (n, n), and kinetic plus separable energy (n, n), HGH eqs. (2)-(3)."""
+    """r times the Gaussians (n, nr), their overlap (n, n), kinetic plus separable energy (n, n): HGH eqs. (2)-(3)."""
     a = EXPONENTS[:, None]
     waves = RADII ** (angular + 1) * np.exp(-a * RADII**2)
     slopes = waves * ((angular + 1) / RADII - 2 * a * RADII)

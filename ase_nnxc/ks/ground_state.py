@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..xc.functional import Functional
-from .basis import Basis, Sphere, make_sphere, shared_waves
+from .basis import Basis, Sphere
 from .crystal import Crystal
 from .guess import atomic_density
-from .hamiltonian import Hamiltonian, chunk_size, to_box
+from .hamiltonian import chunk_size, to_box
 from .occupations import Smearing
 from .parallel import iterate_kpoints, map_kpoints
 from .terms.ewald import ewald_energy
@@ -21,7 +21,7 @@ from .terms.hartree import coulomb_kernel, hartree_energy
 from .terms.kinetic import kinetic_energy
 from .terms.local import local_potential, superposition
 from .terms.nonlocal_ import coupling, projectors
-from .terms.xc import xc_energy, xc_potential
+from .terms.xc import xc_energy
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class GroundState:
     def atomic_moments(self) -> Tensor:
         """Moments of the atoms (natoms,), Bohr magnetons: the magnetisation shared in proportion to start densities.
 
-        m_a = integral m(r) n_a(r) / sum_b n_b(r), n_a the start density of atom a: Hirshfeld, Theor. Chim. Acta 44, 129 (1977).
+        m_a = integral m(r) n_a(r) / sum_b n_b(r), n_a the start density of atom a (F. L. Hirshfeld, Theor. Chim. Acta
+        44, 129 (1977)).
         """
         natoms = len(self.crystal.potentials)
         if self.crystal.nspin == 1:
@@ -92,47 +93,6 @@ class GroundState:
         shares = grid.to_real(atoms).clamp(min=1e-12)  # Fourier sums may dip below zero far from atoms
         shares = shares / shares.sum(0)
         return (shares * grid.to_real(self.density[1])).sum((1, 2, 3)) * (self.crystal.volume / grid.size)
-
-    def pulay_pressure(self, margin: float = 0.1) -> float:
-        """Estimate of the stress's error from the finite cutoff, Hartree/bohr^3, as a pressure.
-
-        A fixed set of plane waves is not a fixed cutoff: the stress misses 2/3 ecut/Omega dE/decut (Francis and Payne,
-        J. Phys.: Condens. Matter 2, 4395 (1990), eq. 10). The slope is taken from second-order perturbation theory,
-
-            dE/decut ~ -1/(margin ecut) sum_n f_n sum_G |<k+G|V|psi_n>|^2 / (|k+G|^2/2 - e_n),
-
-        over the plane waves between ecut and (1 + margin) ecut.
-        """
-        crystal, basis, electrons = self.crystal, self.basis, self.electrons
-        grid = basis.grid
-        _, v_xc = xc_potential(self.functional, grid.to_real(self.density), basis, crystal.reciprocal, crystal.volume)
-        kernel = coulomb_kernel(grid, crystal.reciprocal)
-        potential = v_xc + grid.to_real(local_potential(crystal, grid) + kernel * self.density[0])
-        wide = [make_sphere(crystal, (1 + margin) * basis.ecut, s.kpoint, s.weight, grid.shape) for s in basis.spheres]
-
-        def of_orbitals(block: tuple[int, int]) -> float:
-            spin, k = block
-            filled = electrons[spin, k] != 0
-            psi = self.orbitals[spin][k][filled]
-            old, new = shared_waves(basis.spheres[k].miller, wide[k].miller)
-            spread = psi.new_zeros(len(psi), wide[k].npw)
-            spread[:, new] = psi[:, old]
-            q2 = wide[k].wavevectors(crystal.reciprocal).square().sum(-1)
-            h = Hamiltonian(
-                wide[k],
-                torch.zeros_like(q2),
-                projectors(crystal, wide[k]),
-                coupling(crystal).to(psi.dtype),
-                potential[spin],
-            )
-            gap = 0.5 * q2 - self.eigenvalues[spin, k][filled][:, None]
-            change = h.apply(spread).abs().square() / gap
-            change[:, new] = 0.0
-            return float(electrons[spin, k][filled] @ change.sum(1))
-
-        blocks = [(s, k) for s in range(crystal.nspin) for k in range(len(basis.spheres))]
-        slope = -sum(map_kpoints(of_orbitals, blocks, crystal.device)) / (margin * basis.ecut)
-        return 2 / 3 * basis.ecut / float(crystal.volume) * slope
 
     def derivatives(self) -> tuple[Tensor, Tensor]:
         """Forces -dF/dR (natoms, 3), Hartree/bohr, and stress (1/Omega) dF/dstrain (3, 3), Hartree/bohr^3.
@@ -154,8 +114,7 @@ class GroundState:
             charges = self.density * self.crystal.volume
             parts = density_energies(crystal, self.basis, self.functional, charges)
             d_strain, d_positions = _gradients(torch.stack(list(parts.values())).sum(), strain, displacements)
-        blocks = [(s, k) for s in range(self.crystal.nspin) for k in range(len(self.basis.spheres))]
-        for ds, dr in iterate_kpoints(of_orbitals, blocks, self.crystal.device):
+        for ds, dr in iterate_kpoints(of_orbitals, self.basis.blocks(self.crystal.nspin), self.crystal.device):
             d_strain, d_positions = d_strain + ds, d_positions + dr
         symmetry, lattice = self.basis.symmetry, self.crystal.lattice
         stress = symmetry.symmetrize_stress(0.5 * (d_strain + d_strain.mT) / self.crystal.volume, lattice)
@@ -227,21 +186,21 @@ def density_of(crystal: Crystal, basis: Basis, orbitals: list[list[Tensor]], ele
         spin, k = block
         filled = electrons[spin, k].abs() > 1e-14
         psi, weights = orbitals[spin][k][filled], electrons[spin, k][filled]
-        total = torch.zeros(shape, dtype=torch.float64, device=weights.device)
+        squares = torch.zeros(2 * basis.grid.size, dtype=torch.float64, device=weights.device)  # real, imaginary parts
         step = chunk_size(basis.grid.size, weights.device)
         for start in range(0, len(psi), step):
             box = to_box(psi[start : start + step], basis.spheres[k], shape)
-            part = torch.view_as_real(box).square_().sum(-1)
-            total += torch.tensordot(weights[start : start + step].to(part.dtype), part, dims=1)
-        return total
+            parts = torch.view_as_real(box).flatten(1).square_()
+            squares += weights[start : start + step].to(parts.dtype) @ parts
+        return squares
 
     channels = []
     for spin in range(crystal.nspin):
         blocks = [(spin, k) for k in range(len(basis.spheres))]
-        total = torch.zeros(shape, dtype=torch.float64, device=crystal.device)
-        for part in iterate_kpoints(of_orbitals, blocks, crystal.device):
-            total += part
-        channels.append(total / crystal.volume)
+        total = torch.zeros(2 * basis.grid.size, dtype=torch.float64, device=crystal.device)
+        for squares in iterate_kpoints(of_orbitals, blocks, crystal.device):
+            total += squares
+        channels.append(total.view(*shape, 2).sum(-1) / crystal.volume)
     field_ = torch.stack(channels)
     if crystal.nspin == 2:
         field_ = torch.stack((field_[0] + field_[1], field_[0] - field_[1]))
@@ -264,8 +223,7 @@ def energy_terms(
         parts = orbital_energies(crystal, basis, basis.spheres[k], orbitals[spin][k], electrons[spin, k])
         return float(parts[0]), float(parts[1])
 
-    blocks = [(s, k) for s in range(crystal.nspin) for k in range(len(basis.spheres))]
-    parts = map_kpoints(of_orbitals, blocks, crystal.device)
+    parts = map_kpoints(of_orbitals, basis.blocks(crystal.nspin), crystal.device)
     with torch.no_grad():
         terms = density_energies(crystal, basis, functional, density * crystal.volume)
     return {

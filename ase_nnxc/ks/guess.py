@@ -64,7 +64,7 @@ def start_orbitals(hamiltonian: Hamiltonian, atoms: Tensor, nbands: int, seed: i
     Tensor
         (nbands, npw) complex128.
     """
-    kinetic, npw = hamiltonian.kinetic, hamiltonian.sphere.npw
+    kinetic = hamiltonian.kinetic
     few = torch.argsort(kinetic)[: max(80, 2 * nbands)]
     rest = atoms.clone()
     rest[:, few] = 0.0  # orthogonal to the plane waves taken
@@ -81,12 +81,18 @@ def start_orbitals(hamiltonian: Hamiltonian, atoms: Tensor, nbands: int, seed: i
         )
     )
     vectors = torch.linalg.eigh(matrix)[1][:, :nbands].mT
-    generator = torch.Generator(device=kinetic.device).manual_seed(seed)
-    noise = torch.randn(nbands, npw, 2, dtype=kinetic.dtype, device=kinetic.device, generator=generator)
-    psi = NOISE * torch.view_as_complex(noise) / (1 + kinetic)
+    psi = NOISE * noise(nbands, kinetic, seed)
     psi[: len(vectors), few] += vectors[:, : len(few)]
     psi[: len(vectors)] += vectors[:, len(few) :] @ rest
     return psi
+
+
+def noise(norbitals: int, kinetic: Tensor, seed: int) -> Tensor:
+    """Random orbitals (norbitals, npw) complex128, smaller for plane waves of larger kinetic energy (npw,)."""
+    generator = torch.Generator(device=kinetic.device).manual_seed(seed)
+    shape = (norbitals, len(kinetic), 2)
+    random = torch.randn(shape, dtype=torch.float64, device=kinetic.device, generator=generator)
+    return torch.view_as_complex(random) / (1 + kinetic)
 
 
 def _dense(hamiltonian: Hamiltonian, waves: Tensor) -> Tensor:

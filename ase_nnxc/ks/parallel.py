@@ -1,4 +1,4 @@
-"""One map over k-points: Python threads on the CPU (torch releases the interpreter lock), one after the other on a GPU."""
+"""One map over k-points: Python threads on a CPU (torch releases the interpreter lock), in turn on a GPU."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence

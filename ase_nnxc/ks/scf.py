@@ -13,7 +13,7 @@ from .basis import Basis, Sphere, shared_waves
 from .crystal import Crystal
 from .eigensolver import Eigenpairs, davidson
 from .ground_state import GroundState, density_of, energy_terms
-from .guess import atomic_orbitals, start_density, start_orbitals
+from .guess import atomic_orbitals, noise, start_density, start_orbitals
 from .hamiltonian import Hamiltonian
 from .mixing import AndersonMixer
 from .occupations import Smearing
@@ -29,6 +29,7 @@ LOOSE_TOLERANCE = 1e-2  # residual norm of the first diagonalisation, Hartree
 SINGLE_PRECISION = 3e-4  # looser residual norms than this are reached in complex64
 COLLAPSED = 0.05  # a magnetisation below this share of the initial moments is started again from them
 EMPTY = 1e-6  # a band with a smaller occupation need not be converged
+TOO_FULL = 1e-3  # more than this in the highest of the bands that the caller allows is an error
 
 
 class ConvergenceError(RuntimeError):
@@ -180,43 +181,28 @@ def scf(
     problem = Problem(crystal, basis, functional)
     density, orbitals = _start(problem, nbands or default_nbands(crystal), start)
     mixer = AndersonMixer(basis.grid, problem.kernel)
-    blocks = [(s, k) for s in range(crystal.nspin) for k in range(len(basis.spheres))]
-    degeneracy = 2 // crystal.nspin
     # an error of the orbitals of this size changes the energy by less than the tolerance
     final = min(SINGLE_PRECISION, 0.3 * math.sqrt(settings.energy / crystal.nelectrons))
     tolerance = LOOSE_TOLERANCE if start is None else 0.1 * LOOSE_TOLERANCE
-    nconverge = orbitals[0][0].shape[0] if start is None else _bands_in_use(start.occupations)
+    nconverge = len(orbitals[0][0]) if start is None else _bands_in_use(start.occupations)
     history: list[Step] = []
     for number in range(1, settings.maxiter + 1):
         clock = time.perf_counter()
         potential, correction = problem.potential(density)
         if not math.isfinite(correction):
             raise ConvergenceError("the energy is not a number", history)
-        dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
-
-        def diagonalise(block: tuple[int, int]) -> Eigenpairs:
-            spin, k = block
-            h = problem.hamiltonian(k, potential[spin], dtype)
-            return davidson(h, orbitals[spin][k].to(dtype), tolerance, nconverge)
-
-        pairs = map_kpoints(diagonalise, blocks, crystal.device)
-        shape = (crystal.nspin, len(basis.spheres), -1)
-        eigenvalues = torch.stack([p.values for p in pairs]).view(shape)
-        vectors = [p.vectors for p in pairs]
-        orbitals = [vectors[s * len(basis.spheres) : (s + 1) * len(basis.spheres)] for s in range(crystal.nspin)]
-        fermi = smearing.fermi_level(eigenvalues, basis.weights, crystal.nelectrons, degeneracy)
-        occupations = smearing.occupations(eigenvalues, fermi)
-        electrons = occupations * degeneracy * basis.weights[:, None]
-        entropy = _entropy_term(smearing, eigenvalues, fermi, basis.weights, degeneracy)
-        output = density_of(crystal, basis, orbitals, electrons)
+        pairs = _diagonalise(problem, potential, orbitals, tolerance, nconverge)
+        orbitals = basis.by_spin([p.vectors for p in pairs])
+        electrons = _fill(problem, torch.stack([p.values for p in pairs]), smearing)
+        output = density_of(crystal, basis, orbitals, electrons.numbers)
         residual = output - density
         error = mixer.error(residual, crystal.volume)
         step = Step(
             number,
-            float((eigenvalues * electrons).sum()) + correction + problem.ewald + entropy,
+            float((electrons.eigenvalues * electrons.numbers).sum()) + correction + problem.ewald + electrons.entropy,
             error,
             tolerance,
-            float(fermi),
+            electrons.fermi_level,
             float(output[-1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
             sum(p.applications for p in pairs),
             time.perf_counter() - clock,
@@ -224,14 +210,31 @@ def scf(
         history.append(step)
         if callback is not None:
             callback(step)
-        if error <= settings.energy and tolerance <= final and dtype == torch.complex128:
-            terms = energy_terms(crystal, basis, functional, orbitals, electrons, output, entropy)
+        highest = float(electrons.occupations[..., -1].abs().max())
+        if nbands is None and highest > EMPTY:
+            orbitals = [
+                [_with_more_bands(psi, kinetic) for psi, kinetic in zip(row, problem.kinetic)] for row in orbitals
+            ]
+        elif error <= settings.energy and tolerance <= final:
+            if highest > TOO_FULL:
+                raise ValueError(f"too few bands: the highest of nbands={nbands} is filled to {highest:.1e}")
+            terms = energy_terms(crystal, basis, functional, orbitals, electrons.numbers, output, electrons.entropy)
             return GroundState(
-                crystal, basis, functional, smearing, orbitals, eigenvalues, occupations, float(fermi), output, terms, history
-            )  # fmt: skip
+                crystal,
+                basis,
+                functional,
+                smearing,
+                orbitals,
+                electrons.eigenvalues,
+                electrons.occupations,
+                electrons.fermi_level,
+                output,
+                terms,
+                history,
+            )
         density = mixer.step(density, residual)
         tolerance = max(0.5 * final, min(tolerance, 0.2 * math.sqrt(error / crystal.nelectrons)))
-        nconverge = _bands_in_use(occupations)
+        nconverge = len(orbitals[0][0]) if highest > EMPTY else _bands_in_use(electrons.occupations)
     raise ConvergenceError(
         f"no self-consistency after {settings.maxiter} steps: the estimated error of the energy is "
         f"{history[-1].error:.1e} Ha, {settings.energy:.1e} Ha were asked for",
@@ -239,9 +242,47 @@ def scf(
     )
 
 
-def _entropy_term(smearing: Smearing, eigenvalues: Tensor, fermi: Tensor, weights: Tensor, degeneracy: int) -> float:
-    """-T S, Hartree."""
-    return -smearing.width * float((smearing.entropy(eigenvalues, fermi) * degeneracy * weights[:, None]).sum())
+def _diagonalise(
+    problem: Problem, potential: Tensor, orbitals: list[list[Tensor]], tolerance: float, nconverge: int
+) -> list[Eigenpairs]:
+    """Eigenpairs of every block; in complex64 as long as the tolerance allows."""
+    dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
+
+    def one(block: tuple[int, int]) -> Eigenpairs:
+        spin, k = block
+        hamiltonian = problem.hamiltonian(k, potential[spin], dtype)
+        return davidson(hamiltonian, orbitals[spin][k].to(dtype), tolerance, nconverge)
+
+    return map_kpoints(one, problem.basis.blocks(problem.crystal.nspin), problem.crystal.device)
+
+
+@dataclass(frozen=True)
+class _Electrons:
+    """Eigenvalues, occupations and numbers of electrons (nspin, nk, nbands), Fermi level, and -T S, Hartree."""
+
+    eigenvalues: Tensor
+    occupations: Tensor
+    numbers: Tensor
+    fermi_level: float
+    entropy: float
+
+
+def _fill(problem: Problem, values: Tensor, smearing: Smearing) -> _Electrons:
+    """Fill the states of eigenvalues (nblocks, nbands)."""
+    crystal, weights = problem.crystal, problem.basis.weights
+    degeneracy = 2 // crystal.nspin
+    eigenvalues = values.view(crystal.nspin, len(weights), -1)
+    fermi = smearing.fermi_level(eigenvalues, weights, crystal.nelectrons, degeneracy)
+    occupations = smearing.occupations(eigenvalues, fermi)
+    states = degeneracy * weights[:, None]
+    entropy = -smearing.width * float((smearing.entropy(eigenvalues, fermi) * states).sum())
+    return _Electrons(eigenvalues, occupations, occupations * states, float(fermi), entropy)
+
+
+def _with_more_bands(psi: Tensor, kinetic: Tensor) -> Tensor:
+    """Orbitals (nbands, npw) and a quarter more of them, made of noise."""
+    extra = 2 + len(psi) // 4
+    return torch.cat((psi, noise(extra, kinetic, seed=len(psi)).to(psi.dtype)))
 
 
 def _bands_in_use(occupations: Tensor) -> int:
@@ -274,10 +315,7 @@ def _start_orbitals(problem: Problem, density: Tensor, nbands: int) -> list[list
         atoms = atomic_orbitals(crystal, basis.spheres[k])
         return start_orbitals(problem.hamiltonian(k, potential[spin], torch.complex128), atoms, nbands, seed=k)
 
-    nk = len(basis.spheres)
-    blocks = [(s, k) for s in range(crystal.nspin) for k in range(nk)]
-    vectors = map_kpoints(diagonalise, blocks, crystal.device)
-    return [vectors[s * nk : (s + 1) * nk] for s in range(crystal.nspin)]
+    return basis.by_spin(map_kpoints(diagonalise, basis.blocks(crystal.nspin), crystal.device))
 
 
 def _same_kpoints(old: Basis, new: Basis) -> bool:
@@ -308,4 +346,3 @@ def _moved_density(start: GroundState, crystal: Crystal, basis: Basis, atoms: Te
         if kept < COLLAPSED * wanted:
             density[1] = atoms[1]
     return density
-

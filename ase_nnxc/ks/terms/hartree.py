@@ -1,6 +1,6 @@
 """Hartree energy: the electron density's electrostatics with itself.
 
-E_H = Omega/2 sum_{G != 0} 4 pi |n_G|^2 / G^2        (G = 0 cancels against the local pseudopotential and Ewald's background)
+E_H = Omega/2 sum_{G != 0} 4 pi |n_G|^2 / G^2; G = 0 cancels against the local pseudopotential and Ewald's background.
 """
 
 import math
