@@ -1,11 +1,13 @@
 """NNXCCalculator: the ASE calculator. Parameters in, results out; units change here (eV, Angstrom outside)."""
 
 import difflib
+import hashlib
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from ase.calculators.calculator import (
     CalculationFailed,
     Calculator,
     InputError,
+    Parameters,
     SCFError,
     all_changes,
     kpts2sizeandoffsets,
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 SMEARINGS = ("fermi-dirac", "gaussian", "marzari-vanderbilt", "methfessel-paxton")
 CLOSEST = 0.4  # Angstrom; atoms nearer than this are a mistake in the input
-SIMILAR = 0.25  # a mesh found from a density is kept while lengths and angles of the cell change by less than this
+SIMILAR = 0.25  # mesh and box are kept while lengths and angles of the cell change by less than this
 PULAY = 0.5  # GPa; a larger error of the stress from the finite cutoff draws a warning when a cell is relaxed
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
 
@@ -57,12 +60,13 @@ class NNXCCalculator(Calculator):
         Cutoff of the plane waves, eV. Default: the highest of the cutoffs recommended for the tables involved.
     kpts : tuple, array or dict
         Any of ASE's forms: (8, 8, 8) is ASE's Monkhorst-Pack mesh (even sizes miss Gamma),
-        {"size": (8, 8, 8), "gamma": True} one with Gamma, {"density": 4.0, "gamma": True} points per Angstrom^-1,
-        resolved at the first geometry and kept while lengths and angles of the cell stay within 25 % of it;
-        an array (nk, 3) of scaled coordinates is a whole zone of equal weights.
+        {"size": (8, 8, 8), "gamma": True} one with Gamma, {"density": 4.0, "gamma": True} (the default) points per
+        Angstrom^-1, an array (nk, 3) of scaled coordinates a whole zone of equal weights. What a density means is found
+        at the first geometry and kept while lengths and angles of the cell stay within 25 % of it; beyond, it is found
+        anew, and the log says so.
     smearing : dict
-        {"name": ..., "width": eV}; fermi-dirac, gaussian, marzari-vanderbilt or methfessel-paxton. GPAW's name for this
-        keyword, occupations, is accepted.
+        {"name": ..., "width": eV}; fermi-dirac, gaussian, marzari-vanderbilt (the default, 0.2 eV) or
+        methfessel-paxton. GPAW's name for this keyword, occupations, is accepted.
     pseudos : str or dict, optional
         Family ("gth-pbe"), table ("gth-pbe-q19") or a dict of them by element. Default: the family of the functional
         with the shipped valences.
@@ -71,7 +75,8 @@ class NNXCCalculator(Calculator):
     nbands : int, optional
         Bands per k-point; default: enough for the smearing.
     gpts : tuple of int, optional
-        FFT box; default: the smallest that holds the density and suits the symmetry.
+        FFT box; default: the smallest that holds the density and suits the symmetry. It is kept as the mesh is, and
+        grows when the cell does.
     symmetry : bool
         Use the crystal's symmetry and time reversal; the numbers are the same without.
     smooth_cutoff : bool
@@ -79,13 +84,13 @@ class NNXCCalculator(Calculator):
         function of the cell (see `ase_nnxc.ks.terms.kinetic`). For scans and relaxations of the cell; off by default,
         so that single energies compare with other codes.
     convergence : dict
-        {"energy": eV per valence electron}: estimated error of the energy at which the SCF stops.
+        {"energy": eV per valence electron}: estimated error of the energy at which the SCF stops; default 1e-8.
     maxiter : int
         Most SCF steps.
     device : str
         "auto" (cuda if there), "cpu", "cuda", "cuda:1" ...
     txt : None, "-", path or open file
-        Log: none, standard output, or a file.
+        Log: none, standard output, or a file, to which it is appended.
     directory : str
         Where a relative `txt` lies.
     atoms : Atoms, optional
@@ -108,7 +113,6 @@ class NNXCCalculator(Calculator):
     name = "nnxc"
     nolabel = True
     implemented_properties = ["energy", "free_energy", "forces", "stress", "magmom", "magmoms"]  # noqa: RUF012
-    discard_results_on_any_change = True
     default_parameters: dict[str, Any] = {  # noqa: RUF012
         "xc": "PBE",
         "ecut": None,
@@ -136,47 +140,57 @@ class NNXCCalculator(Calculator):
         pseudos: str | Mapping[str, str] | None = None,
         spinpol: bool | None = None,
         nbands: int | None = None,
-        gpts: tuple[int, int, int] | None = None,
+        gpts: Sequence[int] | None = None,
         symmetry: bool = True,
         smooth_cutoff: bool = False,
         convergence: Mapping[str, float] | None = None,
         maxiter: int = 100,
         device: str = "auto",
-        txt: str | Path | IO[str] | None = None,
+        txt: "str | os.PathLike[str] | IO[str] | None" = None,
         directory: str = ".",
         atoms: Atoms | None = None,
         **other: Any,
     ):
-        self._state: GroundState | None = None
-        self._fingerprint: tuple | None = None
-        self._mesh: _Mesh | None = None
-        self._box: tuple[int, int, int] | None = None
-        self._last: Atoms | None = None
-        self._stress_cell: np.ndarray | None = None
-        self._warned = False
+        self.reset()
+        self._found: dict[str, GTH] = {}  # tables by element
         self._log = Log(None)
+        super().__init__(directory=directory)
         given = {
+            "xc": xc,
+            "ecut": ecut,
             "kpts": kpts,
             "smearing": smearing,
+            "pseudos": pseudos,
+            "spinpol": spinpol,
+            "nbands": nbands,
+            "gpts": gpts,
+            "symmetry": symmetry,
+            "smooth_cutoff": smooth_cutoff,
             "convergence": convergence,
+            "maxiter": maxiter,
+            "device": device,
+            "txt": txt,
         }
-        super().__init__(
-            atoms=atoms,
-            directory=directory,
-            xc=xc,
-            ecut=ecut,
-            pseudos=pseudos,
-            spinpol=spinpol,
-            nbands=nbands,
-            gpts=gpts,
-            symmetry=symmetry,
-            smooth_cutoff=smooth_cutoff,
-            maxiter=maxiter,
-            device=device,
-            txt=txt,
-            **{name: value for name, value in given.items() if value is not None},
-            **other,
-        )
+        self.set(**{name: value for name, value in given.items() if value is not None}, **other)
+        if atoms is not None:
+            atoms.calc = self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the ground state, which a copy finds anew when it has to, and without an open log."""
+        state = self.__dict__ | {"_state": None}
+        if hasattr(self.parameters["txt"], "write"):
+            state |= {"parameters": Parameters(self.parameters | {"txt": None}), "_log": Log(None)}
+        return state
+
+    def reset(self) -> None:
+        """Forget everything but the parameters: results, ground state, mesh and box."""
+        super().reset()
+        self._state: GroundState | None = None
+        self._solved: tuple[bytes, ...] | None = None  # the geometry whose ground state is held
+        self._grids: _Grids | None = None
+        self._resolved: dict[str, Any] | None = None  # parameters of the last geometry, all explicit
+        self._stressed: Atoms | None = None  # the last geometry whose stress was asked for
+        self._warned = False
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -192,78 +206,118 @@ class NNXCCalculator(Calculator):
             if "smearing" in kwargs:
                 raise InputError("occupations is another name for smearing: give one of them")
             kwargs["smearing"] = kwargs.pop("occupations")
-        for name, value in kwargs.items():
+        for name in kwargs:
             if name not in self.default_parameters:
-                closest = difflib.get_close_matches(name, self.default_parameters, n=1)
-                hint = f"; did you mean {closest[0]!r}?" if closest else ""
-                raise InputError(
-                    f"unknown keyword {name!r}{hint} (keywords: {', '.join(sorted(self.default_parameters))})"
-                )
-            check = _CHECKS.get(name)
-            if check is not None:
-                check(value)
-        if {"kpts", "gpts", "ecut"} & kwargs.keys():
-            self._mesh = self._box = None
-        if "txt" in kwargs:
-            self._log = Log(_in_directory(kwargs["txt"], self.directory))
-        return super().set(**kwargs)
+                hint = _closest(name, self.default_parameters)
+                raise InputError(f"unknown keyword {name!r}{hint} (keywords: {', '.join(self.default_parameters)})")
+            kwargs[name] = _plain(kwargs[name])
+            _CHECKS[name](kwargs[name])
+        changed = super().set(**kwargs)
+        if "txt" in changed:
+            self._log = Log(_in_directory(changed["txt"], self.directory))
+        if changed.keys() - {"txt"}:
+            self.atoms, self.results, self._solved, self._resolved = None, {}, None, None
+        if changed.keys() & {"xc", "pseudos"}:
+            self._found = {}
+        if changed.keys() & {"xc", "pseudos", "kpts", "gpts", "ecut"}:
+            self._grids = None
+        return changed
 
     def resolve(self, atoms: Atoms) -> dict[str, Any]:
         """The parameters with everything chosen for this geometry made explicit: ecut, mesh, FFT box, tables.
 
         A calculator built from them gives the same numbers.
         """
-        _check_atoms(atoms)
-        tables = self._tables(atoms)
-        symmetry = self._crystal_and_symmetry(atoms, tables)[1]
-        resolved = {k: v for k, v in self.parameters.items() if k not in ("txt", "device")}
-        resolved["xc"] = (
-            self.parameters["xc"] if isinstance(self.parameters["xc"], str) else repr(self.parameters["xc"])
-        )
-        resolved["ecut"] = self._ecut(tables)[0] * HARTREE
-        resolved["kpts"] = self._resolved_mesh(atoms).described
-        resolved["gpts"] = self._resolved_box(atoms, resolved["ecut"] / HARTREE, symmetry.box_multiples())
-        resolved["pseudos"] = {symbol: table.name for symbol, table in tables.items()}
-        return resolved
+        import torch
+
+        with torch.inference_mode(False):
+            return self._explicit(self._plan(atoms))
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
-        """The parameters, resolved for the last geometry if there is one: plain data for files and databases."""
-        if self._last is not None:
-            return self.resolve(self._last)
-        return {k: v for k, v in self.parameters.items() if k not in ("txt", "device")}
+        """The parameters, made explicit as by `resolve` once a geometry was calculated: plain data for files."""
+        parameters = self._resolved or {k: v for k, v in self.parameters.items() if k not in ("txt", "device")}
+        return parameters | {"xc": _description(parameters["xc"])}
+
+    def _explicit(self, plan: "_Plan") -> dict[str, Any]:
+        return {k: v for k, v in self.parameters.items() if k not in ("txt", "device")} | {
+            "ecut": plan.ecut * HARTREE,
+            "kpts": plan.grids.kpts,
+            "gpts": plan.grids.box,
+            "pseudos": {symbol: table.name for symbol, table in plan.tables.items()},
+        }
+
+    def _plan(self, atoms: Atoms) -> "_Plan":
+        """What is to be calculated for a geometry, everything automatic chosen; the calculator stays as it is."""
+        from .ks.symmetry import find_symmetry, identity
+
+        _check_atoms(atoms)
+        tables = self._tables(atoms)
+        crystal = self._crystal(atoms, tables)
+        symmetry = identity(len(atoms))
+        if self.parameters["symmetry"]:
+            kinds = [list(crystal.species).index(p) for p in crystal.potentials]
+            symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms)
+        ecut, source = self.parameters["ecut"], "given"
+        if ecut is None:
+            ecut, source = max(recommended_cutoff(table) for table in tables.values())
+        else:
+            ecut /= HARTREE
+        grids = self._grids
+        if grids is None or not grids.suits(atoms):
+            points, kpts = _mesh(self.parameters["kpts"], atoms)
+            grids = _Grids(points, kpts, (1, 1, 1), atoms.copy())
+        grids = replace(grids, box=self._box(crystal, symmetry, ecut, grids.box))
+        return _Plan(tables, crystal, symmetry, ecut, source, grids)
 
     def _tables(self, atoms: Atoms) -> "dict[str, GTH]":
-        family = pseudo_family(get_functional(self.parameters["xc"]))
-        return find_pseudos(atoms.get_chemical_symbols(), family, self.parameters["pseudos"])
+        symbols = dict.fromkeys(atoms.get_chemical_symbols())
+        if not symbols.keys() <= self._found.keys():
+            family = pseudo_family(get_functional(self.parameters["xc"]))
+            self._found = find_pseudos(list(symbols), family, self.parameters["pseudos"])
+        return {symbol: self._found[symbol] for symbol in symbols}
 
-    def _ecut(self, tables: "Mapping[str, GTH]") -> tuple[float, str]:
-        """Cutoff, Hartree, and where it comes from."""
-        if self.parameters["ecut"] is not None:
-            return self.parameters["ecut"] / HARTREE, "given"
-        return max(recommended_cutoff(table) for table in tables.values())
+    def _crystal(self, atoms: Atoms, tables: "Mapping[str, GTH]") -> "Crystal":
+        import torch
 
-    def _resolved_mesh(self, atoms: Atoms) -> "_Mesh":
-        if self._mesh is None or not self._mesh.suits(atoms, self.parameters["kpts"]):
-            self._mesh = _Mesh.of(self.parameters["kpts"], atoms)
-        return self._mesh
+        from .ks.crystal import Crystal
 
-    def _resolved_box(self, atoms: Atoms, ecut: float, multiples: tuple[int, int, int]) -> tuple[int, int, int]:
-        """FFT box: the one asked for, else one kept from a similar cell if it is large enough, else the smallest."""
+        potentials = tuple(tables[s] for s in atoms.get_chemical_symbols())
+        moments = self._moments(atoms, potentials)
+        return Crystal(
+            torch.as_tensor(atoms.cell.array / BOHR, dtype=torch.float64, device="cpu"),
+            torch.as_tensor(atoms.get_scaled_positions(wrap=False), dtype=torch.float64, device="cpu"),
+            potentials,
+            None if moments is None else torch.as_tensor(moments, dtype=torch.float64, device="cpu"),
+        )
+
+    def _moments(self, atoms: Atoms, potentials: "Sequence[GTH]") -> np.ndarray | None:
+        """Initial moments if the calculation is spin-polarised."""
+        moments = atoms.get_initial_magnetic_moments()
+        if moments.ndim != 1 or not np.isfinite(moments).all():
+            raise InputError("initial magnetic moments must be collinear, one finite number for each atom")
+        spinpol = self.parameters["spinpol"]
+        if spinpol is False and moments.any():
+            raise InputError("spinpol=False, but the atoms have initial magnetic moments")
+        for atom, (m, p) in enumerate(zip(moments, potentials)):
+            if abs(m) > p.valence:
+                raise InputError(f"atom {atom} has {p.valence} valence electrons, its moment cannot be {m}")
+        return moments if spinpol or moments.any() else None
+
+    def _box(
+        self, crystal: "Crystal", symmetry: "Symmetry", ecut: float, kept: tuple[int, int, int]
+    ) -> tuple[int, int, int]:
+        """FFT box: the one asked for, else the smallest that is not below the one kept and suits the symmetry."""
         from .ks.basis import box_holds_sphere, fft_box
 
-        lattice = _lattice(atoms)
         if self.parameters["gpts"] is not None:
-            n1, n2, n3 = (int(n) for n in self.parameters["gpts"])
-            if not box_holds_sphere((n1, n2, n3), lattice, ecut):
-                raise InputError(f"gpts {(n1, n2, n3)} cannot hold the density; at least {fft_box(lattice, ecut)}")
+            n1, n2, n3 = self.parameters["gpts"]
+            if not box_holds_sphere((n1, n2, n3), crystal.lattice, ecut):
+                needed = fft_box(crystal.lattice, ecut)
+                raise InputError(f"gpts={(n1, n2, n3)} cannot hold the density: at least {needed} are needed")
             return n1, n2, n3
-        box = fft_box(lattice, ecut, multiples)
-        if self._box is not None and self._mesh is not None and _similar(atoms, self._mesh.cellpar):
-            kept = self._box
-            return kept if box_holds_sphere(kept, lattice, ecut) else (
-                max(kept[0], box[0]), max(kept[1], box[1]), max(kept[2], box[2])
-            )  # fmt: skip
-        return box
+        box = fft_box(crystal.lattice, ecut, symmetry.box_multiples())
+        grown = max(kept[0], box[0]), max(kept[1], box[1]), max(kept[2], box[2])
+        return grown if len(symmetry.preserving_box(grown)) >= len(symmetry.preserving_box(box)) else box
 
     # -- calculation -----------------------------------------------------------------------------------------------
 
@@ -274,121 +328,92 @@ class NNXCCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Compute: one SCF for each geometry, forces and stress when first asked for."""
-        super().calculate(atoms, properties, system_changes)
-        atoms = self._present()
-        fingerprint = self._make_fingerprint(atoms)
-        if self._state is None or fingerprint != self._fingerprint:
-            self._fingerprint = None
-            self.results = {}
-            self._state = self._solve(atoms)
-            self._fingerprint = fingerprint
-        if not self.results:
-            self._collect_energies(self._state)
-        if {"forces", "stress"} & set(properties) and "forces" not in self.results:
-            self._collect_derivatives(self._state, "stress" in properties)
+        import torch
 
-    def _present(self) -> Atoms:
+        super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise InputError("no atoms to calculate: attach the calculator to an Atoms object or pass one")
-        return self.atoms
+        with torch.inference_mode(False), torch.no_grad():
+            state = self._ground_state(self.atoms)
+            if not self.results:
+                self._collect_energies(state)
+            if {"forces", "stress"} & set(properties) and "forces" not in self.results:
+                self._collect_derivatives(state)
+            if "stress" in properties:
+                self._watch_pulay_stress(self.atoms, state)
 
-    def _make_fingerprint(self, atoms: Atoms) -> tuple:
-        arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_initial_magnetic_moments())
-        parameters = {k: repr(v) for k, v in self.parameters.items() if k != "txt"}
-        return (*(np.ascontiguousarray(a).tobytes() for a in arrays), tuple(sorted(parameters.items())))
-
-    def _crystal_and_symmetry(self, atoms: Atoms, tables: "Mapping[str, GTH]") -> "tuple[Crystal, Symmetry]":
-        import torch
-
-        from .ks.crystal import Crystal
-        from .ks.symmetry import find_symmetry, identity
-
-        lattice = _lattice(atoms)
-        positions = torch.as_tensor(atoms.get_scaled_positions(wrap=False), dtype=torch.float64, device="cpu")
-        potentials = tuple(tables[s] for s in atoms.get_chemical_symbols())
-        moments = self._moments(atoms, potentials)
-        crystal = Crystal(lattice, positions, potentials, moments)
-        if not self.parameters["symmetry"]:
-            return crystal, identity(len(atoms))
-        kinds = [list(crystal.species).index(p) for p in potentials]
-        return crystal, find_symmetry(lattice, positions, kinds, moments)
-
-    def _moments(self, atoms: Atoms, potentials: "Sequence[GTH]") -> "torch.Tensor | None":
-        """Initial moments if the calculation is spin-polarised."""
-        import torch
-
-        moments = atoms.get_initial_magnetic_moments()
-        if moments.ndim != 1:
-            raise InputError("initial magnetic moments must be collinear, one number for each atom")
-        spinpol = self.parameters["spinpol"]
-        if spinpol is False and moments.any():
-            raise InputError("spinpol=False, but the atoms have initial magnetic moments")
-        if spinpol or (spinpol is None and moments.any()):
-            for atom, (m, p) in enumerate(zip(moments, potentials)):
-                if abs(m) > p.valence:
-                    raise InputError(f"atom {atom} has {p.valence} valence electrons, its moment cannot be {m}")
-            return torch.as_tensor(moments, dtype=torch.float64, device="cpu")
-        return None
+    def _ground_state(self, atoms: Atoms) -> "GroundState":
+        """That of the atoms, solved for unless it is the one held."""
+        geometry = _fingerprint(atoms)
+        if self._state is None or geometry != self._solved:
+            self._solved, self.results = None, {}  # whatever happens now, the old numbers are not these atoms'
+            self._state = self._solve(atoms)
+            self._solved = geometry
+        return self._state
 
     def _solve(self, atoms: Atoms) -> "GroundState":
+        import torch
+
         from .ks.basis import make_basis
         from .ks.occupations import Smearing
         from .ks.scf import ConvergenceError, SCFSettings, scf
 
-        _check_atoms(atoms)
         clock = time.perf_counter()
-        tables = self._tables(atoms)
-        functional = get_functional(self.parameters["xc"])
-        crystal, symmetry = self._crystal_and_symmetry(atoms, tables)
-        ecut, source = self._ecut(tables)
-        mesh = self._resolved_mesh(atoms)
-        self._box = self._resolved_box(atoms, ecut, symmetry.box_multiples())
-        device = _device(self.parameters["device"])
-        crystal, functional = crystal.to(device), functional.to(device)
-        smearing = Smearing(self.parameters["smearing"]["name"], self.parameters["smearing"]["width"] / HARTREE)
-        basis = make_basis(crystal, ecut, mesh.points, symmetry, self._box, self.parameters["smooth_cutoff"])
-        self._last = atoms.copy()
-        self._write_header(atoms, crystal, basis, source, len(symmetry), device)
+        p, plan, device = self.parameters, self._plan(atoms), _device(self.parameters["device"])
+        crystal, functional = plan.crystal.to(device), get_functional(p["xc"]).to(device)
+        basis = make_basis(crystal, plan.ecut, plan.grids.points, plan.symmetry, plan.grids.box, p["smooth_cutoff"])
+        _check_bands(p["nbands"], crystal.nelectrons, min(s.npw for s in basis.spheres))
+        smearing = Smearing(p["smearing"]["name"], p["smearing"]["width"] / HARTREE)
+        settings = SCFSettings(p["convergence"]["energy"] * crystal.nelectrons / HARTREE, p["maxiter"])
         start = self._state if self._state is not None and _can_start(self._state.crystal, crystal) else None
-        settings = SCFSettings(
-            self.parameters["convergence"]["energy"] * crystal.nelectrons / HARTREE, self.parameters["maxiter"]
-        )
+        self._write_header(atoms, plan, basis, device)
+        self._grids, self._resolved = plan.grids, self._explicit(plan)
         try:
-            state = scf(
-                crystal, basis, functional, smearing, self.parameters["nbands"], settings, start, self._log.step
-            )
+            state = scf(crystal, basis, functional, smearing, p["nbands"], settings, start, self._log.step)
         except ConvergenceError as error:
             self._log.write(f"  NOT CONVERGED: {error}")
             raise SCFError(
                 f"{error}. Try more steps (maxiter), a larger width of the smearing, or other initial magnetic moments"
             ) from error
-        except ValueError as error:  # nbands cannot hold the electrons
+        except torch.linalg.LinAlgError as error:
+            raise CalculationFailed(f"the SCF broke down: {error}") from error
+        except ValueError as error:  # the bands cannot hold the electrons
             raise InputError(str(error)) from error
         self._log.ground_state(state, time.perf_counter() - clock)
         return state
 
-    def _write_header(
-        self, atoms: Atoms, crystal: "Crystal", basis: "Basis", source: str, nsym: int, device: "torch.device"
-    ) -> None:
-        tables = {p.name: f"{p.symbol} {p.name} (sha256 {table_digest(p)[:12]})" for p in crystal.species}
+    def _write_header(self, atoms: Atoms, plan: "_Plan", basis: "Basis", device: "torch.device") -> None:
+        tables = (f"{s} {t.name} (sha256 {table_digest(t)[:12]})" for s, t in plan.tables.items())
+        kpts = plan.grids.kpts if isinstance(plan.grids.kpts, dict) else "as given"
         kept = len(basis.symmetry)
+        dropped = len(plan.symmetry) - kept
         facts = {
             "atoms": atoms.get_chemical_formula(),
-            "functional": self.parameters["xc"],
-            "tables": ", ".join(tables.values()),
-            "cutoff": f"{basis.ecut * HARTREE:.2f} eV ({source}){', smooth' if basis.smooth_cutoff else ''}",
-            "k-points": f"{self._mesh.described if self._mesh else ''}, {len(basis.spheres)} irreducible",
+            "functional": _description(self.parameters["xc"]),
+            "tables": ", ".join(tables),
+            "cutoff": f"{plan.ecut * HARTREE:.2f} eV ({plan.source}){', smooth' if basis.smooth_cutoff else ''}",
+            "k-points": f"{kpts}, {len(basis.spheres)} of {len(plan.grids.points)} irreducible",
             "FFT box": " x ".join(map(str, basis.grid.shape)),
-            "symmetry": f"{kept} operations"
-            + (f" ({nsym - kept} dropped: they do not map mesh or box)" if kept < nsym else ""),
+            "symmetry": f"{kept} operations{f' ({dropped} dropped: they do not map mesh or box)' if dropped else ''}",
             "plane waves": f"{min(s.npw for s in basis.spheres)} to {max(s.npw for s in basis.spheres)}",
             "smearing": "{name}, {width} eV".format(**self.parameters["smearing"]),
-            "spin": "polarised" if crystal.nspin == 2 else "paired",
+            "spin": "paired" if plan.crystal.magmoms is None else "polarised",
             "device": device,
         }
-        self._log.header(f"ase_nnxc {__version__}", facts)
-        if crystal.nspin == 1 and MAGNETIC & set(atoms.get_chemical_symbols()):
-            self._log.write("  note: Cr, Mn, Fe, Co or Ni without initial magnetic moments: no magnetism is looked for")
+        self._log.header(f"ase_nnxc {__version__}", facts, self._notes(atoms, plan))
+
+    def _notes(self, atoms: Atoms, plan: "_Plan") -> list[str]:
+        """What a reader of the log should not miss."""
+        notes = []
+        if plan.crystal.magmoms is None and MAGNETIC & set(atoms.get_chemical_symbols()):
+            notes.append("Cr, Mn, Fe, Co or Ni without initial magnetic moments: no magnetism is looked for")
+        old = self._grids
+        if old is not None and np.array_equal(old.atoms.numbers, atoms.numbers):
+            if not old.suits(atoms):
+                notes.append("the cell has changed by more than 25 %: k-points and FFT box are chosen anew")
+            elif old.box != plan.grids.box:
+                notes.append(f"the FFT box was {' x '.join(map(str, old.box))} before")
+        return notes
 
     def _collect_energies(self, state: "GroundState") -> None:
         free, energy = state.free_energy * HARTREE, state.energy * HARTREE
@@ -400,93 +425,98 @@ class NNXCCalculator(Calculator):
         if state.crystal.nspin == 2:
             self._log.magnetisation(state.total_moment, magmoms)
 
-    def _collect_derivatives(self, state: "GroundState", stress_asked: bool) -> None:
+    def _collect_derivatives(self, state: "GroundState") -> None:
         forces, stress = (x.cpu().numpy() for x in state.derivatives())
         forces, stress = forces * (HARTREE / BOHR), full_3x3_to_voigt_6_stress(stress) * (HARTREE / BOHR**3)
         if not (np.isfinite(forces).all() and np.isfinite(stress).all()):
             raise CalculationFailed("forces or stress are not numbers")
         self.results.update(forces=forces, stress=stress)
         self._log.derivatives(forces, stress)
-        if stress_asked:
-            self._watch_pulay_stress(state)
 
-    def _watch_pulay_stress(self, state: "GroundState") -> None:
+    def _watch_pulay_stress(self, atoms: Atoms, state: "GroundState") -> None:
         """Warn, once, when a cell is being relaxed with a cutoff at which the stress is far from converged."""
-        cell = self._present().cell.array
-        moved = self._stress_cell is not None and not np.array_equal(cell, self._stress_cell)
-        self._stress_cell = cell.copy()
-        if self._warned or not moved or state.basis.smooth_cutoff:
-            return
         from .ks.pulay import pulay_pressure
 
+        before, self._stressed = self._stressed, atoms.copy()
+        moved = (
+            before is not None and np.array_equal(before.numbers, atoms.numbers) and (before.cell != atoms.cell).any()
+        )
+        if self._warned or not moved or state.basis.smooth_cutoff:
+            return
         pressure = pulay_pressure(state) * HARTREE / BOHR**3 / GPA
         if abs(pressure) > PULAY:
             self._warned = True
             warnings.warn(
-                f"the cutoff of {state.basis.ecut * HARTREE:.0f} eV is not converged: the stress is off by a Pulay pressure "
-                f"of about {pressure:.1f} GPa, and a relaxed cell with it; use smooth_cutoff=True or a higher ecut",
+                f"the cutoff of {state.basis.ecut * HARTREE:.0f} eV is not converged: the stress is off by a Pulay "
+                f"pressure of about {pressure:.1f} GPa, and a relaxed cell with it; use smooth_cutoff=True or a higher "
+                "ecut",
                 stacklevel=2,
             )
 
 
 @dataclass(frozen=True)
-class _Mesh:
-    """A mesh of k-points, found for one cell and kept for similar ones."""
+class _Grids:
+    """Mesh of k-points and FFT box, chosen for one cell and kept for similar ones."""
 
     points: "torch.Tensor"  # (nk, 3) the whole mesh, fractional
-    described: Any  # what to give as kpts to get it again
-    fixed: bool  # asked for by its size, not by a density
-    cellpar: np.ndarray
+    kpts: Any  # what to give as kpts to get it again
+    box: tuple[int, int, int]
+    atoms: Atoms  # chosen for these
 
-    @classmethod
-    def of(cls, kpts: Any, atoms: Atoms) -> "_Mesh":
-        import torch
-
-        fixed = True
-        described: Any
-        try:
-            if isinstance(kpts, Mapping):
-                fixed = "density" not in kpts
-                size, offsets = kpts2sizeandoffsets(atoms=atoms, **kpts)
-                points = monkhorst_pack(size) + offsets
-                described = {"size": tuple(int(n) for n in size)}
-                if kpts.get("gamma") is not None:
-                    described["gamma"] = bool(kpts["gamma"])
-            else:
-                array = np.asarray(kpts)
-                points = monkhorst_pack(kpts) if array.shape == (3,) else array.astype(float)
-                described = array.tolist() if array.ndim == 2 else {"size": tuple(int(n) for n in kpts)}
-        except (TypeError, ValueError, KeyError) as error:
-            raise InputError(f"kpts={kpts!r} makes no mesh: {error}") from error
-        return cls(torch.as_tensor(points, dtype=torch.float64, device="cpu"), described, fixed, atoms.cell.cellpar())
-
-    def suits(self, atoms: Atoms, kpts: Any) -> bool:
-        return self.fixed or _similar(atoms, self.cellpar)
+    def suits(self, atoms: Atoms) -> bool:
+        """Whether it is the same crystal with lengths and angles of the cell within 25 %."""
+        if not np.array_equal(atoms.numbers, self.atoms.numbers):
+            return False
+        return bool((np.abs(atoms.cell.cellpar() / self.atoms.cell.cellpar() - 1) < SIMILAR).all())
 
 
-def _similar(atoms: Atoms, cellpar: np.ndarray) -> bool:
-    """Whether lengths and angles of the cell are within 25 % of `cellpar`."""
-    return bool((np.abs(atoms.cell.cellpar() / cellpar - 1) < SIMILAR).all())
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be calculated for one geometry."""
+
+    tables: "dict[str, GTH]"
+    crystal: "Crystal"
+    symmetry: "Symmetry"
+    ecut: float  # Hartree
+    source: str  # of the cutoff
+    grids: _Grids
 
 
-def _lattice(atoms: Atoms) -> "torch.Tensor":
-    """Lattice vectors, bohr."""
+def _mesh(kpts: Any, atoms: Atoms) -> "tuple[torch.Tensor, Any]":
+    """All k-points (nk, 3), fractional, and what to give as kpts to get them again in any cell."""
     import torch
 
-    return torch.as_tensor(atoms.cell.array / BOHR, dtype=torch.float64, device="cpu")
+    if _are_counts(kpts):
+        kpts = {"size": kpts}
+    if isinstance(kpts, dict):
+        size, offsets = kpts2sizeandoffsets(atoms=atoms, **kpts)
+        points = monkhorst_pack(size) + offsets
+        gamma = {} if kpts.get("gamma") is None else {"gamma": kpts["gamma"]}
+        kpts = {"size": tuple(int(n) for n in size)} | gamma
+    else:
+        points = np.array(kpts)
+    return torch.as_tensor(points, dtype=torch.float64, device="cpu"), kpts
 
 
-def _device(name: str) -> "torch.device":
+def _fingerprint(atoms: Atoms) -> tuple[bytes, ...]:
+    """What the numbers of a geometry depend on."""
+    arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_initial_magnetic_moments())
+    return tuple(np.ascontiguousarray(a).tobytes() for a in arrays)
+
+
+def _device(name: Any) -> "torch.device":
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"unknown device {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {name!r} was asked for, but torch finds no CUDA device")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device={name!r}: auto, cpu or cuda is expected")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device={name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA devices")
     return device
 
 
@@ -497,8 +527,28 @@ def _can_start(old: "Crystal", new: "Crystal") -> bool:
     return old.magmoms is None or new.magmoms is None or bool((old.magmoms == new.magmoms).all())
 
 
+def _description(xc: "str | Functional") -> str:
+    """Name of a functional; of an object its class and numbers, with a digest of its tensors if it has any."""
+    if isinstance(xc, str):
+        return xc
+    tensors = xc.state_dict()
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return " ".join(repr(xc).split()) + (f" (sha256 {digest.hexdigest()[:12]})" if tensors else "")
+
+
 def _in_directory(txt: Any, directory: str) -> Any:
-    return Path(directory) / txt if isinstance(txt, str | Path) and txt != "-" else txt
+    return Path(directory) / txt if isinstance(txt, str | os.PathLike) and txt != "-" else txt
+
+
+def _plain(value: Any) -> Any:
+    """Copies of dicts and sequences, lists of arrays, Python numbers of numpy's: nobody changes these later."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else value
 
 
 # -- checks of the input ----------------------------------------------------------------------------------------------
@@ -521,6 +571,14 @@ def _check_atoms(atoms: Atoms) -> None:
         raise InputError(f"atoms {i} and {j}{image} are {d:.3f} Angstrom apart: they sit on top of each other")
 
 
+def _check_bands(nbands: int | None, nelectrons: int, npw: int) -> None:
+    if nbands is not None and not nelectrons <= 2 * nbands <= 2 * npw:
+        least = math.ceil(nelectrons / 2)
+        raise InputError(
+            f"nbands={nbands}: {nelectrons} electrons need {least} at least, {npw} plane waves make no more"
+        )
+
+
 def _check_xc(xc: Any) -> None:
     get_functional(xc)
 
@@ -531,44 +589,42 @@ def _check_ecut(ecut: Any) -> None:
 
 
 def _check_smearing(smearing: Any) -> None:
-    if not isinstance(smearing, Mapping) or set(smearing) != {"name", "width"}:
+    if not isinstance(smearing, dict) or set(smearing) != {"name", "width"}:
         raise InputError(f"smearing={smearing!r}: a dict with name and width (eV) is expected")
-    if smearing["name"] not in SMEARINGS:
-        closest = difflib.get_close_matches(str(smearing["name"]), SMEARINGS, n=1)
-        hint = f"; did you mean {closest[0]!r}?" if closest else ""
-        raise InputError(f"unknown smearing {smearing['name']!r}{hint} ({', '.join(SMEARINGS)})")
-    if not (_is_number(smearing["width"]) and 1e-4 <= smearing["width"] <= 10):
-        raise InputError(f"smearing width {smearing['width']!r}: it is in eV, positive and at most 10 (300 K is 0.026)")
+    name, width = smearing["name"], smearing["width"]
+    if name not in SMEARINGS:
+        raise InputError(f"unknown smearing {name!r}{_closest(name, SMEARINGS)} ({', '.join(SMEARINGS)})")
+    if not (_is_number(width) and 1e-4 <= width <= 10):
+        raise InputError(f"smearing width {width!r}: it is in eV, from 0.0001 to 10 (300 K is 0.026)")
 
 
 def _check_kpts(kpts: Any) -> None:
-    if isinstance(kpts, Mapping):
-        unknown = set(kpts) - {"size", "density", "gamma", "even"}
-        if unknown or ("size" in kpts) == ("density" in kpts):
-            raise InputError(f"kpts={kpts!r}: size or density, gamma and even are its keys")
-        if "density" in kpts and not (_is_number(kpts["density"]) and kpts["density"] > 0):
-            raise InputError(f"kpts={kpts!r}: the density is in points per inverse Angstrom, positive")
-        if "density" in kpts:
-            return
-        kpts = kpts["size"]
-    try:
-        array = np.asarray(kpts, dtype=float)
-    except (TypeError, ValueError):
-        array = np.zeros(0)
-    mesh = array.shape == (3,) and (array >= 1).all() and (array == array.round()).all()
-    points = array.ndim == 2 and array.shape[1:] == (3,) and len(array) > 0 and bool(np.isfinite(array).all())
-    if not (mesh or points):
-        raise InputError(f"kpts={kpts!r}: three positive integers, a dict, or an array (nk, 3) is expected")
+    if not isinstance(kpts, dict):
+        if not (_are_counts(kpts) or _are_points(kpts)):
+            raise InputError(f"kpts={kpts!r}: three positive integers, a dict, or an array (nk, 3) is expected")
+        return
+    if set(kpts) - {"size", "density", "gamma", "even"} or ("size" in kpts) == ("density" in kpts):
+        raise InputError(f"kpts={kpts!r}: size or density, gamma and even are its keys")
+    if "density" in kpts and not (_is_number(kpts["density"]) and kpts["density"] > 0):
+        raise InputError(f"kpts={kpts!r}: the density is in points per inverse Angstrom, positive")
+    if "size" in kpts and not _are_counts(kpts["size"]):
+        raise InputError(f"kpts={kpts!r}: the size is three positive integers")
+    for key in ("gamma", "even"):
+        _check_flag(f"{key} of kpts", optional=True)(kpts.get(key))
+
+
+def _check_pseudos(pseudos: Any) -> None:
+    find_pseudos((), "", pseudos)
 
 
 def _check_gpts(gpts: Any) -> None:
-    if gpts is not None and not (len(gpts) == 3 and all(isinstance(n, int | np.integer) and n > 0 for n in gpts)):
+    if gpts is not None and not _are_counts(gpts):
         raise InputError(f"gpts={gpts!r}: three positive integers are expected")
 
 
 def _check_count(name: str, optional: bool) -> Callable[[Any], None]:
     def check(value: Any) -> None:
-        if not (optional and value is None) and not (isinstance(value, int | np.integer) and value > 0):
+        if not (optional and value is None) and not _is_count(value):
             raise InputError(f"{name}={value!r}: a positive integer is expected")
 
     return check
@@ -576,33 +632,65 @@ def _check_count(name: str, optional: bool) -> Callable[[Any], None]:
 
 def _check_flag(name: str, optional: bool = False) -> Callable[[Any], None]:
     def check(value: Any) -> None:
-        if not (isinstance(value, bool | np.bool_) or (optional and value is None)):
+        if not (isinstance(value, bool) or (optional and value is None)):
             raise InputError(f"{name}={value!r}: True or False is expected")
 
     return check
 
 
 def _check_convergence(convergence: Any) -> None:
-    if not isinstance(convergence, Mapping) or set(convergence) != {"energy"}:
+    if not isinstance(convergence, dict) or set(convergence) != {"energy"}:
         raise InputError(f"convergence={convergence!r}: a dict with the key energy (eV per electron) is expected")
     if not (_is_number(convergence["energy"]) and 0 < convergence["energy"] < 1):
         raise InputError(f"convergence={convergence!r}: the energy is in eV per electron, positive and below 1")
 
 
+def _check_device(device: Any) -> None:
+    _device(device)
+
+
+def _check_txt(txt: Any) -> None:
+    if txt is not None and not isinstance(txt, str | os.PathLike) and not hasattr(txt, "write"):
+        raise InputError(f"txt={txt!r}: None, '-', a path or an open file is expected")
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_counts(value: Any) -> bool:
+    """Three positive integers."""
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_count, value))
+
+
+def _are_points(value: Any) -> bool:
+    """One or more triples of numbers."""
+    rows = value if isinstance(value, list | tuple) else ()
+    return len(rows) > 0 and all(isinstance(r, list | tuple) and len(r) == 3 and all(map(_is_number, r)) for r in rows)
+
+
+def _closest(name: object, known: Sequence[str] | Mapping[str, Any]) -> str:
+    matches = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "xc": _check_xc,
     "ecut": _check_ecut,
-    "smearing": _check_smearing,
     "kpts": _check_kpts,
-    "gpts": _check_gpts,
-    "nbands": _check_count("nbands", optional=True),
-    "maxiter": _check_count("maxiter", optional=False),
+    "smearing": _check_smearing,
+    "pseudos": _check_pseudos,
     "spinpol": _check_flag("spinpol", optional=True),
+    "nbands": _check_count("nbands", optional=True),
+    "gpts": _check_gpts,
     "symmetry": _check_flag("symmetry"),
     "smooth_cutoff": _check_flag("smooth_cutoff"),
     "convergence": _check_convergence,
+    "maxiter": _check_count("maxiter", optional=False),
+    "device": _check_device,
+    "txt": _check_txt,
 }

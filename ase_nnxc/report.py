@@ -1,7 +1,7 @@
 """The text log of a calculation: a header, one line for each SCF step, the energy components."""
 
-import sys
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -20,34 +20,29 @@ class Log:
     Parameters
     ----------
     txt : None, "-", path or open file
-        Where to. A file given by its path is opened at the first line written and stays open.
+        Where to. A file given by its path is opened for each piece written, so that none stays open.
     """
 
-    def __init__(self, txt: "str | Path | IO[str] | None"):
+    def __init__(self, txt: "str | os.PathLike[str] | IO[str] | None"):
         self.txt = txt
-        self._file: IO[str] | None = None
-
-    def __getstate__(self) -> dict:
-        """Open files are not carried along by pickle or deepcopy; a path is opened anew."""
-        return {"txt": self.txt if isinstance(self.txt, str | Path) else None, "_file": None}
 
     def write(self, *lines: str) -> None:
-        """Write lines and flush them."""
-        if self.txt is None:
-            return
-        if self._file is None:
-            if isinstance(self.txt, str | Path):
-                self._file = sys.stdout if self.txt == "-" else Path(self.txt).open("a", encoding="utf-8")  # noqa: SIM115
-            else:
-                self._file = self.txt
-        self._file.write("".join(f"{line}\n" for line in lines))
-        self._file.flush()
+        """Write lines at once."""
+        text = "".join(f"{line}\n" for line in lines)
+        if self.txt == "-":
+            print(text, end="", flush=True)
+        elif isinstance(self.txt, str | os.PathLike):
+            with Path(self.txt).open("a", encoding="utf-8") as file:
+                file.write(text)
+        elif self.txt is not None:
+            print(text, end="", flush=True, file=self.txt)
 
-    def header(self, title: str, facts: Mapping[str, object]) -> None:
-        """A title and a table of facts."""
+    def header(self, title: str, facts: Mapping[str, object], notes: Sequence[str]) -> None:
+        """A title, a table of facts, and notes."""
         width = max(map(len, facts))
-        self.write("", title, *(f"  {name:<{width}}  {value}" for name, value in facts.items()), "")
-        self.write("  step     free energy / eV   error / eV   Fermi / eV   moment    seconds")
+        self.write("", title, *(f"  {name:<{width}}  {value}" for name, value in facts.items()))
+        self.write(*(f"  note: {note}" for note in notes))
+        self.write("", "  step     free energy / eV   error / eV   Fermi / eV   moment    seconds")
 
     def step(self, step: "Step") -> None:
         """One SCF step."""

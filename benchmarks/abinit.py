@@ -31,7 +31,7 @@ rprim
 {cell}
 xred
 {positions}
-ecut {ecut!r} ixc {ixc} occopt {occopt} tsmear {width!r}
+ecut {ecut!r} ixc {ixc} occopt {occopt} tsmear {width!r} {box}
 kptopt 1 ngkpt {kpts} nshiftk 1 shiftk 0 0 0
 nstep 100 tolvrs 1e-13 optforces 1 optstress 1 chkprim 0 chksymtnons 0
 prtwf 0 prtden 0 prteig 0 prtgsr 0 prtebands 0
@@ -47,6 +47,7 @@ def run_abinit(
     smearing: str = "gaussian",
     width: float = 0.01,
     pseudo: str = "gth-pbe",
+    fft: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Self-consistent field, forces and stress by ABINIT, without spin polarisation.
 
@@ -66,6 +67,8 @@ def run_abinit(
         Width of the smearing in Hartree.
     pseudo
         Family of the tables, such as "gth-pbe".
+    fft
+        FFT box (n1, n2, n3); None is ABINIT's choice.
 
     Returns
     -------
@@ -94,6 +97,7 @@ def run_abinit(
             ixc=IXC[xc],
             occopt=OCCOPT[smearing],
             width=width,
+            box="ngfft " + " ".join(map(str, fft)) if fft else "",
             kpts=" ".join(map(str, kpts)),
         )
         valence = {s: write_psp10(s, pseudo, folder / f"{s}.psp10") for s in species}

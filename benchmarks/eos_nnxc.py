@@ -97,8 +97,8 @@ def calculator(solid: Solid, fft: Sequence[int] | None) -> NNXCCalculator:
 def complete(name: str, fft: Sequence[int] | None) -> dict[str, Any]:
     """Compute the points of a scan that the file lacks; the largest volume, computed first, sets a box not given."""
     solid = SOLIDS[name]
-    settings = {"start_a_A": solid.a, "moment": solid.moment, **solid.settings(), "fft": fft}
-    del settings["conv_thr"]  # pw.x's
+    common = {key: value for key, value in solid.settings().items() if key not in ("conv_thr", "nbands")}
+    settings = {"start_a_A": solid.a, "moment": solid.moment, **common, "fft": fft}
     scan = scans(PATH).get(name)
     if scan is None or scan["settings"] != settings:
         scan = {"settings": settings, "points": []}

@@ -3,10 +3,11 @@
     python benchmarks/measure_cutoffs.py [NAME ...]
 
 For each crystal of CRYSTALS the lattice constant is found with ase_nnxc at a converged cutoff and at a ladder of
-cutoffs below it, downward until the error exceeds TOLERANCE, from five volumes within 4 % at a coarse mesh (on which the
-convergence with the cutoff hardly depends). A user's scan may have the blow-up of the kinetic energy on or off: both
-are measured, and the larger of the two errors counts. The cutoff kept is the smallest above which all are within
-TOLERANCE, rounded up to 5 Ha. Prints the ladder, keeps it in benchmarks/cutoffs.json.
+cutoffs below it, downward until the error exceeds TOLERANCE, from five volumes within 4 % at a coarse mesh (on which
+the convergence with the cutoff hardly depends). A user's scan may have the blow-up of the kinetic energy on or off:
+both are measured, and the larger of the two errors counts. Recommended is the smallest cutoff down to which all are
+within TOLERANCE, rounded up to 5 Ha, and at least MINIMUM of estimate_cutoffs.py: the lattice constants of soft tables
+converge before anything else does. Prints the ladder and keeps it in benchmarks/cutoffs.json.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from ase_nnxc.fit import fit_birch_murnaghan
 
 PATH = Path(__file__).parent / "cutoffs.json"
 SOURCE = (
-    f"Measured with ase_nnxc {__version__} by `python benchmarks/measure_cutoffs.py`, PBE. Cutoffs in Hartree, errors in "
-    "per cent of the lattice constant at the converged cutoff: smooth with the blow-up of the kinetic energy, plain "
+    f"Measured with ase_nnxc {__version__} by `python benchmarks/measure_cutoffs.py`, PBE. Cutoffs in Hartree, errors "
+    "in per cent of the lattice constant at the converged cutoff: smooth with the blow-up of the kinetic energy, plain "
     "without."
 )
 TOLERANCE = 0.1  # per cent
@@ -49,7 +50,7 @@ class Crystal:
     a
         Lattice constant around which to scan, in Angstrom.
     q
-        Valence charge of the table by element; the first needs the highest cutoff, and it is its table that is measured.
+        Valence charge of the table by element; the first needs the highest cutoff and is the one measured.
     converged
         Cutoff of the reference, Hartree.
     kpts
@@ -69,15 +70,15 @@ CRYSTALS = {
     "Si-q4": Crystal("Si", "diamond", 5.47, {"Si": 4}, 45, 4),
     "C-q4": Crystal("C", "diamond", 3.57, {"C": 4}, 90, 4),
     "Mg-q2": Crystal("Mg", "fcc", 4.52, {"Mg": 2}, 40, 6),
-    "Ag-q19": Crystal("Ag", "fcc", 4.16, {"Ag": 19}, 80, 4),
-    "Pd-q18": Crystal("Pd", "fcc", 3.94, {"Pd": 18}, 80, 4),
+    "Ag-q19": Crystal("Ag", "fcc", 4.16, {"Ag": 19}, 80, 3),
+    "Pd-q18": Crystal("Pd", "fcc", 3.94, {"Pd": 18}, 80, 3),
     "Ca-q10": Crystal("Ca", "fcc", 5.53, {"Ca": 10}, 80, 4),
     "O-q6": Crystal("MgO", "rocksalt", 4.27, {"O": 6, "Mg": 2}, 150, 3),
-    "Cu-q11": Crystal("Cu", "fcc", 3.65, {"Cu": 11}, 150, 4),
-    "Ni-q18": Crystal("Ni", "fcc", 3.52, {"Ni": 18}, 180, 4),
-    "Cu-q19": Crystal("Cu", "fcc", 3.63, {"Cu": 19}, 180, 4),
+    "Cu-q11": Crystal("Cu", "fcc", 3.65, {"Cu": 11}, 150, 3),
+    "Ni-q18": Crystal("Ni", "fcc", 3.52, {"Ni": 18}, 180, 3),
+    "Cu-q19": Crystal("Cu", "fcc", 3.63, {"Cu": 19}, 180, 3),
     "F-q7": Crystal("CaF2", "fluorite", 5.52, {"F": 7, "Ca": 10}, 180, 2),
-    "Mg-q10": Crystal("MgO", "rocksalt", 4.25, {"Mg": 10, "O": 6}, 240, 3),
+    "Mg-q10": Crystal("MgO", "rocksalt", 4.25, {"Mg": 10, "O": 6}, 240, 2),
 }
 
 
@@ -112,10 +113,10 @@ def measure(crystal: Crystal) -> dict[str, Any]:
     print(f"{crystal.formula} {crystal.q}: {reference:.4f} Angstrom at {crystal.converged} Ha", flush=True)
     ladder: list[dict[str, float]] = []
     while not ladder or worst(ladder[-1]) <= TOLERANCE:
-        ecut = round(crystal.converged / STEP ** (len(ladder) + 1))
+        ecut = round(crystal.converged / STEP ** (len(ladder) + 1), 1)
         found = lattice_constants(crystal, ecut, calc)
         ladder.append({"ecut": ecut, **{mode: round(100 * (a / reference - 1), 4) for mode, a in found.items()}})
-        print("  {ecut:3d} Ha   smooth {smooth:+.3f} %   plain {plain:+.3f} %".format(**ladder[-1]), flush=True)
+        print("  {ecut:5.1f} Ha   smooth {smooth:+.3f} %   plain {plain:+.3f} %".format(**ladder[-1]), flush=True)
     return {**asdict(crystal), "reference_a_A": reference, "errors": ladder}
 
 
@@ -125,9 +126,9 @@ def worst(rung: dict[str, float]) -> float:
 
 
 def recommended(record: dict[str, Any]) -> int:
-    """The smallest cutoff of a ladder within the tolerance, rounded up to 5 Ha."""
+    """The smallest cutoff of a ladder within the tolerance, rounded up to 5 Ha, and at least that of the estimates."""
     passed = [rung["ecut"] for rung in record["errors"] if worst(rung) <= TOLERANCE]
-    return 5 * math.ceil(min(passed, default=record["converged"]) / 5)
+    return max(5 * math.ceil(min(passed, default=record["converged"]) / 5), round(estimate_cutoffs.MINIMUM))
 
 
 def main() -> None:
@@ -137,14 +138,14 @@ def main() -> None:
     for name in parser.parse_args().names or CRYSTALS:
         record = measure(CRYSTALS[name])
         records = json.loads(PATH.read_text())["tables"] if PATH.exists() else {}
-        records = {**records, name: {**record, "recommended": recommended(record)}}
+        records[name] = record
         PATH.write_text(json.dumps({"source": SOURCE, "tables": records}, indent=1) + "\n")
         print(f"{name}: {recommended(record)} Ha recommended", flush=True)
         measured: estimate_cutoffs.Cutoffs = {}
         for table in CRYSTALS:
             if table in records:
                 symbol, q = table.split("-")
-                measured.setdefault(symbol, {})[f"gth-pbe-{q}"] = records[table]["recommended"]
+                measured.setdefault(symbol, {})[f"gth-pbe-{q}"] = recommended(records[table])
         data = json.loads(estimate_cutoffs.OUTPUT.read_text())
         estimate_cutoffs.write(measured, data["estimated"])
 

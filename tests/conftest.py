@@ -19,3 +19,9 @@ def shared_reference() -> Path:
 def qe_records() -> dict[str, dict]:
     """Records of Quantum ESPRESSO by name."""
     return json.loads((Path(__file__).parent / "data" / "qe_gth.json").read_text())["records"]
+
+
+@pytest.fixture(scope="session")
+def abinit_records() -> dict[str, dict]:
+    """Records of ABINIT by name."""
+    return json.loads((Path(__file__).parent / "data" / "abinit_gth.json").read_text())["records"]

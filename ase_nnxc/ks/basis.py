@@ -76,7 +76,7 @@ def _integers_in_sphere(reciprocal: Tensor, centre: Tensor, radius: float) -> Te
     return triples[q2 <= radius**2 * (1 + 1e-12)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sphere:
     """The plane waves of one k-point.
 
@@ -107,7 +107,7 @@ class Sphere:
         return (self.miller.to(reciprocal.dtype) + self.kpoint) @ reciprocal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DensityGrid:
     """The FFT box and the half-sphere |G| <= 2 sqrt(2 ecut) of the density's Fourier coefficients.
 
@@ -155,7 +155,7 @@ class DensityGrid:
         return ((a.real * b.real + a.imag * b.imag) * self.multiplicity).sum(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Basis:
     """Everything about the plane waves of one cell.
 

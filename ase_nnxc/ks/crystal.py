@@ -10,7 +10,7 @@ from torch import Tensor
 from .pseudo import GTH
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Crystal:
     """Lattice, positions and pseudopotentials of one unit cell.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .hamiltonian import Hamiltonian
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Eigenpairs:
     """Result of one diagonalisation.
 

@@ -24,7 +24,7 @@ from .terms.nonlocal_ import coupling, projectors
 from .terms.xc import xc_energy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GroundState:
     """The result of an SCF.
 

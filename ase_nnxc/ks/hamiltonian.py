@@ -41,7 +41,7 @@ def from_box(box: Tensor, sphere: Sphere) -> Tensor:
     return spare.view(len(box), -1).index_select(1, sphere.index)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hamiltonian:
     """H at one k-point for one spin.
 

@@ -78,7 +78,7 @@ class Symmetry:
 
     def preserving_box(self, fft_shape: Sequence[int]) -> "Symmetry":
         """Subgroup of the operations that take points of the FFT box to points of it."""
-        n = torch.tensor(fft_shape, dtype=torch.int64)
+        n = torch.tensor(fft_shape, dtype=torch.int64, device="cpu")
         steps = self.rotations * n[:, None]  # p' = n W (p / n) + n w: W_ij n_i / n_j and w_i n_i must be integers
         shifts = self.translations * n
         kept = (steps % n == 0).all((1, 2)) & ((shifts - shifts.round()).abs() < _GRID_TOLERANCE).all(1)
@@ -125,11 +125,11 @@ class Symmetry:
         """
         if len(self.preserving_box(fft_shape)) < len(self):
             raise ValueError(f"some operations do not map a box of {tuple(fft_shape)} points to itself")
-        n = torch.tensor(fft_shape, dtype=torch.int64)
+        n = torch.tensor(fft_shape, dtype=torch.int64, device="cpu")
         steps = (self.rotations * n[:, None] // n).to(torch.int32)
         shifts = (self.translations * n).round().to(torch.int32)
-        points = [torch.arange(size, dtype=torch.int32) for size in fft_shape]
-        smallest = torch.arange(int(n.prod()), dtype=torch.int32)
+        points = [torch.arange(size, dtype=torch.int32, device="cpu") for size in fft_shape]
+        smallest = torch.arange(int(n.prod()), dtype=torch.int32, device="cpu")
         for step, shift in zip(steps, shifts):
             smallest = torch.minimum(smallest, _image_of_box(step, shift, points))
         # the smallest index among the images of a point belongs to its orbit: the operations are a group
@@ -168,9 +168,9 @@ class Symmetry:
 def identity(natoms: int) -> Symmetry:
     """No symmetry at all, not even time reversal."""
     return Symmetry(
-        rotations=torch.eye(3, dtype=torch.int64)[None],
-        translations=torch.zeros((1, 3), dtype=torch.float64),
-        atom_maps=torch.arange(natoms)[None],
+        rotations=torch.eye(3, dtype=torch.int64, device="cpu")[None],
+        translations=torch.zeros((1, 3), dtype=torch.float64, device="cpu"),
+        atom_maps=torch.arange(natoms, device="cpu")[None],
         time_reversal=False,
     )
 
@@ -247,7 +247,7 @@ def monkhorst_pack(size: Sequence[int], gamma: bool) -> Tensor:
         raise ValueError(f"a mesh of k-points has three positive integers, not {size}")
     axes = []
     for n in map(int, size):
-        numerators = 2 * torch.arange(n, dtype=torch.int64) - n + 1  # u = (2 r - n + 1) / 2 n, r = 0 ... n - 1
+        numerators = 2 * torch.arange(n, dtype=torch.int64, device="cpu") - n + 1  # u = (2 r - n + 1) / 2 n, r = 0 ... n - 1
         if gamma and n % 2 == 0:
             numerators += 1
         axes.append(numerators.to(torch.float64) / (2 * n))
@@ -265,7 +265,7 @@ def _k_label(kpts: np.ndarray, time_reversal: bool) -> np.ndarray:
 
 def _image_of_box(steps: Tensor, shifts: Tensor, points: Sequence[Tensor]) -> Tensor:
     """Flattened index (ngrid,) int32 of the image of each point of a box: p' = steps p + shifts, modulo the box."""
-    image = torch.zeros((1, 1, 1), dtype=torch.int32)
+    image = torch.zeros((1, 1, 1), dtype=torch.int32, device="cpu")
     for step, shift, axis in zip(steps, shifts, points):
         n = len(axis)
         x, y, z = (a * p % n for a, p in zip(step, points))
@@ -315,7 +315,7 @@ def _largest_group(symmetry: Symmetry) -> Symmetry:
     table = _multiplication_table(symmetry)
     if (table >= 0).all():
         return symmetry
-    unit = (symmetry.rotations == torch.eye(3, dtype=torch.int64)).all((1, 2)).numpy()
+    unit = (symmetry.rotations == torch.eye(3, dtype=torch.int64, device="cpu")).all((1, 2)).numpy()
     unit &= (symmetry.atom_maps[:, 0] == 0).numpy()
     group = np.flatnonzero(unit)
     for operation in range(len(symmetry)):
@@ -324,7 +324,7 @@ def _largest_group(symmetry: Symmetry) -> Symmetry:
             grown, new = new, np.union1d(new, table[np.ix_(new, new)])
         if new[0] >= 0:
             group = new
-    kept = torch.zeros(len(symmetry), dtype=torch.bool)
+    kept = torch.zeros(len(symmetry), dtype=torch.bool, device="cpu")
     kept[torch.from_numpy(group)] = True
     return symmetry._subgroup(kept)
 

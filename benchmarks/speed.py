@@ -1,0 +1,252 @@
+"""Time, memory and SCF steps of ase_nnxc and Quantum ESPRESSO at the same accuracy.
+
+    python benchmarks/speed.py [NAME ...] [--repeats N]
+
+Cases are crystals of tests/data/qe_gth.json with energy, forces and stress. Single ones: the time of our calculation
+in a process that has imported what it needs, against the whole run of pw.x. al-eos: seven volumes, one whole Python
+process against seven runs of pw.x. Both codes have two cores (two threads; two MPI ranks that share out the k-points).
+
+Each code first goes down a ladder of its convergence thresholds to the loosest that meets ENERGY and FORCE against its
+own converged result; with that one it is timed, in turn with the other, and every timed run is checked again. Prints
+medians and keeps them with the machine's facts in benchmarks/speed.json. Without pw.x only ours is timed. The machine
+should do nothing else meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.units import Bohr, Hartree
+from qe import ENVIRONMENT, run_qe
+
+RECORDS = Path(__file__).parents[1] / "tests/data/qe_gth.json"
+OUTPUT = Path(__file__).parent / "speed.json"
+SCAN = "al-eos"
+CASES = {SCAN: [f"al-eos-{x:.2f}" for x in (0.94, 0.96, 0.98, 1.00, 1.02, 1.04, 1.06)]}
+CASES |= {name: [name] for name in ("al-eos-1.00", "si-rattled", "cu", "ni-ferro", "graphene-periodic")}
+ENERGY, FORCE = 1e-6, 1e-4  # largest errors allowed, Hartree and Hartree/bohr
+QE_LADDER = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # conv_thr, Rydberg
+OUR_LADDER = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # convergence energy, eV per electron
+CONVERGED = 1e-10  # ours, eV per electron
+CORES = 2
+SMEARING = {"cold": "marzari-vanderbilt"}  # pw.x's name: ours
+
+
+@dataclass(frozen=True)
+class Run:
+    """One timed calculation of a case; energies (ncrystals,) in Hartree, forces (natoms, 3) of each in Hartree/bohr."""
+
+    seconds: float
+    memory_MB: float
+    steps: int
+    energies: list[float]
+    forces: list[list[list[float]]]
+
+
+def records(case: str) -> list[dict[str, Any]]:
+    """The crystals of a case with settings and pw.x's converged results."""
+    known = json.loads(RECORDS.read_text())["records"]
+    return [known[name] for name in CASES[case]]
+
+
+def structure(record: dict[str, Any]) -> Atoms:
+    """The crystal of a record."""
+    atoms = Atoms(record["symbols"], cell=record["cell_A"], positions=record["positions_A"], pbc=True)
+    if record["settings"]["magmoms"] is not None:
+        atoms.set_initial_magnetic_moments(record["settings"]["magmoms"])
+    return atoms
+
+
+def worker(case: str, threshold: float) -> Run:
+    """Our calculation in this process, one calculator for all crystals of the case; imports are not timed."""
+    import ase_nnxc.ks.scf  # noqa: F401  (the calculator imports it when it is first used)
+    from ase_nnxc import NNXCCalculator
+
+    crystals = records(case)
+    settings, qe = crystals[0]["settings"], crystals[0]["qe"]
+    start = time.perf_counter()
+    calc = NNXCCalculator(
+        settings["xc"],
+        ecut=settings["ecut"] * Hartree,
+        kpts={"size": settings["kpts"], "gamma": True},
+        smearing={
+            "name": SMEARING.get(settings["smearing"], settings["smearing"]),
+            "width": settings["width"] * Hartree,
+        },
+        pseudos={symbol: f"{settings['pseudo']}-q{q}" for symbol, q in qe["valence"].items()},
+        gpts=tuple(max(int(record["qe"]["fft"].split(",")[i]) for record in crystals) for i in range(3)),
+        convergence={"energy": threshold},
+    )
+    energies, forces, steps = [], [], 0
+    for record in crystals:
+        atoms = structure(record)
+        atoms.calc = calc
+        energies.append(atoms.get_potential_energy(force_consistent=True) / Hartree)
+        forces.append((atoms.get_forces() * Bohr / Hartree).tolist())
+        atoms.get_stress()
+        steps += len(calc._state.history)
+    seconds = time.perf_counter() - start
+    return Run(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, steps, energies, forces)
+
+
+def run_ours(case: str, threshold: float) -> Run:
+    """Our calculation in a process of its own; for the scan the time is that of the whole process."""
+    command = [sys.executable, __file__, "--worker", case, "--threshold", str(threshold)]
+    start = time.perf_counter()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(CORES)}
+    out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    whole = time.perf_counter() - start
+    result = json.loads(out)
+    return Run(**{**result, "seconds": whole if case == SCAN else result["seconds"]})
+
+
+def run_pwx(case: str, threshold: float) -> Run:
+    """One run of pw.x for each crystal; the sum of their times, the largest of their memories (of one rank)."""
+    keys = ("xc", "pseudo", "q", "nbands", "ecut", "kpts", "smearing", "width")
+    results = [
+        run_qe(structure(r), **{key: r["settings"][key] for key in keys}, conv_thr=threshold, ranks=CORES)
+        for r in records(case)
+    ]
+    return Run(
+        sum(r["wall_s"] for r in results),
+        max(r["memory_MB"] for r in results),
+        sum(r["scf_steps"] for r in results),
+        [r["energy"] for r in results],
+        [r["forces"] for r in results],
+    )
+
+
+def converged_pwx(case: str) -> Run:
+    """What pw.x gave for the records, at conv_thr 1e-11 Ry."""
+    qe = [record["qe"] for record in records(case)]
+    return Run(np.nan, np.nan, sum(r["scf_steps"] for r in qe), [r["energy"] for r in qe], [r["forces"] for r in qe])
+
+
+def errors(run: Run, converged: Run) -> tuple[float, float]:
+    """Largest errors of the energies (Hartree) and of the forces (Hartree/bohr)."""
+    energy = np.abs(np.subtract(run.energies, converged.energies)).max()
+    force = max(np.abs(np.subtract(a, b)).max() for a, b in zip(run.forces, converged.forces))
+    return float(energy), float(force)
+
+
+def accurate(run: Run, converged: Run) -> bool:
+    """Whether a run meets the accuracy asked for."""
+    energy, force = errors(run, converged)
+    return energy <= ENERGY and force <= FORCE
+
+
+@dataclass(frozen=True)
+class Code:
+    """How to run one of the codes."""
+
+    name: str
+    run: Callable[[str, float], Run]
+    ladder: Sequence[float]
+    converged: Callable[[str], Run]
+
+
+OURS = Code("ase_nnxc", run_ours, OUR_LADDER, lambda case: run_ours(case, CONVERGED))
+QE = Code("QE", run_pwx, QE_LADDER, converged_pwx)
+
+
+def compare(case: str, codes: Sequence[Code], repeats: int) -> dict[str, dict[str, Any]]:
+    """Medians of the timed runs of each code at the loosest threshold that is accurate."""
+    converged = {code.name: code.converged(case) for code in codes}
+    thresholds, runs = {}, {}
+    for code in codes:
+        passed = (t for t in code.ladder if accurate(code.run(case, t), converged[code.name]))
+        thresholds[code.name] = next(passed)
+        runs[code.name] = []
+    for _ in range(repeats):
+        for code in codes:
+            runs[code.name].append(code.run(case, thresholds[code.name]))
+    results = {}
+    for name, timed in runs.items():
+        if not all(accurate(run, converged[name]) for run in timed):
+            raise RuntimeError(f"{case}: a timed run of {name} misses the accuracy that its ladder reached")
+        energy, force = np.max([errors(run, converged[name]) for run in timed], axis=0)
+        results[name] = {
+            "threshold": thresholds[name],
+            "seconds": round(statistics.median(run.seconds for run in timed), 3),
+            "all_seconds": [round(run.seconds, 3) for run in timed],
+            "memory_MB": round(max(run.memory_MB for run in timed)),
+            "steps": timed[0].steps,
+            "energy_error_Ha": float(energy),
+            "force_error_Ha_per_bohr": float(force),
+        }
+    return results
+
+
+def machine() -> dict[str, Any]:
+    """Processor and versions."""
+    import torch
+
+    import ase_nnxc
+
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    facts = {
+        "processor": model[1] if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ase_nnxc": ase_nnxc.__version__,
+    }
+    if shutil.which("pw.x"):
+        banner = subprocess.run(["pw.x"], input="", env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True)
+        version = re.search(r"PWSCF v\.(\S+)", banner.stdout)
+        facts["pw.x"] = version[1] if version else "unknown"
+    return facts
+
+
+def row(case: str, results: dict[str, dict[str, Any]]) -> str:
+    """A line of the table."""
+    cells = [f"{case:18s}"]
+    for name in (OURS.name, QE.name):
+        r = results.get(name)
+        cells.append(
+            f"{r['seconds']:8.2f} {r['memory_MB']:6d} {r['steps']:6d} {r['threshold']:8.0e}" if r else f"{'-':>31}"
+        )
+    ratio = results[OURS.name]["seconds"] / results[QE.name]["seconds"] if QE.name in results else np.nan
+    return "  ".join(cells) + f"  {ratio:6.2f}"
+
+
+def main() -> None:
+    """Compare the codes on the cases named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}; all if none is named")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each code (default: %(default)s)")
+    parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--threshold", type=float, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        print(json.dumps(asdict(worker(arguments.worker, arguments.threshold))))
+        return
+    codes = [OURS, QE] if shutil.which("pw.x") else [OURS]
+    kept = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"cases": {}}
+    heading = f"{'time, s':>8} {'MB':>6} {'steps':>6} {'thresh.':>8}"
+    print(f"{'':18s}  {OURS.name:^31}  {QE.name:^31}\n{'case':18s}  {heading}  {heading}   ratio")
+    for case in arguments.names or CASES:
+        kept["cases"][case] = compare(case, codes, arguments.repeats)
+        OUTPUT.write_text(json.dumps({"machine": machine(), "cases": kept["cases"]}, indent=1) + "\n")
+        print(row(case, kept["cases"][case]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
