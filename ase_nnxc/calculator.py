@@ -355,7 +355,7 @@ class NNXCCalculator(Calculator):
         import torch
 
         from .ks.basis import make_basis
-        from .ks.occupations import Smearing
+        from .ks.occupations import Smearing, TooFewBands
         from .ks.scf import ConvergenceError, SCFSettings, scf
 
         clock = time.perf_counter()
@@ -377,7 +377,7 @@ class NNXCCalculator(Calculator):
             ) from error
         except torch.linalg.LinAlgError as error:
             raise CalculationFailed(f"the SCF broke down: {error}") from error
-        except ValueError as error:  # the bands cannot hold the electrons
+        except TooFewBands as error:
             raise InputError(str(error)) from error
         self._log.ground_state(state, time.perf_counter() - clock)
         return state

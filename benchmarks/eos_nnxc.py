@@ -29,6 +29,7 @@ SOURCE = (
     "the lattice constant of the cubic cell, volume_A3 the volume of the primitive cell, energy the free energy F in "
     "Hartree."
 )
+SMEARING = {"cold": "marzari-vanderbilt"}  # pw.x's name: ours
 GTH_PW = {  # Angstrom; plane waves and the same table (HGH-K): ABINIT's entries in DeltaCodesDFT's history
     "Al-q3": 4.038,
     "Ag-q11": 4.157,
@@ -57,11 +58,11 @@ PSEUDODOJO = {"CaF2": (5.5045, 77.9)}  # Angstrom and GPa; ABINIT 9.6.2 with Pse
 HEAD = """\
 # Lattice constants and bulk moduli
 
-PBE, cold (Marzari-Vanderbilt) smearing, meshes that contain Gamma, GTH tables of PySCF, seven volumes within 6 % of a
-start, each with its own sphere of plane waves at constant cutoff; Birch-Murnaghan fits of the free energy F. Quantum
-ESPRESSO 6.7 (QE) reads the same tables and uses the same volumes, meshes and FFT boxes. dF is the largest difference
-of F (per primitive cell) between the two programs over the volumes, moments (at the start) are in Bohr magnetons.
-Written by `python benchmarks/eos_nnxc.py`, QE's side by `python benchmarks/eos_references.py`.
+PBE, cold (Marzari-Vanderbilt) or Gaussian smearing, meshes that contain Gamma, GTH tables of PySCF, seven volumes
+within 6 % of a start, each with its own sphere of plane waves at constant cutoff; Birch-Murnaghan fits of the free
+energy F. Quantum ESPRESSO 6.7 (QE) reads the same tables and uses the same volumes, meshes and FFT boxes. dF is the
+largest difference of F (per primitive cell) between the two programs over the volumes, moments (at the start) are in
+Bohr magnetons. Written by `python benchmarks/eos_nnxc.py`, QE's side by `python benchmarks/eos_references.py`.
 
 | solid | tables | Ecut, Ha | mesh | width, Ha | a0, Å | QE | diff. % | B0, GPa | QE | diff. % | dF, µHa | moment | QE |
 | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |
@@ -88,7 +89,10 @@ def calculator(solid: Solid, fft: Sequence[int] | None) -> NNXCCalculator:
         "PBE",
         ecut=solid.ecut * Hartree,
         kpts={"size": [solid.kpts] * 3, "gamma": True},
-        smearing={"name": "marzari-vanderbilt", "width": solid.width * Hartree},
+        smearing={
+            "name": {"cold": "marzari-vanderbilt"}.get(solid.smearing, solid.smearing),
+            "width": solid.width * Hartree,
+        },
         pseudos={symbol: f"gth-pbe-q{q}" for symbol, q in solid.q.items()},
         gpts=None if fft is None else tuple(fft),
     )
@@ -145,7 +149,7 @@ def comparison(name: str, ours: dict[str, Any], qe: dict[str, Any]) -> str:
         tables(solid),
         str(solid.ecut),
         "x".join([str(solid.kpts)] * 3),
-        str(solid.width),
+        f"{solid.smearing} {solid.width}",
         *(f"{scan['a0_A']:.4f}" for scan in (ours, qe)),
         f"{percent(ours['a0_A'], qe['a0_A']):+.4f}",
         *(f"{scan['B0_GPa']:.2f}" for scan in (ours, qe)),

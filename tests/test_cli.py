@@ -1,4 +1,4 @@
-"""The nnxc command with ASE's EMT in place of the calculator: names, options, output, exit codes."""
+"""The nnxc command: names, options, output, exit codes, mostly with ASE's EMT in place of the calculator."""
 
 import json
 import subprocess
@@ -14,6 +14,7 @@ from ase.calculators.emt import EMT
 from ase.io import read, write
 
 from ase_nnxc import cli
+from ase_nnxc.ks.scf import ConvergenceError
 
 RADII_MGO = 2 * (1.41 + 0.66)  # twice the sum of the covalent radii (Angstrom)
 
@@ -287,6 +288,93 @@ def test_warnings_are_one_line(given, monkeypatch, capsys):
     assert cli.main(["eos", "Cu"]) == 0
     err = capsys.readouterr().err
     assert err == "nnxc: warning: 1 of the points failed and were left out: SCFError: not converged\n"
+
+
+# ---- the calculator itself
+
+TINY = ["--ecut", "140", "--kpts", "2,2,2", "--device", "cpu"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder to run in, with a rattled crystal."""
+    monkeypatch.chdir(tmp_path)
+    atoms = bulk("Si", a=5.5)
+    atoms.rattle(0.05, seed=1)
+    write("si.extxyz", atoms)
+    return tmp_path
+
+
+def test_energy_of_the_calculator(folder, capsys):
+    assert cli.main(["energy", "si.extxyz", "--json", *TINY]) == 0
+    data = json.loads(capsys.readouterr().out)
+    atoms = read("nnxc-energy-si/final.extxyz")
+    assert atoms.get_forces() == pytest.approx(np.array(data["forces_eV_per_A"]), abs=1e-7)
+    assert data["parameters"]["pseudos"] == {"Si": "gth-pbe-q4"}
+    assert "converged in" in Path("nnxc-energy-si/log.txt").read_text()
+    atoms.calc = cli.make_calculator(**data["parameters"])
+    assert atoms.get_potential_energy(force_consistent=True) == pytest.approx(data["free_energy_eV"], abs=1e-6)
+
+
+def test_relaxation_by_the_calculator(folder, capsys):
+    assert cli.main(["relax", "si.extxyz", "--fmax", "0.03", *TINY]) == 0
+    assert "positions relaxed in" in capsys.readouterr().out
+    assert cli.main(["relax", "si.extxyz", "--cell", "--fmax", "0.03", "-o", "cell", "--json", *TINY]) == 0
+    out, err = capsys.readouterr()
+    data = json.loads(out)
+    assert data["parameters"]["smooth_cutoff"] is True
+    assert abs(data["pressure_GPa"]) < 0.5
+    assert err == ""
+
+
+def test_scan_by_the_calculator_is_resumed(folder, monkeypatch, capsys):
+    command = ["eos", "Al", "--a", "4.05", "--points", "5", "--ecut", "200", "--kpts", "3,3,3", "--json"]
+    assert cli.main(command) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["a0_A"] == pytest.approx(4.05, abs=0.1)
+    assert data["B0_GPa"] == pytest.approx(77, rel=0.3)
+    assert data["parameters"]["smooth_cutoff"] is True
+    monkeypatch.setattr("ase_nnxc.ks.scf.scf", None)
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["a0_A"] == data["a0_A"]
+
+
+@pytest.mark.parametrize("command", ["energy", "relax", "eos"])
+def test_unconverged_scf_is_one_line_and_exit_code_1(folder, monkeypatch, capsys, command):
+    def fail(*args):
+        raise ConvergenceError("no self-consistency after 100 steps", [])
+
+    monkeypatch.setattr("ase_nnxc.ks.scf.scf", fail)
+    assert cli.main([command, "si.extxyz", *TINY]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nnxc: error: ")
+    assert "no self-consistency after 100 steps" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--ecut 20", "20 Ha is 544"),
+        ("--xc PBF", "did you mean 'PBE'"),
+        ("--smearing gauss:0.1", "did you mean 'gaussian'"),
+        ("--pseudos Si=gth-pbe-q9", "valences of gth-pbe: q4"),
+        ("--nbands 2", "8 electrons need 4"),
+        ("--gpts 6,6,6", "cannot hold the density"),
+        ("--device tpu", "unknown device"),
+        ("--txt absent/log.txt", "absent/log.txt: No such file"),
+        ("--magmom 5", "4 valence electrons"),
+    ],
+)
+@pytest.mark.parametrize("command", ["energy", "relax", "eos"])
+def test_bad_input_of_the_calculator_is_one_line_and_exit_code_2(folder, capsys, command, options, message):
+    assert cli.main([command, "si.extxyz", *TINY, *options.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nnxc: error: ")
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_help_is_fast_and_loads_neither_torch_nor_ase():

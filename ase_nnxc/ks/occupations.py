@@ -119,6 +119,10 @@ _FUNCTIONS: dict[str, _Function] = {
 }
 
 
+class TooFewBands(ValueError):
+    """The bands cannot hold the electrons."""
+
+
 @dataclass(frozen=True)
 class Smearing:
     """A smearing function and its width.
@@ -194,8 +198,10 @@ class Smearing:
 
         Raises
         ------
+        TooFewBands
+            If the bands cannot hold the electrons.
         ValueError
-            If the bands cannot hold the electrons, or an eigenvalue or the number of electrons makes no sense.
+            If an eigenvalue or the number of electrons makes no sense.
         """
         # a few thousand numbers and a scalar search: on the CPU, whatever the device
         e = eigenvalues.detach().to("cpu", torch.float64)
@@ -214,7 +220,7 @@ class Smearing:
             raise ValueError(f"the number of electrons must not be negative: {nelectrons}")
         filled = states.cumsum(0)
         if nelectrons > float(filled[-1]) + _FULL:
-            raise ValueError(f"too few bands: they hold {float(filled[-1]):g} of {nelectrons:g} electrons")
+            raise TooFewBands(f"too few bands: they hold {float(filled[-1]):g} of {nelectrons:g} electrons")
         if nelectrons >= float(filled[-1]) - _FULL:
             return highest + _FAR * self.width
         if nelectrons <= _FULL:

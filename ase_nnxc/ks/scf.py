@@ -16,7 +16,7 @@ from .ground_state import GroundState, density_of, energy_terms
 from .guess import atomic_orbitals, noise, start_density, start_orbitals
 from .hamiltonian import Hamiltonian
 from .mixing import AndersonMixer
-from .occupations import Smearing
+from .occupations import Smearing, TooFewBands
 from .parallel import map_kpoints
 from .terms.ewald import ewald_energy
 from .terms.hartree import coulomb_kernel, hartree_energy
@@ -129,6 +129,10 @@ class Problem:
         potential = v_xc + grid.to_real(self.local + self.kernel * density[0])
         return potential, float(e_xc - contracted * volume / grid.size) - hartree
 
+    def missing_bands(self, nbands: int) -> int:
+        """How many bands to add when the highest of `nbands` holds electrons: a quarter, if there are plane waves."""
+        return min(2 + nbands // 4, min(s.npw for s in self.basis.spheres) - nbands)
+
     def hamiltonian(self, k: int, potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
         """H at k-point number `k` with the local potential (n1, n2, n3) of one spin, in the precision of `dtype`."""
         real = dtype.to_real()
@@ -174,12 +178,13 @@ def scf(
     ------
     ConvergenceError
         If the tolerance is not reached within `settings.maxiter` steps.
-    ValueError
+    TooFewBands
         If `nbands` cannot hold the electrons.
     """
     settings = settings or SCFSettings()
     problem = Problem(crystal, basis, functional)
-    density, orbitals = _start(problem, nbands or default_nbands(crystal), start)
+    few = min(default_nbands(crystal), min(s.npw for s in basis.spheres))
+    density, orbitals = _start(problem, nbands or few, start)
     mixer = AndersonMixer(basis.grid, problem.kernel)
     # an error of the orbitals of this size changes the energy by less than the tolerance
     final = min(SINGLE_PRECISION, 0.3 * math.sqrt(settings.energy / crystal.nelectrons))
@@ -211,13 +216,12 @@ def scf(
         if callback is not None:
             callback(step)
         highest = float(electrons.occupations[..., -1].abs().max())
-        if nbands is None and highest > EMPTY:
-            orbitals = [
-                [_with_more_bands(psi, kinetic) for psi, kinetic in zip(row, problem.kinetic)] for row in orbitals
-            ]
+        missing = problem.missing_bands(len(orbitals[0][0])) if nbands is None and highest > EMPTY else 0
+        if missing:
+            orbitals = [[_with_more_bands(psi, missing, t) for psi, t in zip(row, problem.kinetic)] for row in orbitals]
         elif error <= settings.energy and tolerance <= final:
             if highest > TOO_FULL:
-                raise ValueError(f"too few bands: the highest of nbands={nbands} is filled to {highest:.1e}")
+                raise TooFewBands(f"too few bands: the highest of {len(orbitals[0][0])} is filled to {highest:.1e}")
             terms = energy_terms(crystal, basis, functional, orbitals, electrons.numbers, output, electrons.entropy)
             return GroundState(
                 crystal,
@@ -279,9 +283,8 @@ def _fill(problem: Problem, values: Tensor, smearing: Smearing) -> _Electrons:
     return _Electrons(eigenvalues, occupations, occupations * states, float(fermi), entropy)
 
 
-def _with_more_bands(psi: Tensor, kinetic: Tensor) -> Tensor:
-    """Orbitals (nbands, npw) and a quarter more of them, made of noise."""
-    extra = 2 + len(psi) // 4
+def _with_more_bands(psi: Tensor, extra: int, kinetic: Tensor) -> Tensor:
+    """Orbitals (nbands, npw) and `extra` more of them, made of noise."""
     return torch.cat((psi, noise(extra, kinetic, seed=len(psi)).to(psi.dtype)))
 
 

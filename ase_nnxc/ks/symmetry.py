@@ -247,7 +247,9 @@ def monkhorst_pack(size: Sequence[int], gamma: bool) -> Tensor:
         raise ValueError(f"a mesh of k-points has three positive integers, not {size}")
     axes = []
     for n in map(int, size):
-        numerators = 2 * torch.arange(n, dtype=torch.int64, device="cpu") - n + 1  # u = (2 r - n + 1) / 2 n, r = 0 ... n - 1
+        numerators = (
+            2 * torch.arange(n, dtype=torch.int64, device="cpu") - n + 1
+        )  # u = (2 r - n + 1) / 2 n, r = 0 ... n - 1
         if gamma and n % 2 == 0:
             numerators += 1
         axes.append(numerators.to(torch.float64) / (2 * n))

@@ -1,6 +1,6 @@
 """Kinetic energy: T = |k+G|^2 / 2 of each plane wave.
 
-With a smooth cutoff it rises to infinity over the last tenth below ecut, so that a plane wave enters or leaves the
+With a smooth cutoff it rises to infinity over the last fifth below ecut, so that a plane wave enters or leaves the
 sphere with no weight and the energy at constant cutoff is a smooth function of the cell:
 
     T -> T / p(x),   x = (ecut - T) / width,   p(x) = x^2 (3 + x - 6 x^2 + 3 x^3)   for 0 < x < 1.
@@ -11,7 +11,10 @@ J. Phys. Chem. Solids 56, 501 (1995), on the idea.
 
 from torch import Tensor
 
-WIDTH = 0.1  # of the smooth cutoff, in units of ecut
+# Of the smooth cutoff, in units of ecut. Measured on MgO (Mg q2, 1500 eV, 2x2x2): scatter of E(V) about a smooth curve
+# 5.8 meV without, 0.13, 0.020, 0.011 meV with widths of 0.1, 0.2, 0.3; error of a0 of diamond at 45 Ha: 0.03, 0.05,
+# 0.15 %.
+WIDTH = 0.2
 
 
 def kinetic_energy(q2: Tensor, ecut: float, smooth_cutoff: bool) -> Tensor:
