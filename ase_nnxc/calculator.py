@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .ks.crystal import Crystal
     from .ks.ground_state import GroundState
     from .ks.pseudo import GTH
+    from .ks.scf import Step
     from .ks.symmetry import Symmetry
     from .xc.functional import Functional
 
@@ -191,6 +192,11 @@ class NNXCCalculator(Calculator):
         self._resolved: dict[str, Any] | None = None  # parameters of the last geometry, all explicit
         self._stressed: Atoms | None = None  # the last geometry whose stress was asked for
         self._warned = False
+
+    @property
+    def history(self) -> "list[Step]":
+        """The steps of the last SCF (`ase_nnxc.ks.scf.Step`, Hartree); empty before the first."""
+        return [] if self._state is None else list(self._state.history)
 
     # -- parameters ------------------------------------------------------------------------------------------------
 

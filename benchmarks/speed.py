@@ -24,6 +24,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,11 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 from ase.units import Bohr, Hartree
 from qe import ENVIRONMENT, run_qe
+from records import calculator, fft_box, load, structure
 
-RECORDS = Path(__file__).parents[1] / "tests/data/qe_gth.json"
 OUTPUT = Path(__file__).parent / "speed.json"
 SCAN = "al-eos"
 CASES = {SCAN: [f"al-eos-{x:.2f}" for x in (0.94, 0.96, 0.98, 1.00, 1.02, 1.04, 1.06)]}
@@ -45,7 +45,6 @@ QE_LADDER = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # conv_thr, Rydberg
 OUR_LADDER = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # convergence energy, eV per electron
 CONVERGED = 1e-10  # ours, eV per electron
 CORES = 2
-SMEARING = {"cold": "marzari-vanderbilt"}  # pw.x's name: ours
 
 
 @dataclass(frozen=True)
@@ -61,38 +60,18 @@ class Run:
 
 def records(case: str) -> list[dict[str, Any]]:
     """The crystals of a case with settings and pw.x's converged results."""
-    known = json.loads(RECORDS.read_text())["records"]
+    known = load("qe")
     return [known[name] for name in CASES[case]]
-
-
-def structure(record: dict[str, Any]) -> Atoms:
-    """The crystal of a record."""
-    atoms = Atoms(record["symbols"], cell=record["cell_A"], positions=record["positions_A"], pbc=True)
-    if record["settings"]["magmoms"] is not None:
-        atoms.set_initial_magnetic_moments(record["settings"]["magmoms"])
-    return atoms
 
 
 def worker(case: str, threshold: float) -> Run:
     """Our calculation in this process, one calculator for all crystals of the case; imports are not timed."""
     import ase_nnxc.ks.scf  # noqa: F401  (the calculator imports it when it is first used)
-    from ase_nnxc import NNXCCalculator
 
     crystals = records(case)
-    settings, qe = crystals[0]["settings"], crystals[0]["qe"]
     start = time.perf_counter()
-    calc = NNXCCalculator(
-        settings["xc"],
-        ecut=settings["ecut"] * Hartree,
-        kpts={"size": settings["kpts"], "gamma": True},
-        smearing={
-            "name": SMEARING.get(settings["smearing"], settings["smearing"]),
-            "width": settings["width"] * Hartree,
-        },
-        pseudos={symbol: f"{settings['pseudo']}-q{q}" for symbol, q in qe["valence"].items()},
-        gpts=tuple(max(int(record["qe"]["fft"].split(",")[i]) for record in crystals) for i in range(3)),
-        convergence={"energy": threshold},
-    )
+    box = tuple(max(sizes) for sizes in zip(*(fft_box(record, "qe") for record in crystals)))
+    calc = calculator(crystals[0], "qe", gpts=box, convergence={"energy": threshold})
     energies, forces, steps = [], [], 0
     for record in crystals:
         atoms = structure(record)
@@ -100,7 +79,7 @@ def worker(case: str, threshold: float) -> Run:
         energies.append(atoms.get_potential_energy(force_consistent=True) / Hartree)
         forces.append((atoms.get_forces() * Bohr / Hartree).tolist())
         atoms.get_stress()
-        steps += len(calc._state.history)
+        steps += len(calc.history)
     seconds = time.perf_counter() - start
     return Run(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, steps, energies, forces)
 
@@ -209,7 +188,10 @@ def machine() -> dict[str, Any]:
         "ase_nnxc": ase_nnxc.__version__,
     }
     if shutil.which("pw.x"):
-        banner = subprocess.run(["pw.x"], input="", env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True)
+        with tempfile.TemporaryDirectory() as folder:  # pw.x leaves files where it runs
+            banner = subprocess.run(
+                ["pw.x"], input="", env={**os.environ, **ENVIRONMENT}, cwd=folder, capture_output=True, text=True
+            )
         version = re.search(r"PWSCF v\.(\S+)", banner.stdout)
         facts["pw.x"] = version[1] if version else "unknown"
     return facts

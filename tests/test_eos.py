@@ -11,7 +11,9 @@ from ase.build import bulk
 from ase.calculators.calculator import InputError, SCFError
 from ase.calculators.emt import EMT
 from ase.io import read
+from ase.units import Hartree
 
+from ase_nnxc import NNXCCalculator
 from ase_nnxc.eos import ScanError, folder_lock, scan_eos
 
 A_EMT = 3.5898  # Angstrom, lattice constant of copper in EMT (scan from 3.59 with 13 points)
@@ -270,3 +272,17 @@ def test_lock_of_a_dead_process_is_taken_over(tmp_path):
 def test_structures_and_options_that_cannot_be_scanned_are_refused(atoms, options):
     with pytest.raises(InputError):
         scan_eos(atoms, EMT(), **options)
+
+
+@pytest.mark.slow
+def test_nickel_has_one_equation_of_state_upward_and_downward():
+    atoms = bulk("Ni", "fcc", a=3.55)
+    atoms.set_initial_magnetic_moments([0.6])
+    results = [
+        scan_eos(atoms, NNXCCalculator(ecut=120 * Hartree, kpts={"size": (4, 4, 4), "gamma": True}), order=order)
+        for order in ("up", "down")
+    ]
+    up, down = (r.todict() for r in results)
+    assert up["a0_A"] == pytest.approx(down["a0_A"], abs=1e-5)
+    assert up["magmom_muB"] == pytest.approx(down["magmom_muB"], abs=1e-3)
+    assert up["magmom_muB"] > 0.5

@@ -1,0 +1,61 @@
+"""Our numbers beside those of Quantum ESPRESSO and ABINIT in tests/data: writes the table of docs/accuracy.md.
+
+python benchmarks/accuracy.py        (some minutes; text of the page outside of the table is kept)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.units import Bohr, Hartree
+from records import calculator, load, structure
+
+PAGE = Path(__file__).parents[1] / "docs/accuracy.md"
+BEGIN, END = "<!-- table: python benchmarks/accuracy.py -->", "<!-- end of the table -->"
+HEAD = """\
+| crystal | against | F, µHa | forces, Ha/bohr | stress, Ha/bohr³ | its trace/3 | moment, µB (ref.) | Fermi level, meV |
+| --- | --- | --: | --: | --: | --: | --: | --: |
+"""
+
+
+def row(name: str, record: dict[str, Any], code: str) -> str:
+    """One line of the table: differences to a record, the largest of forces and stress."""
+    atoms, reference = structure(record), record[code]
+    atoms.calc = calculator(record, code)
+    energy = atoms.get_potential_energy(force_consistent=True) / Hartree - reference["energy"]
+    forces = atoms.get_forces() * Bohr / Hartree
+    forces = forces - forces.mean(axis=0) - reference["forces"]
+    stress = atoms.get_stress(voigt=False) * Bohr**3 / Hartree - reference["stress"]
+    fermi = 1000 * (atoms.calc.results["fermi_level"] - reference["fermi_eV"]) if "fermi_eV" in reference else np.nan
+    moment = (
+        "" if atoms.calc.results["magmom"] == 0 else f"{atoms.get_magnetic_moment():.3f} ({reference['magmom']:.2f})"
+    )
+    cells = [
+        name,
+        {"qe": "QE", "abinit": "ABINIT"}[code],
+        f"{1e6 * energy:+.2f}",
+        f"{np.abs(forces).max():.0e}",
+        f"{np.abs(stress).max():.0e}",
+        f"{abs(np.trace(stress)) / 3:.0e}",
+        moment,
+        "" if np.isnan(fermi) else f"{fermi:+.2f}" if abs(fermi) < 5 else "in a gap",
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def main() -> None:
+    """Compute every record and rewrite the table."""
+    table = HEAD
+    for code in ("qe", "abinit"):
+        for name, record in load(code).items():
+            table += row(name, record, code)
+            print(table.splitlines()[-1], flush=True)
+    text = PAGE.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n{table}{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
