@@ -1,5 +1,6 @@
 """NNXCCalculator: the ASE calculator. Parameters in, results out; units change here (eV, Angstrom outside)."""
 
+import copy
 import difflib
 import hashlib
 import math
@@ -7,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -187,16 +188,17 @@ class NNXCCalculator(Calculator):
         """Forget everything but the parameters: results, ground state, mesh and box."""
         super().reset()
         self._state: GroundState | None = None
+        self._history: list[Step] = []
         self._solved: tuple[bytes, ...] | None = None  # the geometry whose ground state is held
-        self._grids: _Grids | None = None
+        self._mesh: _Mesh | None = None
         self._resolved: dict[str, Any] | None = None  # parameters of the last geometry, all explicit
         self._stressed: Atoms | None = None  # the last geometry whose stress was asked for
-        self._warned = False
+        self._watched = False
 
     @property
     def history(self) -> "list[Step]":
-        """The steps of the last SCF (`ase_nnxc.ks.scf.Step`, Hartree); empty before the first."""
-        return [] if self._state is None else list(self._state.history)
+        """The steps of the last SCF, converged or not (`ase_nnxc.ks.scf.Step`, Hartree); empty before the first."""
+        return list(self._history)
 
     # -- parameters ------------------------------------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ class NNXCCalculator(Calculator):
         if changed.keys() & {"xc", "pseudos"}:
             self._found = {}
         if changed.keys() & {"xc", "pseudos", "kpts", "gpts", "ecut"}:
-            self._grids = None
+            self._mesh = None
         return changed
 
     def resolve(self, atoms: Atoms) -> dict[str, Any]:
@@ -247,8 +249,8 @@ class NNXCCalculator(Calculator):
     def _explicit(self, plan: "_Plan") -> dict[str, Any]:
         return {k: v for k, v in self.parameters.items() if k not in ("txt", "device")} | {
             "ecut": plan.ecut * HARTREE,
-            "kpts": plan.grids.kpts,
-            "gpts": plan.grids.box,
+            "kpts": plan.mesh.kpts,
+            "gpts": plan.box,
             "pseudos": {symbol: table.name for symbol, table in plan.tables.items()},
         }
 
@@ -268,12 +270,10 @@ class NNXCCalculator(Calculator):
             ecut, source = max(recommended_cutoff(table) for table in tables.values())
         else:
             ecut /= HARTREE
-        grids = self._grids
-        if grids is None or not grids.suits(atoms):
-            points, kpts = _mesh(self.parameters["kpts"], atoms)
-            grids = _Grids(points, kpts, (1, 1, 1), atoms.copy())
-        grids = replace(grids, box=self._box(crystal, symmetry, ecut, grids.box))
-        return _Plan(tables, crystal, symmetry, ecut, source, grids)
+        mesh = self._mesh
+        if mesh is None or not mesh.suits(atoms):
+            mesh = _Mesh(*_kpoints(self.parameters["kpts"], atoms), atoms.copy())
+        return _Plan(tables, crystal, symmetry, ecut, source, mesh, self._box(crystal, symmetry, ecut))
 
     def _tables(self, atoms: Atoms) -> "dict[str, GTH]":
         symbols = dict.fromkeys(atoms.get_chemical_symbols())
@@ -309,10 +309,8 @@ class NNXCCalculator(Calculator):
                 raise InputError(f"atom {atom} has {p.valence} valence electrons, its moment cannot be {m}")
         return moments if spinpol or moments.any() else None
 
-    def _box(
-        self, crystal: "Crystal", symmetry: "Symmetry", ecut: float, kept: tuple[int, int, int]
-    ) -> tuple[int, int, int]:
-        """FFT box: the one asked for, else the smallest that is not below the one kept and suits the symmetry."""
+    def _box(self, crystal: "Crystal", symmetry: "Symmetry", ecut: float) -> tuple[int, int, int]:
+        """FFT box: the one asked for, else the smallest for this geometry, whatever was calculated before."""
         from .ks.basis import box_holds_sphere, fft_box
 
         if self.parameters["gpts"] is not None:
@@ -321,9 +319,7 @@ class NNXCCalculator(Calculator):
                 needed = fft_box(crystal.lattice, ecut)
                 raise InputError(f"gpts={(n1, n2, n3)} cannot hold the density: at least {needed} are needed")
             return n1, n2, n3
-        box = fft_box(crystal.lattice, ecut, symmetry.box_multiples())
-        grown = max(kept[0], box[0]), max(kept[1], box[1]), max(kept[2], box[2])
-        return grown if len(symmetry.preserving_box(grown)) >= len(symmetry.preserving_box(box)) else box
+        return fft_box(crystal.lattice, ecut, symmetry.box_multiples())
 
     # -- calculation -----------------------------------------------------------------------------------------------
 
@@ -362,21 +358,22 @@ class NNXCCalculator(Calculator):
 
         from .ks.basis import make_basis
         from .ks.occupations import Smearing, TooFewBands
-        from .ks.scf import ConvergenceError, SCFSettings, scf
+        from .ks.scf import ConvergenceError, SCFSettings, can_start, scf
 
         clock = time.perf_counter()
         p, plan, device = self.parameters, self._plan(atoms), _device(self.parameters["device"])
-        crystal, functional = plan.crystal.to(device), get_functional(p["xc"]).to(device)
-        basis = make_basis(crystal, plan.ecut, plan.grids.points, plan.symmetry, plan.grids.box, p["smooth_cutoff"])
+        crystal, functional = plan.crystal.to(device), _on_device(get_functional(p["xc"]), device)
+        basis = make_basis(crystal, plan.ecut, plan.mesh.points, plan.symmetry, plan.box, p["smooth_cutoff"])
         _check_bands(p["nbands"], crystal.nelectrons, min(s.npw for s in basis.spheres))
         smearing = Smearing(p["smearing"]["name"], p["smearing"]["width"] / HARTREE)
         settings = SCFSettings(p["convergence"]["energy"] * crystal.nelectrons / HARTREE, p["maxiter"])
-        start = self._state if self._state is not None and _can_start(self._state.crystal, crystal) else None
+        start = self._state if self._state is not None and can_start(self._state.crystal, crystal) else None
         self._write_header(atoms, plan, basis, device)
-        self._grids, self._resolved = plan.grids, self._explicit(plan)
+        self._mesh, self._resolved = plan.mesh, self._explicit(plan)
         try:
             state = scf(crystal, basis, functional, smearing, p["nbands"], settings, start, self._log.step)
         except ConvergenceError as error:
+            self._history = error.history
             self._log.write(f"  NOT CONVERGED: {error}")
             raise SCFError(
                 f"{error}. Try more steps (maxiter), a larger width of the smearing, or other initial magnetic moments"
@@ -385,12 +382,13 @@ class NNXCCalculator(Calculator):
             raise CalculationFailed(f"the SCF broke down: {error}") from error
         except TooFewBands as error:
             raise InputError(str(error)) from error
+        self._history = state.history
         self._log.ground_state(state, time.perf_counter() - clock)
         return state
 
     def _write_header(self, atoms: Atoms, plan: "_Plan", basis: "Basis", device: "torch.device") -> None:
         tables = (f"{s} {t.name} (sha256 {table_digest(t)[:12]})" for s, t in plan.tables.items())
-        kpts = plan.grids.kpts if isinstance(plan.grids.kpts, dict) else "as given"
+        kpts = plan.mesh.kpts if isinstance(plan.mesh.kpts, dict) else "as given"
         kept = len(basis.symmetry)
         dropped = len(plan.symmetry) - kept
         facts = {
@@ -398,7 +396,7 @@ class NNXCCalculator(Calculator):
             "functional": _description(self.parameters["xc"]),
             "tables": ", ".join(tables),
             "cutoff": f"{plan.ecut * HARTREE:.2f} eV ({plan.source}){', smooth' if basis.smooth_cutoff else ''}",
-            "k-points": f"{kpts}, {len(basis.spheres)} of {len(plan.grids.points)} irreducible",
+            "k-points": f"{kpts}, {len(basis.spheres)} of {len(plan.mesh.points)} irreducible",
             "FFT box": " x ".join(map(str, basis.grid.shape)),
             "symmetry": f"{kept} operations{f' ({dropped} dropped: they do not map mesh or box)' if dropped else ''}",
             "plane waves": f"{min(s.npw for s in basis.spheres)} to {max(s.npw for s in basis.spheres)}",
@@ -411,14 +409,11 @@ class NNXCCalculator(Calculator):
     def _notes(self, atoms: Atoms, plan: "_Plan") -> list[str]:
         """What a reader of the log should not miss."""
         notes = []
-        if plan.crystal.magmoms is None and MAGNETIC & set(atoms.get_chemical_symbols()):
+        if not atoms.get_initial_magnetic_moments().any() and MAGNETIC & set(atoms.get_chemical_symbols()):
             notes.append("Cr, Mn, Fe, Co or Ni without initial magnetic moments: no magnetism is looked for")
-        old = self._grids
-        if old is not None and np.array_equal(old.atoms.numbers, atoms.numbers):
-            if not old.suits(atoms):
-                notes.append("the cell has changed by more than 25 %: k-points and FFT box are chosen anew")
-            elif old.box != plan.grids.box:
-                notes.append(f"the FFT box was {' x '.join(map(str, old.box))} before")
+        old = self._mesh
+        if old is not None and np.array_equal(old.atoms.numbers, atoms.numbers) and not old.suits(atoms):
+            notes.append("the cell has changed by more than 25 %: the k-points are chosen anew")
         return notes
 
     def _collect_energies(self, state: "GroundState") -> None:
@@ -447,11 +442,11 @@ class NNXCCalculator(Calculator):
         moved = (
             before is not None and np.array_equal(before.numbers, atoms.numbers) and (before.cell != atoms.cell).any()
         )
-        if self._warned or not moved or state.basis.smooth_cutoff:
+        if self._watched or not moved or state.basis.smooth_cutoff:
             return
+        self._watched = True
         pressure = pulay_pressure(state) * HARTREE / BOHR**3 / GPA
         if abs(pressure) > PULAY:
-            self._warned = True
             warnings.warn(
                 f"the cutoff of {state.basis.ecut * HARTREE:.0f} eV is not converged: the stress is off by a Pulay "
                 f"pressure of about {pressure:.1f} GPa, and a relaxed cell with it; use smooth_cutoff=True or a higher "
@@ -461,12 +456,11 @@ class NNXCCalculator(Calculator):
 
 
 @dataclass(frozen=True)
-class _Grids:
-    """Mesh of k-points and FFT box, chosen for one cell and kept for similar ones."""
+class _Mesh:
+    """K-points, chosen for one cell and kept for similar ones."""
 
     points: "torch.Tensor"  # (nk, 3) the whole mesh, fractional
     kpts: Any  # what to give as kpts to get it again
-    box: tuple[int, int, int]
     atoms: Atoms  # chosen for these
 
     def suits(self, atoms: Atoms) -> bool:
@@ -485,10 +479,11 @@ class _Plan:
     symmetry: "Symmetry"
     ecut: float  # Hartree
     source: str  # of the cutoff
-    grids: _Grids
+    mesh: _Mesh
+    box: tuple[int, int, int]
 
 
-def _mesh(kpts: Any, atoms: Atoms) -> "tuple[torch.Tensor, Any]":
+def _kpoints(kpts: Any, atoms: Atoms) -> "tuple[torch.Tensor, Any]":
     """All k-points (nk, 3), fractional, and what to give as kpts to get them again in any cell."""
     import torch
 
@@ -510,6 +505,13 @@ def _fingerprint(atoms: Atoms) -> tuple[bytes, ...]:
     return tuple(np.ascontiguousarray(a).tobytes() for a in arrays)
 
 
+def _on_device(functional: "Functional", device: "torch.device") -> "Functional":
+    """The functional, or a copy of it on another device: a module that a user holds is not moved."""
+    if all(t.device == device for t in (*functional.parameters(), *functional.buffers())):
+        return functional
+    return copy.deepcopy(functional).to(device)
+
+
 def _device(name: Any) -> "torch.device":
     import torch
 
@@ -524,13 +526,6 @@ def _device(name: Any) -> "torch.device":
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device={name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA devices")
     return device
-
-
-def _can_start(old: "Crystal", new: "Crystal") -> bool:
-    """Whether a ground state of `old` is a start for `new`: the same atoms and initial moments."""
-    if old.potentials != new.potentials or old.nspin != new.nspin or old.device != new.device:
-        return False
-    return old.magmoms is None or new.magmoms is None or bool((old.magmoms == new.magmoms).all())
 
 
 def _description(xc: "str | Functional") -> str:
@@ -578,8 +573,8 @@ def _check_atoms(atoms: Atoms) -> None:
 
 
 def _check_bands(nbands: int | None, nelectrons: int, npw: int) -> None:
-    if nbands is not None and not nelectrons <= 2 * nbands <= 2 * npw:
-        least = math.ceil(nelectrons / 2)
+    if nbands is not None and not nelectrons < 2 * nbands <= 2 * npw:
+        least = nelectrons // 2 + 1
         raise InputError(
             f"nbands={nbands}: {nelectrons} electrons need {least} at least, {npw} plane waves make no more"
         )

@@ -277,7 +277,7 @@ class _Scan:
         """Fix mesh and box so that they serve `factor` times the start volume; return the fingerprint of the result."""
         self.box_factor, resolved = math.inf, dict[str, Any]()
         if hasattr(self.calc, "resolve"):
-            self.box_factor = factor * HEADROOM
+            self.box_factor = factor * (HEADROOM if self.automatic.get("gpts") is None else 1.0)
             self.calc.set(**self.automatic)
             resolved = self.calc.resolve(self.start)
             resolved["gpts"] = self.calc.resolve(self.scaled(self.box_factor))["gpts"]

@@ -68,9 +68,9 @@ Bohr magnetons. Written by `python benchmarks/eos_nnxc.py`, QE's side by `python
 | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |
 """
 OTHERS = """
-Silver differs most, and dF tells why: with cold smearing three Fermi levels hold its electrons, and pw.x takes another of
-them at some volumes (with more bands or Gaussian smearing it does not), while ours follow one smooth curve (scatter
-about the Birch-Murnaghan fit 0.06 µHa against 2.5 µHa).
+Silver differs most, and dF tells why: with cold smearing three Fermi levels hold its electrons, and pw.x takes another
+of them at some volumes, while ours follow one smooth curve (scatter about the Birch-Murnaghan fit 0.06 µHa against
+2.5 µHa).
 
 The same lattice constants beside published ones, in Å: plane waves with the same table (ABINIT with HGH-K, from the
 history of DeltaCodesDFT) and all-electron PBE (average of FLEUR and WIEN2k, Bosoni et al., Nat. Rev. Phys. 6, 45

@@ -37,6 +37,7 @@ SOURCE = (
 TOLERANCE = 0.1  # per cent
 STEP = 1.15  # from one cutoff of the ladder to the next
 VOLUMES = (1.04, 1.02, 1.00, 0.98, 0.96)  # of the volume at the start
+NO_MINIMUM = 100.0  # per cent: the error of a curve without a minimum
 MODES = {"smooth": True, "plain": False}
 
 
@@ -78,8 +79,8 @@ CRYSTALS = {
     "Cu-q11": Crystal("Cu", "fcc", 3.65, {"Cu": 11}, 150, 6),
     "Ni-q18": Crystal("Ni", "fcc", 3.52, {"Ni": 18}, 180, 6),
     "Cu-q19": Crystal("Cu", "fcc", 3.63, {"Cu": 19}, 180, 6),
-    "F-q7": Crystal("CaF2", "fluorite", 5.52, {"F": 7, "Ca": 10}, 180, 3),
-    "Mg-q10": Crystal("MgO", "rocksalt", 4.25, {"Mg": 10, "O": 6}, 240, 3),
+    "F-q7": Crystal("CaF2", "fluorite", 5.52, {"F": 7, "Ca": 10}, 150, 2),
+    "Mg-q10": Crystal("MgO", "rocksalt", 4.25, {"Mg": 10, "O": 6}, 240, 2),
 }
 
 
@@ -97,8 +98,12 @@ def lattice_constants(crystal: Crystal, ecut: float, calc: NNXCCalculator) -> di
     v = torch.tensor(volumes, dtype=torch.float64, device="cpu")
     a = {}
     for mode, values in energies.items():
-        fit = fit_birch_murnaghan(v, torch.tensor(values, dtype=torch.float64, device="cpu"))
-        a[mode] = crystal.a * (fit.volume.item() / volumes[VOLUMES.index(1.00)]) ** (1 / 3)
+        try:
+            fit = fit_birch_murnaghan(v, torch.tensor(values, dtype=torch.float64, device="cpu"))
+        except ValueError:  # so far from converged that there is no minimum near
+            a[mode] = math.inf
+        else:
+            a[mode] = crystal.a * (fit.volume.item() / volumes[VOLUMES.index(1.00)]) ** (1 / 3)
     return a
 
 
@@ -116,7 +121,9 @@ def measure(crystal: Crystal) -> dict[str, Any]:
     while not ladder or worst(ladder[-1]) <= TOLERANCE:
         ecut = round(crystal.converged / STEP ** (len(ladder) + 1), 1)
         found = lattice_constants(crystal, ecut, calc)
-        ladder.append({"ecut": ecut, **{mode: round(100 * (a / reference - 1), 4) for mode, a in found.items()}})
+        ladder.append(
+            {"ecut": ecut, **{mode: round(min(100 * (a / reference - 1), NO_MINIMUM), 4) for mode, a in found.items()}}
+        )
         print("  {ecut:5.1f} Ha   smooth {smooth:+.3f} %   plain {plain:+.3f} %".format(**ladder[-1]), flush=True)
     return {**asdict(crystal), "reference_a_A": reference, "errors": ladder}
 

@@ -360,7 +360,7 @@ def test_unconverged_scf_is_one_line_and_exit_code_1(folder, monkeypatch, capsys
         ("--xc PBF", "did you mean 'PBE'"),
         ("--smearing gauss:0.1", "did you mean 'gaussian'"),
         ("--pseudos Si=gth-pbe-q9", "valences of gth-pbe: q4"),
-        ("--nbands 2", "8 electrons need 4"),
+        ("--nbands 2", "8 electrons need 5"),
         ("--gpts 6,6,6", "cannot hold the density"),
         ("--device tpu", "unknown device"),
         ("--txt absent/log.txt", "absent/log.txt: No such file"),

@@ -113,6 +113,21 @@ def test_stress_of_a_ferromagnet_is_the_strain_derivative_of_the_free_energy() -
     assert slope(strained, 2e-3) == pytest.approx(float((stress * direction).sum() * crystal.volume), rel=1e-5)
 
 
+def test_forces_of_a_polarised_crystal_are_derivatives_of_the_free_energy() -> None:
+    atoms = Atoms("H2", cell=[4.0, 4.2, 4.5], positions=[[0.1, 0.0, 0.2], [1.3, 1.2, 1.7]], pbc=True)
+    atoms.set_initial_magnetic_moments([0.9, 0.9])
+    crystal, smearing = crystal_of(atoms), Smearing("fermi-dirac", 0.01)
+    basis = basis_of(crystal, 12.0, (1, 1, 1))
+    state = solve(crystal, basis, smearing)
+    assert state.total_moment > 1.0
+    move = torch.tensor([[0.0, 0.0, 0.0], [0.6, -0.3, 0.7]], dtype=torch.float64)
+
+    def moved(x: float) -> float:
+        return solve(crystal.deformed(0 * crystal.lattice, x * move), basis, smearing, start=state).free_energy
+
+    assert slope(moved, 1e-2) == pytest.approx(-float((state.derivatives()[0] * move).sum()), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("atoms", "ecut", "kpts", "gpts"),
     [
@@ -242,6 +257,46 @@ def test_warm_start_from_another_cell_saves_steps_and_changes_nothing() -> None:
     warm = solve(second, bases[1], start=solve(first, bases[0]))
     assert warm.free_energy == pytest.approx(cold.free_energy, abs=1e-10)
     assert len(warm.history) < len(cold.history)
+
+
+@pytest.mark.parametrize("change", ["mesh", "fewer bands", "compression", "broken symmetry", "hot"])
+def test_warm_start_from_a_very_different_state_changes_nothing(change: str) -> None:
+    atoms = bulk("Si", "diamond", a=5.4)
+    first, smearing, settings = crystal_of(atoms), Smearing("gaussian", 0.005), SCFSettings(energy=1e-11)
+    hot = Smearing("fermi-dirac", 0.2) if change == "hot" else smearing
+    start = solve(first, basis_of(first, 6.0, (2, 2, 2)), hot, settings=settings)
+    if change == "compression":
+        atoms.set_cell(0.8 * atoms.cell.array, scale_atoms=True)
+    if change == "broken symmetry":
+        atoms.positions[0] += [0.1, 0.05, -0.02]
+    second = crystal_of(atoms)
+    basis = basis_of(second, 6.0, (3, 3, 3) if change == "mesh" else (2, 2, 2))
+    nbands = 6 if change == "fewer bands" else None
+    warm, cold = (solve(second, basis, smearing, start=s, settings=settings, nbands=nbands) for s in (start, None))
+    assert warm.free_energy == pytest.approx(cold.free_energy, abs=1e-8)
+
+
+def test_start_of_other_atoms_is_an_error() -> None:
+    silicon, aluminium = crystal_of(bulk("Si")), crystal_of(bulk("Al"))
+    start = solve(aluminium, basis_of(aluminium, 5.0, (1, 1, 1)), settings=SCFSettings(energy=1e-6))
+    with pytest.raises(ValueError, match="of the same atoms"):
+        solve(silicon, basis_of(silicon, 5.0, (1, 1, 1)), start=start)
+
+
+def test_early_single_precision_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    crystal = crystal_of(bulk("Al", "fcc", a=4.0))
+    basis = basis_of(crystal, 10.0, (3, 3, 3))
+    mixed = solve(crystal, basis)
+    monkeypatch.setattr("ase_nnxc.ks.scf.SINGLE_PRECISION", 1.0)  # nothing is as loose as that
+    assert solve(crystal, basis).free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
+
+
+def test_occupied_orbitals_are_converged_at_the_end() -> None:
+    crystal = crystal_of(rattled_silicon_carbide())
+    basis, settings = basis_of(crystal, 8.0, (2, 1, 1)), SCFSettings(energy=1e-9)
+    last = solve(crystal, basis, settings=settings).history[-1]
+    assert last.error <= settings.energy
+    assert last.residual <= 0.3 * math.sqrt(settings.energy / crystal.nelectrons)
 
 
 def test_smooth_cutoff_makes_the_energy_a_smooth_function_of_the_cell() -> None:

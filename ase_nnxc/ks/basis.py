@@ -68,7 +68,9 @@ def _integers_in_sphere(reciprocal: Tensor, centre: Tensor, radius: float) -> Te
     lengths = torch.linalg.vector_norm(torch.linalg.inv(reciprocal), dim=0)  # |a_i| / 2 pi
     bounds = [(radius * a, c) for a, c in zip(lengths.tolist(), centre.tolist())]
     axes = [
-        torch.arange(math.ceil(-b - c), math.floor(b - c) + 1, dtype=torch.int64, device=reciprocal.device)
+        torch.arange(
+            math.ceil(-b - c - 1e-9), math.floor(b - c + 1e-9) + 1, dtype=torch.int64, device=reciprocal.device
+        )
         for b, c in bounds
     ]
     triples = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)

@@ -24,7 +24,7 @@ class Eigenpairs:
     vectors : Tensor
         (nbands, npw), orthonormal.
     residuals : Tensor
-        (nbands,) norms |H psi - e psi|, Hartree; of the last step for bands that were still improved in it.
+        (nbands,) norms |H psi - e psi|, Hartree; infinite for bands that were not asked for.
     applications : int
         How many times H was applied to an orbital.
     """
@@ -82,13 +82,14 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         Most expansions of the basis.
     """
     nbands = len(psi)
-    basis, h_basis = psi, hamiltonian.apply(psi)
+    basis = _independent(psi)
+    h_basis = hamiltonian.apply(basis)
     overlap, matrix = _overlaps(basis, basis), _overlaps(basis, h_basis)
     values, c = _solve_small(overlap, matrix, nbands)
     residuals = torch.full((nbands,), torch.inf, dtype=torch.float64, device=psi.device)
     active = torch.arange(nconverge, device=psi.device)
     applications = nbands
-    for _ in range(max_steps):
+    for step in range(max_steps + 1):
         ca = c[:, active].mT.to(psi.dtype)
         ritz = ca @ basis
         energies = values[active].to(hamiltonian.kinetic.dtype)[:, None]
@@ -96,7 +97,7 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         norms = _norms(residual).to(torch.float64)
         residuals[active] = norms
         open_ = (norms > tolerance).nonzero().squeeze(-1)
-        if len(open_) == 0:
+        if len(open_) == 0 or step == max_steps:
             break
         active = active[open_]
         new = precondition(residual[open_], energies[open_], ritz[open_], hamiltonian)
@@ -104,15 +105,27 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         h_new = hamiltonian.apply(new)
         applications += len(new)
         grown, h_grown = torch.cat((basis, new)), torch.cat((h_basis, h_new))
-        column_s, column_h = _overlaps(grown, new), _overlaps(grown, h_new)
-        bordered_s = _border(overlap, column_s)
-        bordered_h = _border(matrix, column_h)
+        bordered_s = _border(overlap, _overlaps(grown, new))
+        bordered_h = _border(matrix, _overlaps(grown, h_new))
         try:
             values, c = _solve_small(bordered_s, bordered_h, nbands)
         except torch.linalg.LinAlgError:  # the new directions add nothing that this precision can tell
             break
         basis, h_basis, overlap, matrix = grown, h_grown, bordered_s, bordered_h
     return Eigenpairs(values, c.mT.to(psi.dtype) @ basis, residuals, applications)
+
+
+def _independent(psi: Tensor) -> Tensor:
+    """Orbitals (nbands, npw); if they depend on each other, as a smaller sphere can make them, some are made anew."""
+    weights, vectors = torch.linalg.eigh(_overlaps(psi, psi))
+    if weights[0] > 1e-8 * weights[-1]:
+        return psi
+    kept = weights > 1e-6 * weights[-1]
+    generator = torch.Generator(device=psi.device).manual_seed(len(psi))
+    shape = (int((~kept).sum()), psi.shape[1], 2)
+    random = torch.randn(shape, dtype=torch.float64, device=psi.device, generator=generator)
+    orthonormal = (vectors[:, kept] / weights[kept].sqrt()).mT.to(psi.dtype) @ psi
+    return torch.cat((orthonormal, torch.view_as_complex(random).to(psi.dtype) / psi.shape[1] ** 0.5))
 
 
 def _border(matrix: Tensor, columns: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The Kohn-Sham Hamiltonian at one k-point: H psi = T psi + P^H D P psi + V(r) psi."""
 
-import math
 import threading
 from dataclasses import dataclass
 
@@ -18,18 +17,18 @@ def chunk_size(npoints: int, device: torch.device) -> int:
 
 
 def _buffers(count: int, shape: tuple[int, int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Two scratch boxes (count, n1, n2, n3), kept by each thread so that no page is faulted in twice."""
-    key = (count, shape, like.dtype, like.device)
-    if getattr(_workspace, "key", None) != key:
+    """Two scratch boxes (count, n1, n2, n3), kept by a thread while it lives so that pages are faulted in once."""
+    key = (shape, like.dtype, like.device)
+    if getattr(_workspace, "key", None) != key or len(_workspace.boxes[0]) < count:
         _workspace.key = key
         _workspace.boxes = tuple(torch.empty(count, *shape, dtype=like.dtype, device=like.device) for _ in range(2))
-    return _workspace.boxes
+    source, target = _workspace.boxes
+    return source[:count], target[:count]
 
 
 def to_box(psi: Tensor, sphere: Sphere, shape: tuple[int, int, int]) -> Tensor:
     """Omega^(1/2) psi(r) on the FFT box of orbitals (n, npw): (n, n1, n2, n3) in scratch memory of this thread."""
-    boxes = _buffers(chunk_size(math.prod(shape), psi.device), shape, psi)
-    source, target = boxes[0][: len(psi)], boxes[1][: len(psi)]
+    source, target = _buffers(len(psi), shape, psi)
     source.zero_().view(len(psi), -1).index_copy_(1, sphere.index, psi)
     return torch.fft.ifftn(source, dim=(1, 2, 3), norm="forward", out=target)
 

@@ -54,11 +54,12 @@ class AndersonMixer:
             dr = [residual - r for r in self.residuals]
             gram = torch.stack([torch.stack([self._inner(a, b) for b in dr]) for a in dr])
             right = torch.stack([self._inner(a, residual) for a in dr])
+            gram, right = gram.cpu(), right.cpu()  # a few numbers, and a driver that CUDA does not have
             scale = gram.diagonal().rsqrt()  # differences span many orders of magnitude
             c = scale * torch.linalg.lstsq(
                 gram * scale[:, None] * scale, (right * scale)[:, None], rcond=1e-10, driver="gelsd"
             ).solution.squeeze(-1)
-            for weight, d, r in zip(c, self.densities, self.residuals):
+            for weight, d, r in zip(c.tolist(), self.densities, self.residuals):
                 best = best - weight * (density - d)
                 rest = rest - weight * (residual - r)
         self.densities = [*self.densities, density][-self.history :]

@@ -17,8 +17,8 @@ _saved = 1
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[int]:
-    """Give torch one thread while k-points share the cores; yields the caller's number and restores it at the end."""
+def _few_torch_threads() -> Iterator[int]:
+    """Give torch few threads while k-points share the cores; yields the caller's number and restores it at the end."""
     global _depth, _saved
     with _lock:
         if _depth == 0:
@@ -61,9 +61,11 @@ def iterate_kpoints(
     if device.type != "cpu" or len(items) == 1:
         yield from map(quiet, items)
         return
-    with _one_torch_thread() as workers:
+    with _few_torch_threads() as workers:
         if workers == 1:
             yield from map(quiet, items)
             return
-        with ThreadPoolExecutor(min(workers, len(items))) as pool:
+        threads = min(workers, len(items))
+        torch.set_num_threads(workers // threads)  # what the k-points leave over; the pool's threads take it on
+        with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(quiet, items)

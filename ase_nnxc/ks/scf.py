@@ -52,8 +52,8 @@ class Step:
         Harris-Foulkes functional of the input density, Hartree.
     error : float
         Electrostatic energy of the density's residual, an estimate of the energy's error, Hartree.
-    tolerance : float
-        Residual norm asked of the orbitals, Hartree.
+    tolerance, residual : float
+        Largest residual norm asked of the occupied orbitals, and the one reached, Hartree.
     fermi_level : float
         Hartree.
     moment : float
@@ -68,6 +68,7 @@ class Step:
     free_energy: float
     error: float
     tolerance: float
+    residual: float
     fermi_level: float
     moment: float
     applications: int
@@ -131,7 +132,7 @@ class Problem:
 
     def missing_bands(self, nbands: int) -> int:
         """How many bands to add when the highest of `nbands` holds electrons: a quarter, if there are plane waves."""
-        return min(2 + nbands // 4, min(s.npw for s in self.basis.spheres) - nbands)
+        return max(0, min(2 + nbands // 4, min(s.npw for s in self.basis.spheres) - nbands))
 
     def hamiltonian(self, k: int, potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
         """H at k-point number `k` with the local potential (n1, n2, n3) of one spin, in the precision of `dtype`."""
@@ -182,21 +183,22 @@ def scf(
         If `nbands` cannot hold the electrons.
     """
     settings = settings or SCFSettings()
+    if start is not None and not can_start(start.crystal, crystal):
+        raise ValueError("a start must be a ground state of the same atoms with the same initial moments")
     problem = Problem(crystal, basis, functional)
-    few = min(default_nbands(crystal), min(s.npw for s in basis.spheres))
-    density, orbitals = _start(problem, nbands or few, start)
+    density, orbitals = _start(problem, nbands, start)
     mixer = AndersonMixer(basis.grid, problem.kernel)
     # an error of the orbitals of this size changes the energy by less than the tolerance
     final = min(SINGLE_PRECISION, 0.3 * math.sqrt(settings.energy / crystal.nelectrons))
     tolerance = LOOSE_TOLERANCE if start is None else 0.1 * LOOSE_TOLERANCE
-    nconverge = len(orbitals[0][0]) if start is None else _bands_in_use(start.occupations)
+    in_use = [len(orbitals[0][0])] * crystal.nspin
     history: list[Step] = []
     for number in range(1, settings.maxiter + 1):
         clock = time.perf_counter()
         potential, correction = problem.potential(density)
         if not math.isfinite(correction):
             raise ConvergenceError("the energy is not a number", history)
-        pairs = _diagonalise(problem, potential, orbitals, tolerance, nconverge)
+        pairs = _diagonalise(problem, potential, orbitals, tolerance, in_use)
         orbitals = basis.by_spin([p.vectors for p in pairs])
         electrons = _fill(problem, torch.stack([p.values for p in pairs]), smearing)
         output = density_of(crystal, basis, orbitals, electrons.numbers)
@@ -207,6 +209,7 @@ def scf(
             float((electrons.eigenvalues * electrons.numbers).sum()) + correction + problem.ewald + electrons.entropy,
             error,
             tolerance,
+            _largest_residual(pairs, electrons.occupations),
             electrons.fermi_level,
             float(output[-1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
             sum(p.applications for p in pairs),
@@ -219,7 +222,7 @@ def scf(
         missing = problem.missing_bands(len(orbitals[0][0])) if nbands is None and highest > EMPTY else 0
         if missing:
             orbitals = [[_with_more_bands(psi, missing, t) for psi, t in zip(row, problem.kinetic)] for row in orbitals]
-        elif error <= settings.energy and tolerance <= final:
+        elif error <= settings.energy and tolerance <= final and step.residual <= final:
             if highest > TOO_FULL:
                 raise TooFewBands(f"too few bands: the highest of {len(orbitals[0][0])} is filled to {highest:.1e}")
             terms = energy_terms(crystal, basis, functional, orbitals, electrons.numbers, output, electrons.entropy)
@@ -238,7 +241,7 @@ def scf(
             )
         density = mixer.step(density, residual)
         tolerance = max(0.5 * final, min(tolerance, 0.2 * math.sqrt(error / crystal.nelectrons)))
-        nconverge = len(orbitals[0][0]) if highest > EMPTY else _bands_in_use(electrons.occupations)
+        in_use = [len(orbitals[0][0])] * crystal.nspin if missing else _bands_in_use(electrons.occupations)
     raise ConvergenceError(
         f"no self-consistency after {settings.maxiter} steps: the estimated error of the energy is "
         f"{history[-1].error:.1e} Ha, {settings.energy:.1e} Ha were asked for",
@@ -247,15 +250,15 @@ def scf(
 
 
 def _diagonalise(
-    problem: Problem, potential: Tensor, orbitals: list[list[Tensor]], tolerance: float, nconverge: int
+    problem: Problem, potential: Tensor, orbitals: list[list[Tensor]], tolerance: float, in_use: list[int]
 ) -> list[Eigenpairs]:
-    """Eigenpairs of every block; in complex64 as long as the tolerance allows."""
+    """Eigenpairs of every block, `in_use` of each spin to the tolerance; in complex64 as long as that is loose."""
     dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
 
     def one(block: tuple[int, int]) -> Eigenpairs:
         spin, k = block
         hamiltonian = problem.hamiltonian(k, potential[spin], dtype)
-        return davidson(hamiltonian, orbitals[spin][k].to(dtype), tolerance, nconverge)
+        return davidson(hamiltonian, orbitals[spin][k].to(dtype), tolerance, in_use[spin])
 
     return map_kpoints(one, problem.basis.blocks(problem.crystal.nspin), problem.crystal.device)
 
@@ -288,23 +291,41 @@ def _with_more_bands(psi: Tensor, extra: int, kinetic: Tensor) -> Tensor:
     return torch.cat((psi, noise(extra, kinetic, seed=len(psi)).to(psi.dtype)))
 
 
-def _bands_in_use(occupations: Tensor) -> int:
-    """Number of bands up to the highest that holds electrons anywhere, and one more."""
-    used = int((occupations.abs().amax(dim=(0, 1)) > EMPTY).nonzero().max()) + 1
-    return min(used + 1, occupations.shape[-1])
+def _bands_in_use(occupations: Tensor) -> list[int]:
+    """For each spin the number of bands up to the highest that holds electrons anywhere, and one more."""
+    filled = (occupations.abs().amax(dim=1) > EMPTY).tolist()
+    nbands = occupations.shape[-1]
+    return [min(nbands, max((n for n in range(nbands) if row[n]), default=-1) + 2) for row in filled]
 
 
-def _start(problem: Problem, nbands: int, start: GroundState | None) -> tuple[Tensor, list[list[Tensor]]]:
-    """Density (nspin, ng) and orbitals [spin][k] to begin with."""
+def _largest_residual(pairs: list[Eigenpairs], occupations: Tensor) -> float:
+    """The largest residual norm of an orbital that holds electrons, Hartree."""
+    residuals = torch.stack([p.residuals for p in pairs]).view_as(occupations)
+    return float(residuals[occupations.abs() > EMPTY].max())
+
+
+def can_start(old: Crystal, new: Crystal) -> bool:
+    """Whether a ground state of `old` is a start for `new`: the same atoms and initial moments, moved or strained."""
+    if old.potentials != new.potentials or old.nspin != new.nspin or old.device != new.device:
+        return False
+    return old.magmoms is None or new.magmoms is None or bool((old.magmoms == new.magmoms).all())
+
+
+def _start(problem: Problem, nbands: int | None, start: GroundState | None) -> tuple[Tensor, list[list[Tensor]]]:
+    """Density (nspin, ng) and orbitals [spin][k] to begin with; `nbands` of them, or as many as seem right."""
     crystal, basis = problem.crystal, problem.basis
+    npw = min(s.npw for s in basis.spheres)
+    wanted = nbands or min(default_nbands(crystal), npw)
     atoms = start_density(crystal, basis)
     if start is None:
-        return atoms, _start_orbitals(problem, atoms, nbands)
+        return atoms, _start_orbitals(problem, atoms, wanted)
     density = _moved_density(start, crystal, basis, atoms)
-    if not _same_kpoints(start.basis, basis) or start.eigenvalues.shape[-1] < nbands:
-        return density, _start_orbitals(problem, density, nbands)
+    held = start.eigenvalues.shape[-1]
+    if not _same_kpoints(start.basis, basis) or held < wanted:
+        return density, _start_orbitals(problem, density, wanted)
+    keep = nbands or min(held, npw)
     return density, [
-        [_moved_orbitals(psi, old, new) for psi, old, new in zip(row, start.basis.spheres, basis.spheres)]
+        [_moved_orbitals(psi[:keep], old, new) for psi, old, new in zip(row, start.basis.spheres, basis.spheres)]
         for row in start.orbitals
     ]
 
@@ -348,4 +369,4 @@ def _moved_density(start: GroundState, crystal: Crystal, basis: Basis, atoms: Te
         kept, wanted = (float(basis.grid.to_real(d[1]).abs().mean()) for d in (density, atoms))
         if kept < COLLAPSED * wanted:
             density[1] = atoms[1]
-    return density
+    return basis.grid.to_fourier(basis.orbits.symmetrize(basis.grid.to_real(density)))  # the symmetry may be another
