@@ -92,6 +92,7 @@ SOLIDS = {
     "CaF2": Solid("CaF2", "fluorite", 5.505, {"Ca": 10, "F": 7}, 120, 3),
     "MgO-CsCl": Solid("MgO", "cesiumchloride", 2.661, {"Mg": 10, "O": 6}, 200, 5, smearing="gaussian"),
     "MgO-rocksalt": Solid("MgO", "rocksalt", 4.254, {"Mg": 10, "O": 6}, 200, 4),
+    "MgO-rocksalt-q2": Solid("MgO", "rocksalt", 4.26, {"Mg": 2, "O": 6}, 100, 4, smearing="gaussian"),
     "Ag-q19": Solid("Ag", "fcc", 4.162, {"Ag": 19}, 60, 9, nbands=20),
     "Cu-q19": Solid("Cu", "fcc", 3.63, {"Cu": 19}, 120, 9),
     "Ni-nonmagnetic": Solid("Ni", "fcc", 3.522, {"Ni": 18}, 120, 8),

@@ -23,14 +23,14 @@ from ase_nnxc.pseudos import (
 
 # a table of POTENTIAL_UZH whose last line is missing in PySCF's copy
 DAMAGED = {("Bi", "uzh-pbe0-q15")}
-# by lattice constants against all-electron PBE (Mg: semicore), or the only table
+# by lattice constants against all-electron PBE, or the only table
 DEFAULTS = {
     "Al": 3,
     "Si": 4,
     "C": 4,
     "O": 6,
     "F": 7,
-    "Mg": 10,
+    "Mg": 2,
     "Ca": 10,
     "Ni": 18,
     "Cu": 19,
