@@ -79,7 +79,7 @@ CRYSTALS = {
     "Cu-q11": Crystal("Cu", "fcc", 3.65, {"Cu": 11}, 150, 6),
     "Ni-q18": Crystal("Ni", "fcc", 3.52, {"Ni": 18}, 180, 6),
     "Cu-q19": Crystal("Cu", "fcc", 3.63, {"Cu": 19}, 180, 6),
-    "F-q7": Crystal("CaF2", "fluorite", 5.52, {"F": 7, "Ca": 10}, 150, 2),
+    "F-q7": Crystal("CaF2", "fluorite", 5.52, {"F": 7, "Ca": 10}, 150, 3),
     "Mg-q10": Crystal("MgO", "rocksalt", 4.25, {"Mg": 10, "O": 6}, 240, 2),
 }
 

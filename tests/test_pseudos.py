@@ -1,11 +1,13 @@
 """GTH tables: reading, names, defaults, cutoffs."""
 
+import json
 import re
 import subprocess
 import sys
 import time
 import warnings
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -222,23 +224,13 @@ def test_every_table_has_a_recommended_cutoff():
                 assert how in ("measured", "estimated"), key
 
 
-def test_recommended_cutoffs_are_near_those_known_by_experience():
-    known = {
-        "Al q3": (20, 25),
-        "Si q4": (20, 25),
-        "C q4": (35, 50),
-        "O q6": (60, 110),
-        "Cu q11": (80, 110),
-    }
-    known |= {
-        "Ni q18": (120, 165),
-        "Cu q19": (120, 165),
-        "Pd q18": (45, 100),
-        "Mg q10": (200, 350),
-    }
-    for table, (low, high) in known.items():
-        symbol, valence = table.split()
-        assert low <= recommended_cutoff(find_entry(symbol, f"gth-pbe-{valence}").read())[0] <= high, table
+def test_estimated_cutoffs_are_near_the_measured_ones():
+    data = json.loads((files("ase_nnxc") / "data" / "cutoffs.json").read_text())
+    measured = {(s, table): cutoff for s, tables in data["measured"].items() for table, cutoff in tables.items()}
+    assert len(measured) >= 13
+    for (symbol, table), cutoff in measured.items():
+        assert 0.8 < data["estimated"][symbol][table] / cutoff < 1.4, (symbol, table)
+        assert recommended_cutoff(find_entry(symbol, table).read()) == (cutoff, "measured")
 
 
 def test_unlisted_table_has_no_recommended_cutoff():
