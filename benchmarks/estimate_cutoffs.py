@@ -19,9 +19,10 @@ constant by what the cutoff does to dE/dV, from 0.95 and 1.05 of the volume):
     MgO, q2 and q6        45, 60, 75, 90     121, 45, 17, 6.8 (sum)  117, 45, 18, 7.2 (O)    0.38, -0.12, 0.04, 0.00
 
 Most of the error does not depend on the volume, so that the lattice constant converges long before the total energy:
-0.1 % is reached at 3 (C) to 26 mHa (Pd). The estimates are 0.83 to 1.38 times
-the thirteen cutoffs that benchmarks/measure_cutoffs.py measured. MINIMUM is for soft tables, whose solids want more than their atoms because the set of plane waves changes in steps with the volume. Simpler estimates
-are poor: c / r^2 with the smallest radius r of a table scatters about these cutoffs by a factor 1.4 to 1.6 (up to 7).
+0.1 % is reached at 3 (C) to 26 mHa (Pd). The estimates are 0.83 to 1.38 times the thirteen cutoffs that
+benchmarks/measure_cutoffs.py measured. MINIMUM is for soft tables, whose solids want more than their atoms because the
+set of plane waves changes in steps with the volume. Simpler estimates are poor: c / r^2 with the smallest radius r of a
+table scatters about these cutoffs by a factor 1.4 to 1.6 (up to 7).
 """
 
 import json
