@@ -108,6 +108,11 @@ class Sphere:
         """k+G (npw, 3), bohr^-1, differentiable in the reciprocal lattice."""
         return (self.miller.to(reciprocal.dtype) + self.kpoint) @ reciprocal
 
+    def phases(self, positions: Tensor) -> Tensor:
+        """exp(-i (k+G) R) of atoms at fractional `positions` (natoms, 3): complex (natoms, npw), differentiable."""
+        angle = -2 * math.pi * (positions @ (self.miller.to(positions.dtype) + self.kpoint).mT)
+        return torch.complex(torch.cos(angle), torch.sin(angle))
+
 
 @dataclass(frozen=True, eq=False)
 class DensityGrid:

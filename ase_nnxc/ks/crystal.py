@@ -42,6 +42,11 @@ class Crystal:
         return sum(p.valence for p in self.potentials)
 
     @cached_property
+    def charges(self) -> Tensor:
+        """(natoms,) charges of the ion cores, electrons."""
+        return torch.tensor([p.valence for p in self.potentials], dtype=torch.float64, device=self.device)
+
+    @cached_property
     def volume(self) -> Tensor:
         """Cell volume, bohr^3, a scalar tensor."""
         return torch.linalg.det(self.lattice).abs()

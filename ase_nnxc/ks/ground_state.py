@@ -169,12 +169,11 @@ def density_energies(crystal: Crystal, basis: Basis, functional: Functional, cha
     """
     grid, volume = basis.grid, crystal.volume
     density = charges / volume
-    valences = torch.tensor([p.valence for p in crystal.potentials], dtype=torch.float64, device=crystal.device)
     return {
         "local": volume * grid.inner(density[0], local_potential(crystal, grid)),
         "hartree": hartree_energy(density[0], coulomb_kernel(grid, crystal.reciprocal), grid, volume),
         "xc": xc_energy(functional, grid.to_real(density), basis, crystal.reciprocal, volume),
-        "ewald": ewald_energy(crystal.lattice, crystal.positions, valences),
+        "ewald": ewald_energy(crystal.lattice, crystal.positions, crystal.charges),
     }
 
 

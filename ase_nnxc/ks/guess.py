@@ -1,7 +1,5 @@
 """Where an SCF starts: superposed atoms for the density, a small dense diagonalisation for the orbitals."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -26,16 +24,14 @@ def start_density(crystal: Crystal, basis: Basis) -> Tensor:
     density = density * (crystal.nelectrons / (density[0].real * crystal.volume))
     if crystal.magmoms is None:
         return density[None]
-    valences = torch.tensor([p.valence for p in crystal.potentials], dtype=torch.float64, device=crystal.device)
-    return torch.stack((density, superposition(crystal, basis.grid, atomic_density, crystal.magmoms / valences)))
+    return torch.stack((density, superposition(crystal, basis.grid, atomic_density, crystal.magmoms / crystal.charges)))
 
 
 def atomic_orbitals(crystal: Crystal, sphere: Sphere) -> Tensor:
     """Orbitals of the pseudo-atoms in plane waves (norbitals, npw), complex128, not orthonormal."""
     q = sphere.wavevectors(crystal.reciprocal)
     q2 = q.square().sum(-1)
-    phase = -2 * math.pi * (crystal.positions @ (sphere.miller.to(q.dtype) + sphere.kpoint).mT)
-    phases = torch.complex(torch.cos(phase), torch.sin(phase)) / crystal.volume.sqrt()
+    phases = sphere.phases(crystal.positions) / crystal.volume.sqrt()
     rows = [
         phases[atom] * (pseudo_atom(table).orbital(shell, q2) * solid_harmonics(shell.l, q))
         for table, atoms in crystal.species.items()

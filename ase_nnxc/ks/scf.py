@@ -105,8 +105,7 @@ class Problem:
         self.crystal, self.basis, self.functional = crystal, basis, functional
         self.local = local_potential(crystal, basis.grid)
         self.kernel = coulomb_kernel(basis.grid, crystal.reciprocal)
-        charges = torch.tensor([p.valence for p in crystal.potentials], dtype=torch.float64, device=crystal.device)
-        self.ewald = float(ewald_energy(crystal.lattice, crystal.positions, charges))
+        self.ewald = float(ewald_energy(crystal.lattice, crystal.positions, crystal.charges))
         self.coupling = coupling(crystal).to(torch.complex128)
         self.kinetic = [
             kinetic_energy(s.wavevectors(crystal.reciprocal).square().sum(-1), basis.ecut, basis.smooth_cutoff)

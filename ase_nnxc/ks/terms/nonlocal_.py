@@ -4,8 +4,6 @@
 channel, m, number of the projector.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -18,8 +16,7 @@ def projectors(crystal: Crystal, sphere: Sphere) -> Tensor:
     """<k+G|p> for all projectors of the cell: complex (nproj, npw), differentiable in cell and positions."""
     q = sphere.wavevectors(crystal.reciprocal)
     q2 = q.square().sum(-1)
-    phase = -2 * math.pi * (crystal.positions @ (sphere.miller.to(q.dtype) + sphere.kpoint).mT)
-    phases = torch.complex(torch.cos(phase), torch.sin(phase)) / crystal.volume.sqrt()
+    phases = sphere.phases(crystal.positions) / crystal.volume.sqrt()
     rows = []
     for potential, atoms in crystal.species.items():
         forms = []  # (rows, npw), without the atom's phase
