@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 SMEARINGS = ("fermi-dirac", "gaussian", "marzari-vanderbilt", "methfessel-paxton")
 CLOSEST = 0.4  # Angstrom; atoms nearer than this are a mistake in the input
-SIMILAR = 0.25  # mesh and box are kept while lengths and angles of the cell change by less than this
+SIMILAR = 0.25  # a mesh found from a density is kept while lengths and angles of the cell change by less than this
 PULAY = 0.5  # GPa; a larger error of the stress from the finite cutoff draws a warning when a cell is relaxed
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
 
@@ -77,8 +77,8 @@ class NNXCCalculator(Calculator):
     nbands : int, optional
         Bands per k-point; default: enough for the smearing.
     gpts : tuple of int, optional
-        FFT box; default: the smallest that holds the density and suits the symmetry. It is kept as the mesh is, and
-        grows when the cell does.
+        FFT box; default: the smallest that holds the density and suits the symmetry. Fix it over
+        a scan, as `nnxc eos` does, with that of the largest cell from `resolve`.
     symmetry : bool
         Use the crystal's symmetry and time reversal; the numbers are the same without.
     smooth_cutoff : bool
@@ -101,7 +101,8 @@ class NNXCCalculator(Calculator):
     Notes
     -----
     `energy` is extrapolated to zero width of the smearing, `free_energy` is the Mermin free energy of which forces and
-    stress are derivatives. The stress is that of a fixed set of plane waves. `magmoms` shares the magnetisation
+    stress are derivatives. The forces hold the net force of the FFT box, which other programs subtract. The
+    stress is that of a fixed set of plane waves. `magmoms` shares the magnetisation
     among atoms in proportion to their start densities (Hirshfeld's scheme).
 
     Raises
@@ -185,7 +186,7 @@ class NNXCCalculator(Calculator):
         return state
 
     def reset(self) -> None:
-        """Forget everything but the parameters: results, ground state, mesh and box."""
+        """Forget everything but the parameters: results, ground state and mesh."""
         super().reset()
         self._state: GroundState | None = None
         self._history: list[Step] = []

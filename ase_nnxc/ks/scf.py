@@ -180,6 +180,8 @@ def scf(
         If the tolerance is not reached within `settings.maxiter` steps.
     TooFewBands
         If `nbands` cannot hold the electrons.
+    ValueError
+        If `start` is a state of other atoms.
     """
     settings = settings or SCFSettings()
     if start is not None and not can_start(start.crystal, crystal):
