@@ -1,21 +1,46 @@
 """Differentiable plane-wave Kohn-Sham density functional theory in torch, behind an ASE calculator.
 
-Importing the package is light: torch is loaded when `NNXCCalculator` is first asked for.
+Importing the package is light: torch is loaded when something that needs it is first asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .calculator import NNXCCalculator
-
-__all__ = ["NNXCCalculator", "__version__"]
+    from .checkpoints import list_models, load_functional, save_functional
+    from .registry import get_functional
+    from .xc import Functional, HybridXC, Sum, register_architecture
 
 __version__ = "0.1.0"
 
+_HOME = {
+    "Functional": "xc",
+    "HybridXC": "xc",
+    "NNXCCalculator": "calculator",
+    "Sum": "xc",
+    "get_functional": "registry",
+    "list_models": "checkpoints",
+    "load_functional": "checkpoints",
+    "register_architecture": "xc",
+    "save_functional": "checkpoints",
+}
+
+__all__ = [
+    "Functional",
+    "HybridXC",
+    "NNXCCalculator",
+    "Sum",
+    "__version__",
+    "get_functional",
+    "list_models",
+    "load_functional",
+    "register_architecture",
+    "save_functional",
+]
+
 
 def __getattr__(name: str) -> Any:
-    if name == "NNXCCalculator":
-        from .calculator import NNXCCalculator
-
-        return NNXCCalculator
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 import copy
 import difflib
-import hashlib
 import math
 import os
 import time
@@ -29,7 +28,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from . import __version__
 from .pseudos import find_pseudos, recommended_cutoff, table_digest
-from .registry import get_functional, pseudo_family
+from .registry import pseudo_family, resolve
 from .report import Log
 from .units import BOHR, GPA, HARTREE
 
@@ -56,8 +55,12 @@ class NNXCCalculator(Calculator):
 
     Parameters
     ----------
-    xc : str or Functional
-        Exchange-correlation functional: "LDA", "PBE", "PBEsol", "RPBE", "revPBE", or an object.
+    xc : str, PathLike or Functional
+        Exchange-correlation functional. A name in any case: conventional ("LDA", "PBE", "PBEsol", "RPBE", "revPBE",
+        "SCAN", "r2SCAN", "LDA-PZ", "LDA-VWN"), a model's ("pbe-clone", or "pbe-clone@1" for one version; those there
+        are by `nnxc models list`), or libxc's or PySCF's ("BLYP"); several joined by "+", with coefficients or as
+        exchange and correlation ("0.25*PBE+0.75*PBEsol", "gga_x_b88+gga_c_lyp"); the path of a checkpoint, with a path
+        separator in it; or an object, also one that is being trained.
     ecut : float, optional
         Cutoff of the plane waves, eV. Default: the highest of the cutoffs recommended for the tables involved.
     kpts : tuple, array or dict
@@ -135,7 +138,7 @@ class NNXCCalculator(Calculator):
 
     def __init__(
         self,
-        xc: "str | Functional" = "PBE",
+        xc: "str | os.PathLike[str] | Functional" = "PBE",
         *,
         ecut: float | None = None,
         kpts: Any = None,
@@ -157,9 +160,10 @@ class NNXCCalculator(Calculator):
         self.reset()
         self._found: dict[str, GTH] = {}  # tables by element
         self._log = Log(None)
+        self._xc = resolve(xc)
         super().__init__(directory=directory)
+        self.parameters["xc"] = xc
         given = {
-            "xc": xc,
             "ecut": ecut,
             "kpts": kpts,
             "smearing": smearing,
@@ -220,7 +224,10 @@ class NNXCCalculator(Calculator):
                 hint = _closest(name, self.default_parameters)
                 raise InputError(f"unknown keyword {name!r}{hint} (keywords: {', '.join(self.default_parameters)})")
             kwargs[name] = _plain(kwargs[name])
-            _CHECKS[name](kwargs[name])
+            if name in _CHECKS:
+                _CHECKS[name](kwargs[name])
+        if "xc" in kwargs and kwargs["xc"] != self.parameters["xc"]:
+            self._xc = resolve(kwargs["xc"])
         changed = super().set(**kwargs)
         if "txt" in changed:
             self._log = Log(_in_directory(changed["txt"], self.directory))
@@ -245,10 +252,11 @@ class NNXCCalculator(Calculator):
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """The parameters, made explicit as by `resolve` once a geometry was calculated: plain data for files."""
         parameters = self._resolved or {k: v for k, v in self.parameters.items() if k not in ("txt", "device")}
-        return parameters | {"xc": _description(parameters["xc"])}
+        return parameters | {"xc": self._xc.xc if isinstance(self._xc.xc, str) else self._xc.describe()}
 
     def _explicit(self, plan: "_Plan") -> dict[str, Any]:
         return {k: v for k, v in self.parameters.items() if k not in ("txt", "device")} | {
+            "xc": self._xc.xc,
             "ecut": plan.ecut * HARTREE,
             "kpts": plan.mesh.kpts,
             "gpts": plan.box,
@@ -279,7 +287,7 @@ class NNXCCalculator(Calculator):
     def _tables(self, atoms: Atoms) -> "dict[str, GTH]":
         symbols = dict.fromkeys(atoms.get_chemical_symbols())
         if not symbols.keys() <= self._found.keys():
-            family = pseudo_family(get_functional(self.parameters["xc"]))
+            family = pseudo_family(self._xc.functional)
             self._found = find_pseudos(list(symbols), family, self.parameters["pseudos"])
         return {symbol: self._found[symbol] for symbol in symbols}
 
@@ -363,7 +371,7 @@ class NNXCCalculator(Calculator):
 
         clock = time.perf_counter()
         p, plan, device = self.parameters, self._plan(atoms), _device(self.parameters["device"])
-        crystal, functional = plan.crystal.to(device), _on_device(get_functional(p["xc"]), device)
+        crystal, functional = plan.crystal.to(device), _on_device(self._xc.functional, device)
         basis = make_basis(crystal, plan.ecut, plan.mesh.points, plan.symmetry, plan.box, p["smooth_cutoff"])
         _check_bands(p["nbands"], crystal.nelectrons, min(s.npw for s in basis.spheres))
         smearing = Smearing(p["smearing"]["name"], p["smearing"]["width"] / HARTREE)
@@ -394,7 +402,7 @@ class NNXCCalculator(Calculator):
         dropped = len(plan.symmetry) - kept
         facts = {
             "atoms": atoms.get_chemical_formula(),
-            "functional": _description(self.parameters["xc"]),
+            "functional": self._xc.describe(),
             "tables": ", ".join(tables),
             "cutoff": f"{plan.ecut * HARTREE:.2f} eV ({plan.source}){', smooth' if basis.smooth_cutoff else ''}",
             "k-points": f"{kpts}, {len(basis.spheres)} of {len(plan.mesh.points)} irreducible",
@@ -529,17 +537,6 @@ def _device(name: Any) -> "torch.device":
     return device
 
 
-def _description(xc: "str | Functional") -> str:
-    """Name of a functional; of an object its class and numbers, with a digest of its tensors if it has any."""
-    if isinstance(xc, str):
-        return xc
-    tensors = xc.state_dict()
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    return " ".join(repr(xc).split()) + (f" (sha256 {digest.hexdigest()[:12]})" if tensors else "")
-
-
 def _in_directory(txt: Any, directory: str) -> Any:
     return Path(directory) / txt if isinstance(txt, str | os.PathLike) and txt != "-" else txt
 
@@ -579,10 +576,6 @@ def _check_bands(nbands: int | None, nelectrons: int, npw: int) -> None:
         raise InputError(
             f"nbands={nbands}: {nelectrons} electrons need {least} at least, {npw} plane waves make no more"
         )
-
-
-def _check_xc(xc: Any) -> None:
-    get_functional(xc)
 
 
 def _check_ecut(ecut: Any) -> None:
@@ -681,7 +674,6 @@ def _closest(name: object, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 _CHECKS: dict[str, Callable[[Any], None]] = {
-    "xc": _check_xc,
     "ecut": _check_ecut,
     "kpts": _check_kpts,
     "smearing": _check_smearing,

@@ -5,6 +5,9 @@
 runs the named cases (all of the program's without names) on one core and merges them into its file. The cutoffs are not
 converged: the numbers are for comparing programs at equal settings.
 
+ABINIT 9.6.2's stress of a meta-GGA is left out: at si-rattled-r2scan a third of its trace is 1.0e-3 Ha/bohr^3, by
+differences of ABINIT's energies at fixed plane waves -5.7e-5, which is ours.
+
 Two errors of pw.x 6.7 for GTH tables decide what is taken from ABINIT:
 
 - The f projector (Modules/gth.f90, mk_ffnl_gth) is divided by 105 where its norm asks for the square root of 105. With
@@ -138,11 +141,13 @@ def qe_cases() -> dict[str, Case]:
 
 
 def abinit_cases() -> dict[str, Case]:
-    """Structure and settings by name of what ABINIT is run on: where pw.x is in error."""
+    """Structure and settings by name of what ABINIT is run on: where pw.x is in error, and meta-GGAs."""
     known = qe_cases()
     nitride, arguments = known["aln-wurtzite"]
+    rattled = {name: known[name] for name in ("si-rattled", "mgo-rocksalt-rattled")}
     return {
-        **{name: known[name] for name in ("si-rattled", "mgo-rocksalt-rattled")},
+        **rattled,
+        **{f"{name}-r2scan": (atoms, {**given, "xc": "r2SCAN"}) for name, (atoms, given) in rattled.items()},
         "aln-wurtzite": (nitride, {**arguments, "fft": [45, 45, 64]}),  # ABINIT's own choice breaks the symmetry
         "lan-rattled": (lanthanum_nitride(), settings(50, (3, 3, 3), width=0.005)),
     }

@@ -1,6 +1,7 @@
 """The nnxc command: names, options, output, exit codes, mostly with ASE's EMT in place of the calculator."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,8 +14,12 @@ from ase.calculators.calculator import InputError, SCFError
 from ase.calculators.emt import EMT
 from ase.io import read, write
 
+import ase_nnxc
 from ase_nnxc import cli
+from ase_nnxc.checkpoints import load_functional, save_functional
+from ase_nnxc.cli import calculations
 from ase_nnxc.ks.scf import ConvergenceError
+from ase_nnxc.xc import PBE
 
 RADII_MGO = 2 * (1.41 + 0.66)  # twice the sum of the covalent radii (Angstrom)
 
@@ -30,7 +35,7 @@ def given(tmp_path, monkeypatch):
         return EMT()
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "make_calculator", make)
+    monkeypatch.setattr(calculations, "make_calculator", make)
     return seen
 
 
@@ -46,10 +51,10 @@ def raising(error):
 
 
 def test_names_become_reference_crystals():
-    atoms, name = cli.read_structure("Al")
+    atoms, name = calculations.read_structure("Al")
     assert (len(atoms), name) == (1, "Al")
     assert atoms.get_volume() == pytest.approx(4.05**3 / 4)
-    atoms, name = cli.read_structure("MgO", "rocksalt", 4.21)
+    atoms, name = calculations.read_structure("MgO", "rocksalt", 4.21)
     assert atoms.get_volume() == pytest.approx(4.21**3 / 4)
     assert name == "MgO-rocksalt"
 
@@ -67,28 +72,28 @@ def test_names_become_reference_crystals():
     ],
 )
 def test_guessed_lattice_constants_are_near(formula, prototype, a, atol):
-    atoms, _ = cli.read_structure(formula, prototype)
-    expected, _ = cli.read_structure(formula, prototype, a)
+    atoms, _ = calculations.read_structure(formula, prototype)
+    expected, _ = calculations.read_structure(formula, prototype, a)
     ratio = (atoms.get_volume() / expected.get_volume()) ** (1 / 3)
     assert a * ratio == pytest.approx(a, abs=atol)
 
 
 def test_guess_is_announced(capsys):
-    cli.read_structure("MgO", "rocksalt")
+    calculations.read_structure("MgO", "rocksalt")
     assert f"a = {RADII_MGO:.3f} A" in capsys.readouterr().err
 
 
 def test_files_win_over_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write("Al", bulk("Cu"), format="extxyz")
-    assert cli.read_structure("Al")[0].get_chemical_formula() == "Cu"
+    assert calculations.read_structure("Al")[0].get_chemical_formula() == "Cu"
 
 
 @pytest.mark.parametrize(
     ("text", "moments"), [("0.6", [0.6, 0.6]), ("2,-2", [2.0, -2.0]), ("Ni=1.5", [1.5, 0.0]), ("O=0,Ni=1", [1.0, 0.0])]
 )
 def test_magmoms_for_all_by_atom_and_by_element(text, moments):
-    assert cli.parse_magmoms(text, ["Ni", "O"]) == moments
+    assert calculations.parse_magmoms(text, ["Ni", "O"]) == moments
 
 
 # ---- options
@@ -235,7 +240,7 @@ def test_bad_input_is_one_line_and_exit_code_2(given, capsys, command, message):
     ("error", "code"), [(SCFError("not converged\nin 100 steps"), 1), (InputError("ecut is in eV"), 2)]
 )
 def test_calculator_errors_set_the_exit_code(given, monkeypatch, capsys, command, error, code):
-    monkeypatch.setattr(cli, "make_calculator", raising(error))
+    monkeypatch.setattr(calculations, "make_calculator", raising(error))
     assert cli.main([command, "Cu"]) == code
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -261,7 +266,7 @@ def test_interrupted_scan_exits_with_130_and_keeps_its_points(given, monkeypatch
                 raise KeyboardInterrupt
             super().calculate(*args, **kwargs)
 
-    monkeypatch.setattr(cli, "make_calculator", lambda **_: Interrupted())
+    monkeypatch.setattr(calculations, "make_calculator", lambda **_: Interrupted())
     assert cli.main(["eos", "Cu"]) == 130
     assert "finished points are kept in nnxc-eos-Cu" in capsys.readouterr().err
     assert len(Path("nnxc-eos-Cu/points.jsonl").read_text().splitlines()) == 2
@@ -284,7 +289,7 @@ def test_warnings_are_one_line(given, monkeypatch, capsys):
                 raise SCFError("not converged")
             super().calculate(*args, **kwargs)
 
-    monkeypatch.setattr(cli, "make_calculator", lambda **_: FirstFails())
+    monkeypatch.setattr(calculations, "make_calculator", lambda **_: FirstFails())
     assert cli.main(["eos", "Cu"]) == 0
     err = capsys.readouterr().err
     assert err == "nnxc: warning: 1 of the points failed and were left out: SCFError: not converged\n"
@@ -312,7 +317,7 @@ def test_energy_of_the_calculator(folder, capsys):
     assert atoms.get_forces() == pytest.approx(np.array(data["forces_eV_per_A"]), abs=1e-7)
     assert data["parameters"]["pseudos"] == {"Si": "gth-pbe-q4"}
     assert "converged in" in Path("nnxc-energy-si/log.txt").read_text()
-    atoms.calc = cli.make_calculator(**data["parameters"])
+    atoms.calc = calculations.make_calculator(**data["parameters"])
     assert atoms.get_potential_energy(force_consistent=True) == pytest.approx(data["free_energy_eV"], abs=1e-6)
 
 
@@ -375,6 +380,117 @@ def test_bad_input_of_the_calculator_is_one_line_and_exit_code_2(folder, capsys,
     assert err.startswith("nnxc: error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+# ---- models
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """The user's folder of models, one in it."""
+    monkeypatch.setenv("NNXC_MODEL_PATH", "")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    root = tmp_path / "ase_nnxc" / "models"
+    save_functional(PBE(mu=0.2), root, name="weaker", description="PBE of a smaller mu.", licence="MIT")
+    return root
+
+
+def test_models_are_listed(models, capsys):
+    assert cli.main(["models", "list"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["model", "kind", "features", "parameters", "licence", "from", "description"]
+    assert "weaker@1  xc    density, gradient  0           MIT      user  PBE of a smaller mu." in rows[-1]
+
+
+def test_models_are_listed_for_machines(models, capsys):
+    (models / "weaker@1" / "card.json").write_text("{")
+    assert cli.main(["models", "list", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)[-1]
+    assert (record["name"], record["version"], record["origin"]) == ("weaker", 1, "user")
+    assert record["folder"] == str(models / "weaker@1")
+    assert "card.json is damaged" in record["error"]
+
+
+def test_card_of_a_model_is_shown(models, capsys):
+    assert cli.main(["models", "show", "weaker"]) == 0
+    out = capsys.readouterr().out
+    assert "description   PBE of a smaller mu.\n" in out
+    assert '"mu": 0.2' in out
+    assert cli.main(["models", "show", f"{models}/weaker@1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"]["config"]["mu"] == 0.2
+
+
+def test_models_are_verified(models, capsys):
+    assert cli.main(["models", "verify"]) == 0
+    assert "weaker@1  ok" in capsys.readouterr().out
+    (models / "weaker@1" / "functional.safetensors").write_bytes(b"")
+    assert cli.main(["models", "verify"]) == 1
+    assert "not the SHA-256" in capsys.readouterr().out
+    assert cli.main(["models", "verify", "weaker", "stronger", "--json"]) == 1
+    errors = {record["model"]: record["error"] for record in json.loads(capsys.readouterr().out)}
+    assert "not the SHA-256" in errors["weaker"]
+    assert "no model 'stronger'" in errors["stronger"]
+
+
+def published(kind, paths):
+    assert kind == "nagai"
+    if not all(path.is_file() for path in paths):
+        raise ValueError("these are no weights")
+    return PBE(mu=0.3), {"description": "Of others.", "licence": "BSD-3-Clause", "citation": "They."}
+
+
+def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ase_nnxc.interop.published.import_weights", published)
+    weights = tmp_path / "weights"
+    weights.touch()
+    command = ["models", "import", "nagai", str(weights), "--name", "theirs", "--version", "2"]
+    assert cli.main(command) == 0
+    assert f"theirs@2 is in {models / 'theirs@2'}" in capsys.readouterr().out
+    assert load_functional("theirs").card["citation"] == "They."
+    assert cli.main([*command, "--root", str(tmp_path / "else")]) == 0
+    assert load_functional(tmp_path / "else" / "theirs@2").mu == 0.3
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("models", "required"),
+        ("models lsit", "invalid choice"),
+        ("models show stronger", "no model 'stronger'; known are"),
+        ("models show ../x", "x: no such folder"),
+        ("models import nagay FILE --name theirs", "invalid choice"),
+        ("models import nagai FILE", "--name"),
+        ("models import nagai absent --name theirs", "these are no weights"),
+        ("models import nagai FILE --name PBE", "taken by a functional of the package"),
+        ("models import nagai FILE --name Theirs", "is no name of a model"),
+        ("models import nagai FILE --name weaker", "weaker@1 is there"),
+    ],
+)
+def test_bad_input_about_models_is_one_line_and_exit_code_2(models, tmp_path, monkeypatch, capsys, command, message):
+    monkeypatch.setattr("ase_nnxc.interop.published.import_weights", published)
+    weights = tmp_path / "weights"
+    weights.touch()
+    assert cli.main([str(weights) if word == "FILE" else word for word in command.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nnxc: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_folder_of_models_is_pinned(models, capsys):
+    assert cli.main(["models", "pin", str(models)]) == 0
+    assert json.loads((models / "index.json").read_text()).keys() == {"weaker@1"}
+    (models / "weaker@1" / "card.json").unlink()
+    assert cli.main(["models", "pin", str(models)]) == 2
+    assert "card.json is missing" in capsys.readouterr().err
+
+
+def test_command_runs_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "ase_nnxc", "--version"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(ase_nnxc.__file__).parents[1])}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("nnxc 0.")
 
 
 def test_help_is_fast_and_loads_neither_torch_nor_ase():

@@ -12,11 +12,12 @@ from ase.build import bulk
 from ase.units import Bohr
 from pyscf.dft import libxc
 
-from ase_nnxc.ks.basis import Basis, fft_box, make_basis, smooth_size
+from ase_nnxc.ks.basis import Basis, fft_box, make_basis, make_sphere, smooth_size
 from ase_nnxc.ks.crystal import Crystal
 from ase_nnxc.ks.eigensolver import davidson
-from ase_nnxc.ks.ground_state import GroundState, density_energies, density_of, energy_terms
+from ase_nnxc.ks.ground_state import GroundState, density_energies, energy_terms, fields_of
 from ase_nnxc.ks.guess import atomic_orbitals, start_density, start_orbitals
+from ase_nnxc.ks.hamiltonian import from_box, to_box
 from ase_nnxc.ks.occupations import Smearing
 from ase_nnxc.ks.pulay import pulay_pressure
 from ase_nnxc.ks.scf import ConvergenceError, Problem, SCFSettings, scf
@@ -24,7 +25,7 @@ from ase_nnxc.ks.symmetry import find_symmetry, identity, monkhorst_pack
 from ase_nnxc.ks.terms.local import structure_factors
 from ase_nnxc.pseudos import find_pseudos
 from ase_nnxc.registry import get_functional
-from ase_nnxc.xc import Functional
+from ase_nnxc.xc import Functional, NeuralCorrelation, NeuralExchange, Sum, describe
 
 TIGHT = SCFSettings(energy=1e-13)
 
@@ -51,9 +52,11 @@ def basis_of(
     return make_basis(crystal, ecut, monkhorst_pack(kpts, gamma=True), symmetry, box, smooth)
 
 
-def solve(crystal: Crystal, basis: Basis, smearing: Smearing | None = None, start=None, settings=TIGHT, **kwargs):
+def solve(
+    crystal: Crystal, basis: Basis, smearing: Smearing | None = None, start=None, settings=TIGHT, xc="PBE", **kwargs
+):
     smearing = smearing or Smearing("gaussian", 0.01)
-    return scf(crystal, basis, get_functional("PBE"), smearing, settings=settings, start=start, **kwargs)
+    return scf(crystal, basis, get_functional(xc), smearing, settings=settings, start=start, **kwargs)
 
 
 def rattled_silicon_carbide() -> Atoms:
@@ -70,11 +73,11 @@ def slope(energy: Callable[[float], float], h: float) -> float:
     return (8 * (energy(h) - energy(-h)) - (energy(2 * h) - energy(-2 * h))) / (12 * h)
 
 
-@pytest.mark.parametrize("smooth", [False, True])
-def test_forces_and_stress_are_derivatives_of_the_free_energy(smooth: bool) -> None:
+@pytest.mark.parametrize(("xc", "smooth"), [("PBE", False), ("PBE", True), ("r2SCAN", True)])
+def test_forces_and_stress_are_derivatives_of_the_free_energy(xc: str, smooth: bool) -> None:
     crystal = crystal_of(rattled_silicon_carbide())
     basis = basis_of(crystal, 12.0, (2, 2, 1), smooth=smooth)
-    state = solve(crystal, basis)
+    state = solve(crystal, basis, xc=xc)
     forces, stress = state.derivatives()
     direction = torch.tensor([[0.3, 0.5, -0.2], [0.5, -0.7, 0.4], [-0.2, 0.4, 0.6]], dtype=torch.float64)
     move = torch.tensor([[0.0, 0.0, 0.0], [0.6, -0.3, 0.7]], dtype=torch.float64)
@@ -84,10 +87,10 @@ def test_forces_and_stress_are_derivatives_of_the_free_energy(smooth: bool) -> N
         cell = crystal.deformed(x * direction, still)
         # at constant cutoff the sphere follows the cell: only a smooth cutoff makes that a derivative
         sphere = basis_of(cell, 12.0, (2, 2, 1), smooth=True, gpts=basis.grid.shape) if smooth else basis
-        return solve(cell, sphere, start=state).free_energy
+        return solve(cell, sphere, start=state, xc=xc).free_energy
 
     def moved(x: float) -> float:
-        return solve(crystal.deformed(unstrained, x * move), basis, start=state).free_energy
+        return solve(crystal.deformed(unstrained, x * move), basis, start=state, xc=xc).free_energy
 
     h = 1e-5 if smooth else 2e-3  # its second derivative jumps where a plane wave enters
     assert slope(strained, h) == pytest.approx(float((stress * direction).sum() * crystal.volume), rel=1e-5)
@@ -113,46 +116,55 @@ def test_stress_of_a_ferromagnet_is_the_strain_derivative_of_the_free_energy() -
     assert slope(strained, 2e-3) == pytest.approx(float((stress * direction).sum() * crystal.volume), rel=1e-5)
 
 
-def test_forces_of_a_polarised_crystal_are_derivatives_of_the_free_energy() -> None:
-    atoms = Atoms("H2", cell=[4.0, 4.2, 4.5], positions=[[0.1, 0.0, 0.2], [1.3, 1.2, 1.7]], pbc=True)
-    atoms.set_initial_magnetic_moments([0.9, 0.9])
-    crystal, smearing = crystal_of(atoms), Smearing("fermi-dirac", 0.01)
+@pytest.mark.parametrize("xc", ["PBE", "r2SCAN"])
+def test_forces_and_stress_of_a_polarised_crystal_are_derivatives_of_the_free_energy(xc: str) -> None:
+    atoms = Atoms("H2", cell=[4.6, 4.8, 5.2], positions=[[0.1, 0.0, 0.2], [1.5, 1.4, 2.0]], pbc=True)
+    atoms.set_initial_magnetic_moments([1.0, 1.0])
+    crystal, smearing = crystal_of(atoms), Smearing("fermi-dirac", 0.005)
     basis = basis_of(crystal, 12.0, (1, 1, 1))
-    state = solve(crystal, basis, smearing)
-    assert state.total_moment > 1.0
+    state = solve(crystal, basis, smearing, xc=xc)
+    assert state.total_moment > 1.9
+    forces, stress = state.derivatives()
     move = torch.tensor([[0.0, 0.0, 0.0], [0.6, -0.3, 0.7]], dtype=torch.float64)
+    strain = torch.tensor([[0.9, 0.2, 0.0], [0.2, 0.6, 0.0], [0.0, 0.0, 0.7]], dtype=torch.float64)
 
-    def moved(x: float) -> float:
-        return solve(crystal.deformed(0 * crystal.lattice, x * move), basis, smearing, start=state).free_energy
+    def changed(strain: torch.Tensor, move: torch.Tensor) -> float:
+        return solve(crystal.deformed(strain, move), basis, smearing, start=state, xc=xc).free_energy
 
-    assert slope(moved, 1e-2) == pytest.approx(-float((state.derivatives()[0] * move).sum()), rel=1e-5)
+    work = -float((forces * move).sum())
+    assert slope(lambda x: changed(0 * strain, x * move), 1e-2) == pytest.approx(work, rel=1e-5)
+    work = float((stress * strain).sum() * crystal.volume)
+    assert slope(lambda x: changed(x * strain, 0 * move), 2e-3) == pytest.approx(work, rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("atoms", "ecut", "kpts", "gpts"),
+    ("atoms", "ecut", "kpts", "gpts", "xc"),
     [
-        (bulk("Si", "diamond", a=5.4), 8.0, (3, 3, 3), (24, 24, 24)),
-        (bulk("Mg", "hcp", a=3.2, c=5.3), 8.0, (3, 3, 2), None),
-        (bulk("Al", "fcc", a=4.0, cubic=True), 6.0, (2, 2, 2), None),
+        (bulk("Si", "diamond", a=5.4), 8.0, (3, 3, 3), (24, 24, 24), "PBE"),
+        (bulk("Si", "diamond", a=5.4), 8.0, (3, 3, 3), (24, 24, 24), "r2SCAN"),
+        (bulk("Mg", "hcp", a=3.2, c=5.3), 8.0, (3, 3, 2), None, "PBE"),
+        (bulk("Al", "fcc", a=4.0, cubic=True), 6.0, (2, 2, 2), None, "PBE"),
     ],
-    ids=["diamond", "hcp", "supercell"],
+    ids=["diamond", "diamond with tau", "hcp", "supercell"],
 )
-def test_symmetry_changes_no_number(atoms: Atoms, ecut: float, kpts: tuple[int, int, int], gpts) -> None:
+def test_symmetry_changes_no_number(atoms: Atoms, ecut: float, kpts: tuple[int, int, int], gpts, xc: str) -> None:
     crystal = crystal_of(atoms, "gth-pbe-q2" if "Mg" in atoms.get_chemical_symbols() else "gth-pbe")
     basis = basis_of(crystal, ecut, kpts, gpts=gpts)
     plain = basis_of(crystal, ecut, kpts, symmetric=False, gpts=basis.grid.shape)
     assert len(basis.spheres) < len(plain.spheres) / 1.9
-    with_symmetry, without = solve(crystal, basis), solve(crystal, plain)
+    with_symmetry, without = solve(crystal, basis, xc=xc), solve(crystal, plain, xc=xc)
     assert with_symmetry.free_energy == pytest.approx(without.free_energy, abs=1e-8)
     for a, b in zip(with_symmetry.derivatives(), without.derivatives()):
         assert torch.allclose(a, b, rtol=0, atol=1e-7)
 
 
-def test_spin_polarised_equals_unpolarised_without_moments() -> None:
+@pytest.mark.parametrize("xc", ["PBE", "r2SCAN"])
+def test_spin_polarised_equals_unpolarised_without_moments(xc: str) -> None:
     crystal = crystal_of(bulk("Si", "diamond", a=5.4))
     basis = basis_of(crystal, 8.0, (2, 2, 2))
     polarised = replace(crystal, magmoms=torch.zeros(2, dtype=torch.float64))
-    assert solve(polarised, basis).free_energy == pytest.approx(solve(crystal, basis).free_energy, abs=1e-9)
+    energy = solve(crystal, basis, xc=xc).free_energy
+    assert solve(polarised, basis, xc=xc).free_energy == pytest.approx(energy, abs=1e-9)
 
 
 def test_energy_ignores_translations_by_grid_points_and_rotations() -> None:
@@ -173,6 +185,58 @@ def silicon_of_dftk(family: str) -> Crystal:
     lattice = a / 2 * torch.tensor([[0, 1, 1], [1, 0, 1], [1, 1, 0]], dtype=torch.float64)
     positions = torch.tensor([[0.125] * 3, [-0.125] * 3], dtype=torch.float64)
     return Crystal(lattice, positions, (find_pseudos(["Si"], family)["Si"],) * 2)
+
+
+def test_silicon_has_the_energy_of_dftk_with_scan() -> None:
+    """DFTK's test silicon_scan at 50 Ha."""
+    crystal = silicon_of_dftk("pbe")
+    basis = basis_of(crystal, 50.0, (3, 3, 3), gpts=(48, 48, 48))
+    state = solve(crystal, basis, Smearing("gaussian", 1e-3), settings=SCFSettings(energy=1e-10), xc="SCAN")
+    assert state.free_energy == pytest.approx(-7.857384389260792, abs=1e-8)
+
+
+class FourierOrbits:
+    """Symmetrisation of the Fourier coefficients, for operations that do not map the box to itself, as DFTK does it."""
+
+    def __init__(self, crystal: Crystal, basis: Basis):
+        shape = basis.grid.shape
+        trivial = identity(len(crystal.potentials)).grid_orbits(shape)
+        self.labels, self.representatives, self.counts = trivial.labels, trivial.representatives, trivial.counts
+        axes = (torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in shape)
+        waves = torch.cartesian_prod(*axes)
+        half = torch.zeros(shape, dtype=torch.bool)
+        for sign in (1, -1):
+            half[tuple((sign * basis.grid.miller % torch.tensor(shape)).mT)] = True
+        self.inside, self.images, self.phases = half.flatten(), [], []
+        for rotation, translation in zip(basis.symmetry.rotations.to(waves), basis.symmetry.translations):
+            i, j, k = ((waves @ rotation)[:, axis].long() % n for axis, n in enumerate(shape))
+            self.images.append((i * shape[1] + j) * shape[2] + k)
+            self.phases.append(torch.exp(2j * math.pi * (waves @ translation)))
+
+    def symmetrize(self, field: torch.Tensor) -> torch.Tensor:
+        """f(x) -> mean of f(W x + w): the coefficient of G goes to W^T G with the phase exp(2 pi i G w)."""
+        if field.dim() == 4:  # potentials are left as they are
+            return field
+        waves = torch.fft.fftn(field, dim=(-3, -2, -1)).flatten(-3) * self.inside
+        mean = torch.zeros_like(waves)
+        for image, phase in zip(self.images, self.phases):
+            mean.index_add_(-1, image[self.inside], (waves * phase)[..., self.inside] / len(self.images))
+        return torch.fft.ifftn(mean.view_as(field), dim=(-3, -2, -1)).real
+
+
+def test_silicon_has_the_energy_of_dftk_with_scan_on_a_box_without_the_symmetry() -> None:
+    """DFTK's test silicon_scan at 15 Ha. Its 27^3 points break the symmetry, which it imposes on the waves."""
+    crystal, shape = silicon_of_dftk("pbe"), (27, 27, 27)
+    coarse = basis_of(crystal, 15.0, (3, 3, 3), gpts=shape)
+    mesh = monkhorst_pack((3, 3, 3), gamma=True)
+    symmetry = find_symmetry(crystal.lattice, crystal.positions, (0, 0))
+    assert len(symmetry) == 48 > len(coarse.symmetry)
+    irreducible, weights, _ = symmetry.irreducible_kpoints(mesh)
+    spheres = tuple(make_sphere(crystal, 15.0, k, w, shape) for k, w in zip(irreducible, weights.tolist()))
+    basis = replace(coarse, spheres=spheres, symmetry=symmetry)
+    basis.__dict__["orbits"] = FourierOrbits(crystal, basis)
+    state = solve(crystal, basis, Smearing("gaussian", 1e-3), settings=SCFSettings(energy=1e-10), xc="SCAN")
+    assert state.free_energy == pytest.approx(-7.856498623457256, abs=1e-5)
 
 
 def test_silicon_has_the_energy_of_abinit() -> None:
@@ -215,14 +279,14 @@ def test_components_after_one_diagonalisation_are_those_of_dftk() -> None:
     assert float(terms["xc"]) == pytest.approx(-2.3033165870558165, abs=1e-6)
 
     problem = Problem(crystal, basis, LibxcLDA())
-    potential, _ = problem.potential(guess)
+    potentials, _ = problem.potentials(guess)
     orbitals = []
     for k in range(len(basis.spheres)):
-        hamiltonian = problem.hamiltonian(k, potential[0], torch.complex128)
+        hamiltonian = problem.hamiltonian(k, potentials[0], torch.complex128)
         start = start_orbitals(hamiltonian, atomic_orbitals(crystal, basis.spheres[k]), 8, seed=k)
         orbitals.append(davidson(hamiltonian, start, 1e-8, 4, max_steps=40).vectors[:4])
     electrons = torch.full((1, 6, 4), 2 / 6, dtype=torch.float64)
-    density = density_of(crystal, basis, [orbitals], electrons)
+    density = fields_of(crystal, basis, LibxcLDA(), [orbitals], electrons)
     terms = energy_terms(crystal, basis, LibxcLDA(), [orbitals], electrons, density, entropy=0.0)
     expected = {
         "kinetic": 3.3824289861522194,
@@ -237,11 +301,78 @@ def test_components_after_one_diagonalisation_are_those_of_dftk() -> None:
     assert float(pbe["xc"]) == pytest.approx(-2.469375219486637, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("xc", "same"), [("PBE", "gga_x_pbe+gga_c_pbe"), ("r2SCAN", "mgga_x_r2scan+mgga_c_r2scan")], ids=["pbe", "r2scan"]
+)
+def test_energy_is_that_with_libxc(xc: str, same: str) -> None:
+    crystal = crystal_of(rattled_silicon_carbide())
+    basis, settings = basis_of(crystal, 8.0, (2, 1, 1)), SCFSettings(energy=1e-10)
+    ours, libxcs = (solve(crystal, basis, settings=settings, xc=name) for name in (xc, same))
+    assert ours.free_energy == pytest.approx(libxcs.free_energy, abs=1e-8)
+    for a, b in zip(ours.derivatives(), libxcs.derivatives()):
+        assert torch.allclose(a, b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("xc", ["PBE", "r2SCAN"])
+def test_energy_of_an_anchored_network_is_its_parents(xc: str) -> None:
+    parent = get_functional(xc)
+    parts = [part(parent=describe(parent)) for part in (NeuralExchange, NeuralCorrelation)]
+    crystal = crystal_of(rattled_silicon_carbide())
+    basis, settings = basis_of(crystal, 8.0, (2, 1, 1)), SCFSettings(energy=1e-11)
+    expected = solve(crystal, basis, settings=settings, xc=parent)
+    state = solve(crystal, basis, settings=settings, xc=Sum([(1.0, part) for part in parts]))
+    assert state.free_energy == pytest.approx(expected.free_energy, abs=1e-9)
+    assert len(state.history) == len(expected.history)
+
+
+@pytest.fixture(scope="module")
+def carbide_with_tau() -> GroundState:
+    crystal = crystal_of(rattled_silicon_carbide())
+    return solve(crystal, basis_of(crystal, 8.0, (2, 1, 1)), settings=SCFSettings(energy=1e-8), xc="r2SCAN")
+
+
+def test_kinetic_energy_density_is_half_the_squared_gradients_of_the_orbitals(carbide_with_tau: GroundState) -> None:
+    state = carbide_with_tau
+    crystal, basis = state.crystal, state.basis
+    expected = torch.zeros(basis.grid.shape, dtype=torch.float64)
+    for sphere, psi, electrons in zip(basis.spheres, state.orbitals[0], state.electrons[0]):
+        for q in sphere.wavevectors(crystal.reciprocal).mT:
+            slopes = to_box(1j * q * psi, sphere, basis.grid.shape).abs().square()
+            expected += 0.5 * torch.einsum("n,nxyz->xyz", electrons, slopes) / crystal.volume
+    expected = basis.orbits.symmetrize(expected)
+    tau = basis.grid.to_real(state.fields[1])
+    assert torch.allclose(tau, expected, rtol=0, atol=1e-12)
+    assert float(tau.mean() * crystal.volume) == pytest.approx(state.terms["kinetic"], rel=1e-12)
+
+
+def test_tau_operator_is_the_divergence_of_the_weighted_gradient(carbide_with_tau: GroundState) -> None:
+    state = carbide_with_tau
+    problem = Problem(state.crystal, state.basis, state.functional)
+    hamiltonian = problem.hamiltonian(1, problem.potentials(state.fields)[0][0], torch.complex128)
+    sphere, psi, v = state.basis.spheres[1], state.orbitals[0][1], hamiltonian.tau.potential
+    expected = torch.zeros_like(psi)
+    for q in sphere.wavevectors(state.crystal.reciprocal).mT:
+        slopes = to_box(1j * q * psi, sphere, state.basis.grid.shape)
+        expected += -0.5j * q * from_box(slopes.mul_(v), sphere)
+    waves = -state.basis.grid.wavevectors(state.crystal.reciprocal).square().sum(-1)
+    laplacian = state.basis.grid.to_real(waves * state.basis.grid.to_fourier(v))
+    without = replace(hamiltonian, potential=hamiltonian.potential - 0.25 * laplacian, tau=None)
+    assert torch.allclose(hamiltonian.apply(psi) - without.apply(psi), expected, rtol=0, atol=1e-12)
+
+
+def test_start_from_another_rung_changes_nothing(carbide_with_tau: GroundState) -> None:
+    state, settings = carbide_with_tau, SCFSettings(energy=1e-10)
+    for xc, start in (("PBE", state), ("r2SCAN", solve(state.crystal, state.basis, settings=settings))):
+        warm = solve(state.crystal, state.basis, settings=settings, start=start, xc=xc)
+        cold = solve(state.crystal, state.basis, settings=settings, xc=xc)
+        assert warm.free_energy == pytest.approx(cold.free_energy, abs=1e-8)
+
+
 def test_davidson_finds_the_eigenvalues_of_the_dense_matrix() -> None:
     crystal = crystal_of(rattled_silicon_carbide())
     basis = basis_of(crystal, 5.0, (2, 1, 1))
     problem = Problem(crystal, basis, get_functional("PBE"))
-    hamiltonian = problem.hamiltonian(1, problem.potential(start_density(crystal, basis))[0][0], torch.complex128)
+    hamiltonian = problem.hamiltonian(1, problem.potentials(start_density(crystal, basis))[0][0], torch.complex128)
     dense = hamiltonian.apply(torch.eye(hamiltonian.sphere.npw, dtype=torch.complex128)).mT
     assert torch.allclose(dense, dense.mH, atol=1e-12)
     generator = torch.Generator().manual_seed(1)

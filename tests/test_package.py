@@ -22,9 +22,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"version", "units", "xc"},
     {"ks"},
-    {"fit", "pseudos", "registry", "report"},
+    {"fit", "interop", "pseudos", "report"},
+    {"checkpoints"},
+    {"registry"},
     {"calculator"},
-    {"eos"},
+    {"eos", "train"},
     {"cli"},
     {"__main__"},
 )
@@ -71,6 +73,7 @@ def test_calculator_is_found_when_asked_for_and_a_wrong_name_is_not():
     from ase_nnxc.calculator import NNXCCalculator
 
     assert ase_nnxc.NNXCCalculator is NNXCCalculator
+    assert all(getattr(ase_nnxc, name) is not None for name in ase_nnxc.__all__)
     with pytest.raises(AttributeError, match="NNXCalculator"):
         _ = ase_nnxc.NNXCalculator
 

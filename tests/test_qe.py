@@ -17,8 +17,9 @@ SLOW = ["al-eos-0.96", "al-eos-0.98", "al-eos-1.02", "al-eos-1.04", "cu", "ni-fe
 SLOW += ["caf2-pbesol", "fe-bcc", "cr-antiferro", "aln-wurtzite", "o2-box"]
 GAPPED = {"si-rattled", "si-lda", "mgo-rocksalt-rattled", "caf2-pbesol", "aln-wurtzite", "o2-box"}
 SEMICORE_OR_SPIN = {"ni-ferro", "fe-bcc", "cr-antiferro", "o2-box", "mgo-rocksalt-rattled", "caf2-pbesol"}
-SEMICORE_OR_SPIN |= {"lan-rattled"}
-ABINIT_FAST, ABINIT_SLOW = ["si-rattled"], ["mgo-rocksalt-rattled", "aln-wurtzite", "lan-rattled"]
+SEMICORE_OR_SPIN |= {"lan-rattled", "mgo-rocksalt-rattled-r2scan"}
+ABINIT_FAST = ["si-rattled", "si-rattled-r2scan"]
+ABINIT_SLOW = ["mgo-rocksalt-rattled", "mgo-rocksalt-rattled-r2scan", "aln-wurtzite", "lan-rattled"]
 
 
 def atoms_of(record: dict, code: str) -> Atoms:
@@ -66,4 +67,5 @@ def test_same_numbers_as_quantum_espresso(qe_records: dict[str, dict], name: str
 def test_same_numbers_as_abinit(abinit_records: dict[str, dict], name: str) -> None:
     atoms, abinit = atoms_of(abinit_records[name], "abinit"), abinit_records[name]["abinit"]
     assert_same_energy_and_forces(atoms, abinit, name)
-    assert np.abs(atoms.get_stress(voigt=False) * Bohr**3 / Hartree - abinit["stress"]).max() < 1e-6
+    if "stress" in abinit:  # a meta-GGA's is wrong there
+        assert np.abs(atoms.get_stress(voigt=False) * Bohr**3 / Hartree - abinit["stress"]).max() < 1e-6

@@ -45,7 +45,8 @@ class PseudoAtom:
     shells : tuple of Shell
         Occupied levels.
     spline : CubicSpline
-        Fourier transform of the density, electrons, of the wave number in bohr^-1.
+        Fourier transforms of the density, electrons, and of the kinetic energy density, Hartree, of the wave number in
+        bohr^-1.
     """
 
     shells: tuple[Shell, ...]
@@ -53,6 +54,13 @@ class PseudoAtom:
 
     def density(self, q2: Tensor) -> Tensor:
         """Fourier transform of the density, electrons, at squared wave numbers `q2` (any shape), bohr^-2."""
+        return self._transforms(q2)[..., 0]
+
+    def tau(self, q2: Tensor) -> Tensor:
+        """Fourier transform of the kinetic energy density, Hartree, at squared wave numbers `q2` (any shape)."""
+        return self._transforms(q2)[..., 1]
+
+    def _transforms(self, q2: Tensor) -> Tensor:
         q = q2.detach().sqrt().clamp(max=float(WAVE_NUMBERS[-1])).cpu().numpy()
         return torch.as_tensor(self.spline(q), dtype=q2.dtype, device=q2.device)
 
@@ -88,9 +96,18 @@ def pseudo_atom(table: GTH) -> PseudoAtom:
         if 4 * math.pi * (np.abs(change) * density * RADII**2) @ WEIGHTS < 1e-2 * table.valence:
             break
     qr = WAVE_NUMBERS[:, None] * RADII
-    transform = np.sinc(qr / math.pi) @ (4 * math.pi * RADII**2 * density * WEIGHTS)
-    transform *= table.valence / transform[0]
-    return PseudoAtom(tuple(shells), CubicSpline(WAVE_NUMBERS, transform))
+    fields = np.stack((density, sum(_kinetic(shell) for shell in shells)), axis=-1)
+    transforms = np.sinc(qr / math.pi) @ (4 * math.pi * (RADII**2 * WEIGHTS)[:, None] * fields)
+    transforms[:, 0] *= table.valence / transforms[0, 0]
+    return PseudoAtom(tuple(shells), CubicSpline(WAVE_NUMBERS, transforms))
+
+
+def _kinetic(shell: Shell) -> Array:
+    """Kinetic energy density on RADII, Hartree bohr^-3: f / 4 pi * 1/2 (R'^2 + l (l + 1) R^2 / r^2)."""
+    a = EXPONENTS[:, None]
+    waves = RADII**shell.l * np.exp(-a * RADII**2)
+    value, slope = shell.coefficients @ waves, shell.coefficients @ (waves * (shell.l / RADII - 2 * a * RADII))
+    return shell.electrons / (8 * math.pi) * (slope**2 + shell.l * (shell.l + 1) * (value / RADII) ** 2)
 
 
 def _local(table: GTH) -> Array:

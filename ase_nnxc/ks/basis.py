@@ -108,6 +108,10 @@ class Sphere:
         """k+G (npw, 3), bohr^-1, differentiable in the reciprocal lattice."""
         return (self.miller.to(reciprocal.dtype) + self.kpoint) @ reciprocal
 
+    def half_squares(self, reciprocal: Tensor) -> Tensor:
+        """|k+G|^2 / 2 (npw,), Hartree, differentiable in the reciprocal lattice."""
+        return 0.5 * self.wavevectors(reciprocal).square().sum(-1)
+
     def phases(self, positions: Tensor) -> Tensor:
         """exp(-i (k+G) R) of atoms at fractional `positions` (natoms, 3): complex (natoms, npw), differentiable."""
         angle = -2 * math.pi * (positions @ (self.miller.to(positions.dtype) + self.kpoint).mT)

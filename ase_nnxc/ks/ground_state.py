@@ -21,7 +21,7 @@ from .terms.hartree import coulomb_kernel, hartree_energy
 from .terms.kinetic import kinetic_energy
 from .terms.local import local_potential, superposition
 from .terms.nonlocal_ import coupling, projectors
-from .terms.xc import xc_energy
+from .terms.xc import nfields, up_and_down, xc_energy, xc_potential
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,10 @@ class GroundState:
         (nspin, nk, nbands), Hartree and electrons in [0, 1] per spin orbital.
     fermi_level : float
         Hartree.
-    density : Tensor
-        (nspin, ng) Fourier coefficients of total density and magnetisation made of the orbitals, bohr^-3.
+    fields : Tensor
+        (nfields, ng) Fourier coefficients of what the functional is evaluated with, made of the orbitals: total density
+        and magnetisation, bohr^-3, and for a functional of the kinetic energy density tau the same of it, Hartree
+        bohr^-3.
     terms : dict of str to float
         Energy components, Hartree; their sum is the free energy F.
     history : list
@@ -54,9 +56,14 @@ class GroundState:
     eigenvalues: Tensor
     occupations: Tensor
     fermi_level: float
-    density: Tensor
+    fields: Tensor
     terms: dict[str, float]
     history: list = field(repr=False)
+
+    @property
+    def density(self) -> Tensor:
+        """Total density and, with spin, magnetisation (nspin, ng) of `fields`."""
+        return self.fields[: self.crystal.nspin]
 
     @property
     def free_energy(self) -> float:
@@ -100,18 +107,24 @@ class GroundState:
         Both at fixed orbital coefficients, which makes the stress the one of a fixed set of plane waves.
         """
         electrons = self.electrons
+        tau_potentials = self._tau_potentials()
 
         def of_orbitals(block: tuple[int, int]) -> tuple[Tensor, Tensor]:
             spin, k = block
             with torch.enable_grad():
                 strain, displacements, crystal = _movable(self.crystal)
                 sphere, psi = self.basis.spheres[k], self.orbitals[spin][k]
-                parts = orbital_energies(crystal, self.basis, sphere, psi, electrons[spin, k])
-                return _gradients(parts[0] + parts[1], strain, displacements)
+                kinetic, nonlocal_ = orbital_energies(crystal, self.basis, sphere, psi, electrons[spin, k])
+                energy = kinetic + nonlocal_
+                if tau_potentials is not None:
+                    weighted = _weighted_kinetic(tau_potentials[spin], sphere, psi, electrons[spin, k])
+                    # int v tau = 1/2 sum_ij M_ij b_i b_j
+                    energy = energy + 0.5 * (weighted * (crystal.reciprocal @ crystal.reciprocal.mT)).sum()
+                return _gradients(energy, strain, displacements)
 
         with torch.enable_grad():
             strain, displacements, crystal = _movable(self.crystal)
-            charges = self.density * self.crystal.volume
+            charges = self.fields * self.crystal.volume
             parts = density_energies(crystal, self.basis, self.functional, charges)
             d_strain, d_positions = _gradients(torch.stack(list(parts.values())).sum(), strain, displacements)
         for ds, dr in iterate_kpoints(of_orbitals, self.basis.blocks(self.crystal.nspin), self.crystal.device):
@@ -120,6 +133,38 @@ class GroundState:
         stress = symmetry.symmetrize_stress(0.5 * (d_strain + d_strain.mT) / self.crystal.volume, lattice)
         forces = symmetry.symmetrize_forces(-d_positions, lattice)
         return forces, stress
+
+    def _tau_potentials(self) -> Tensor | None:
+        """v = dE_xc/dtau of each spin (nspin, n1, n2, n3), if the energy depends on tau."""
+        if len(self.fields) == self.crystal.nspin:
+            return None
+        real = self.basis.grid.to_real(self.fields)
+        arguments = (self.basis, self.crystal.reciprocal, self.crystal.volume)
+        slopes = xc_potential(self.functional, real, *arguments)[1]
+        return up_and_down(slopes[self.crystal.nspin :])
+
+
+def _weighted_kinetic(potential: Tensor, sphere: Sphere, psi: Tensor, electrons: Tensor) -> Tensor:
+    """M_ij = sum_n f_n int v Re(D_i psi_n* D_j psi_n), (3, 3), with D_i psi = sum_G (k+G)_i c_G exp(i (k+G) r).
+
+    The components of k+G are those along the reciprocal vectors, so that strain leaves M as it is.
+
+    Parameters
+    ----------
+    potential : Tensor
+        (n1, n2, n3) v, the derivative of the energy by tau.
+    sphere, psi, electrons
+        As for `orbital_energies`.
+    """
+    shape = (potential.shape[0], potential.shape[1], potential.shape[2])
+    components = (sphere.miller + sphere.kpoint).to(psi.dtype)
+    total = torch.zeros(3, 3, dtype=potential.dtype, device=potential.device)
+    for orbital, number in zip(psi, electrons.tolist()):
+        if number != 0:
+            waves = to_box(orbital * components.mT, sphere, shape)
+            weighted = torch.view_as_real(waves * potential).flatten(1)
+            total += number / potential.numel() * (weighted @ torch.view_as_real(waves).flatten(1).mT)
+    return total
 
 
 def _movable(crystal: Crystal) -> tuple[Tensor, Tensor, Crystal]:
@@ -150,8 +195,8 @@ def orbital_energies(
     """
     filled = electrons != 0
     psi, electrons = psi[filled], electrons[filled]
-    q2 = sphere.wavevectors(crystal.reciprocal).square().sum(-1)
-    kinetic = (electrons @ psi.abs().square()) @ kinetic_energy(q2, basis.ecut, basis.smooth_cutoff)
+    waves = kinetic_energy(sphere.half_squares(crystal.reciprocal), basis.ecut, basis.smooth_cutoff)
+    kinetic = (electrons @ psi.abs().square()) @ waves
     b = projectors(crystal, sphere).conj() @ psi.mT  # (nproj, nbands)
     nonlocal_ = ((b.conj() * (coupling(crystal).to(b.dtype) @ b)).real.sum(0) * electrons).sum()
     return kinetic, nonlocal_
@@ -165,45 +210,65 @@ def density_energies(crystal: Crystal, basis: Basis, functional: Functional, cha
     crystal, basis, functional
         What to evaluate.
     charges : Tensor
-        (nspin, ng) Fourier coefficients of the density times the volume, which strain leaves alone: electrons.
+        (nfields, ng) Fourier coefficients of the fields times the volume: electrons and, of tau, Hartree. Strain leaves
+        those of the density alone.
     """
     grid, volume = basis.grid, crystal.volume
-    density = charges / volume
+    fields = charges / volume
     return {
-        "local": volume * grid.inner(density[0], local_potential(crystal, grid)),
-        "hartree": hartree_energy(density[0], coulomb_kernel(grid, crystal.reciprocal), grid, volume),
-        "xc": xc_energy(functional, grid.to_real(density), basis, crystal.reciprocal, volume),
+        "local": volume * grid.inner(fields[0], local_potential(crystal, grid)),
+        "hartree": hartree_energy(fields[0], coulomb_kernel(grid, crystal.reciprocal), grid, volume),
+        "xc": xc_energy(functional, grid.to_real(fields), basis, crystal.reciprocal, volume),
         "ewald": ewald_energy(crystal.lattice, crystal.positions, crystal.charges),
     }
 
 
-def density_of(crystal: Crystal, basis: Basis, orbitals: list[list[Tensor]], electrons: Tensor) -> Tensor:
-    """Symmetrised density (nspin, ng), bohr^-3, of orbitals [spin][k] with `electrons` (nspin, nk, nbands)."""
-    shape = basis.grid.shape
+def fields_of(
+    crystal: Crystal, basis: Basis, functional: Functional, orbitals: list[list[Tensor]], electrons: Tensor
+) -> Tensor:
+    """Symmetrised fields (nfields, ng) that a functional needs of orbitals [spin][k]; see `GroundState.fields`.
+
+    tau = 1/2 sum_n f_n |grad psi_n|^2 = sum_n f_n Re(psi_n* T psi_n) + 1/4 lap n, T = |k+G|^2 / 2.
+
+    Parameters
+    ----------
+    crystal, basis, functional
+        Where, and what for.
+    orbitals : list of list of Tensor
+        [spin][k] -> (nbands, npw).
+    electrons : Tensor
+        (nspin, nk, nbands) occupations including spin degeneracy and the weight of the k-point.
+    """
+    shape, each = basis.grid.shape, nfields(functional, 1)
 
     def of_orbitals(block: tuple[int, int]) -> Tensor:
         spin, k = block
+        sphere = basis.spheres[k]
         filled = electrons[spin, k].abs() > 1e-14
         psi, weights = orbitals[spin][k][filled], electrons[spin, k][filled]
-        squares = torch.zeros(2 * basis.grid.size, dtype=torch.float64, device=weights.device)  # real, imaginary parts
+        half_squares = sphere.half_squares(crystal.reciprocal).to(psi.dtype)
+        sums = torch.zeros(each, 2 * basis.grid.size, dtype=torch.float64, device=weights.device)  # Re and Im parts
         step = chunk_size(basis.grid.size, weights.device)
         for start in range(0, len(psi), step):
-            box = to_box(psi[start : start + step], basis.spheres[k], shape)
-            parts = torch.view_as_real(box).flatten(1).square_()
-            squares += weights[start : start + step].to(parts.dtype) @ parts
-        return squares
+            some, factors = psi[start : start + step], weights[start : start + step].to(psi.dtype.to_real())
+            waves = torch.cat((some, half_squares * some)) if each == 2 else some
+            parts = torch.view_as_real(to_box(waves, sphere, shape)).flatten(1)
+            if each == 2:
+                sums[1] += factors @ parts[len(some) :].mul_(parts[: len(some)])
+            sums[0] += factors @ parts[: len(some)].square_()
+        return sums
 
-    channels = []
-    for spin in range(crystal.nspin):
-        blocks = [(spin, k) for k in range(len(basis.spheres))]
-        total = torch.zeros(2 * basis.grid.size, dtype=torch.float64, device=crystal.device)
-        for squares in iterate_kpoints(of_orbitals, blocks, crystal.device):
-            total += squares
-        channels.append(total.view(*shape, 2).sum(-1) / crystal.volume)
-    field_ = torch.stack(channels)
+    channels = torch.zeros(crystal.nspin, each, 2 * basis.grid.size, dtype=torch.float64, device=crystal.device)
+    blocks = basis.blocks(crystal.nspin)
+    for (spin, _), sums in zip(blocks, iterate_kpoints(of_orbitals, blocks, crystal.device)):
+        channels[spin] += sums
+    fields = channels.view(crystal.nspin, each, *shape, 2).sum(-1) / crystal.volume
     if crystal.nspin == 2:
-        field_ = torch.stack((field_[0] + field_[1], field_[0] - field_[1]))
-    return basis.grid.to_fourier(basis.orbits.symmetrize(field_))
+        fields = torch.stack((fields[0] + fields[1], fields[0] - fields[1]))
+    waves = basis.grid.to_fourier(basis.orbits.symmetrize(fields))
+    if each == 2:
+        waves[:, 1] -= 0.25 * basis.grid.wavevectors(crystal.reciprocal).square().sum(-1) * waves[:, 0]
+    return waves.transpose(0, 1).flatten(0, 1)
 
 
 def energy_terms(
@@ -212,10 +277,10 @@ def energy_terms(
     functional: Functional,
     orbitals: list[list[Tensor]],
     electrons: Tensor,
-    density: Tensor,
+    fields: Tensor,
     entropy: float,
 ) -> dict[str, float]:
-    """All energy components, Hartree, of orbitals [spin][k]; `entropy` is the term -T S."""
+    """All energy components, Hartree, of orbitals [spin][k] and their `fields_of`; `entropy` is the term -T S."""
 
     def of_orbitals(block: tuple[int, int]) -> tuple[float, float]:
         spin, k = block
@@ -224,7 +289,7 @@ def energy_terms(
 
     parts = map_kpoints(of_orbitals, basis.blocks(crystal.nspin), crystal.device)
     with torch.no_grad():
-        terms = density_energies(crystal, basis, functional, density * crystal.volume)
+        terms = density_energies(crystal, basis, functional, fields * crystal.volume)
     return {
         "kinetic": sum(p[0] for p in parts),
         "nonlocal": sum(p[1] for p in parts),

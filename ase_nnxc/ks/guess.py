@@ -1,5 +1,7 @@
 """Where an SCF starts: superposed atoms for the density, a small dense diagonalisation for the orbitals."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,13 +20,30 @@ def atomic_density(table: GTH, q2: Tensor) -> Tensor:
     return pseudo_atom(table).density(q2)
 
 
+def atomic_tau(table: GTH, q2: Tensor) -> Tensor:
+    """Fourier transform of the pseudo-atom's kinetic energy density, Hartree, shaped as `q2` (bohr^-2)."""
+    return pseudo_atom(table).tau(q2)
+
+
 def start_density(crystal: Crystal, basis: Basis) -> Tensor:
     """Superposed atoms (nspin, ng), bohr^-3; the magnetisation is the same densities, scaled to the moments."""
     density = superposition(crystal, basis.grid, atomic_density)
     density = density * (crystal.nelectrons / (density[0].real * crystal.volume))
+    return _with_moments(crystal, basis, density, atomic_density)
+
+
+def start_tau(crystal: Crystal, basis: Basis) -> Tensor:
+    """Superposed kinetic energy densities of the atoms (nspin, ng), Hartree bohr^-3, polarised as `start_density`."""
+    return _with_moments(crystal, basis, superposition(crystal, basis.grid, atomic_tau), atomic_tau)
+
+
+def _with_moments(
+    crystal: Crystal, basis: Basis, total: Tensor, form_factor: Callable[[GTH, Tensor], Tensor]
+) -> Tensor:
+    """A superposition (ng,) of atomic fields and, with spin, the same fields scaled to the moments: (nspin, ng)."""
     if crystal.magmoms is None:
-        return density[None]
-    return torch.stack((density, superposition(crystal, basis.grid, atomic_density, crystal.magmoms / crystal.charges)))
+        return total[None]
+    return torch.stack((total, superposition(crystal, basis.grid, form_factor, crystal.magmoms / crystal.charges)))
 
 
 def atomic_orbitals(crystal: Crystal, sphere: Sphere) -> Tensor:
@@ -97,5 +116,9 @@ def _dense(hamiltonian: Hamiltonian, waves: Tensor) -> Tensor:
     fourier = torch.fft.fftn(hamiltonian.potential, norm="forward").flatten()
     i, j, k = ((miller[:, None, axis] - miller[None, :, axis]) % n for axis, n in enumerate(shape))
     projectors = hamiltonian.projectors[:, waves]
-    nonlocal_ = projectors.mT @ hamiltonian.coupling @ projectors.conj()
-    return fourier[(i * shape[1] + j) * shape[2] + k] + nonlocal_ + torch.diag(hamiltonian.kinetic[waves])
+    index = (i * shape[1] + j) * shape[2] + k
+    matrix = fourier[index] + projectors.mT @ hamiltonian.coupling @ projectors.conj()
+    if hamiltonian.tau is not None:  # 1/2 (T + T') v(G - G')
+        half = 0.5 * hamiltonian.tau.half_squares[waves]
+        matrix += torch.fft.fftn(hamiltonian.tau.potential, norm="forward").flatten()[index] * (half[:, None] + half)
+    return matrix + torch.diag(hamiltonian.kinetic[waves])

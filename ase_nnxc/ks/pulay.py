@@ -8,7 +8,7 @@ import torch
 
 from .basis import make_sphere, shared_waves
 from .ground_state import GroundState
-from .hamiltonian import Hamiltonian
+from .hamiltonian import Hamiltonian, TauOperator
 from .parallel import map_kpoints
 from .scf import Problem
 from .terms.nonlocal_ import projectors
@@ -27,7 +27,7 @@ def pulay_pressure(state: GroundState) -> float:
     """
     crystal, basis, electrons = state.crystal, state.basis, state.electrons
     problem = Problem(crystal, basis, state.functional)
-    potential, _ = problem.potential(state.density)
+    potentials, _ = problem.potentials(state.fields)
 
     def lowering(block: tuple[int, int]) -> float:
         spin, k = block
@@ -38,11 +38,12 @@ def pulay_pressure(state: GroundState) -> float:
         old, new = shared_waves(sphere.miller, wide.miller)
         spread = psi.new_zeros(len(psi), wide.npw)
         spread[:, new] = psi[:, old]
-        q2 = wide.wavevectors(crystal.reciprocal).square().sum(-1)
+        half_squares = wide.half_squares(crystal.reciprocal)
+        tau = TauOperator(half_squares, potentials[spin, 1]) if potentials.shape[1] == 2 else None
         potential_alone = Hamiltonian(
-            wide, torch.zeros_like(q2), projectors(crystal, wide), problem.coupling, potential[spin]
+            wide, torch.zeros_like(half_squares), projectors(crystal, wide), problem.coupling, potentials[spin, 0], tau
         )
-        gap = 0.5 * q2 - state.eigenvalues[spin, k][filled][:, None]
+        gap = half_squares - state.eigenvalues[spin, k][filled][:, None]
         change = potential_alone.apply(spread).abs().square() / gap
         change[:, new] = 0.0
         return float(electrons[spin, k][filled] @ change.sum(1))

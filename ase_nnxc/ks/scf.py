@@ -12,9 +12,9 @@ from ..xc.functional import Functional
 from .basis import Basis, Sphere, shared_waves
 from .crystal import Crystal
 from .eigensolver import Eigenpairs, davidson
-from .ground_state import GroundState, density_of, energy_terms
-from .guess import atomic_orbitals, noise, start_density, start_orbitals
-from .hamiltonian import Hamiltonian
+from .ground_state import GroundState, energy_terms, fields_of
+from .guess import atomic_orbitals, noise, start_density, start_orbitals, start_tau
+from .hamiltonian import Hamiltonian, TauOperator
 from .mixing import AndersonMixer
 from .occupations import Smearing, TooFewBands
 from .parallel import map_kpoints
@@ -23,7 +23,7 @@ from .terms.hartree import coulomb_kernel, hartree_energy
 from .terms.kinetic import kinetic_energy
 from .terms.local import local_potential
 from .terms.nonlocal_ import coupling, projectors
-from .terms.xc import xc_potential
+from .terms.xc import nfields, up_and_down, xc_potential
 
 LOOSE_TOLERANCE = 1e-2  # residual norm of the first diagonalisation, Hartree
 SINGLE_PRECISION = 3e-4  # looser residual norms than this are reached in complex64
@@ -107,41 +107,43 @@ class Problem:
         self.kernel = coulomb_kernel(basis.grid, crystal.reciprocal)
         self.ewald = float(ewald_energy(crystal.lattice, crystal.positions, crystal.charges))
         self.coupling = coupling(crystal).to(torch.complex128)
-        self.kinetic = [
-            kinetic_energy(s.wavevectors(crystal.reciprocal).square().sum(-1), basis.ecut, basis.smooth_cutoff)
-            for s in basis.spheres
-        ]
+        self.half_squares = [s.half_squares(crystal.reciprocal) for s in basis.spheres]
+        self.kinetic = [kinetic_energy(t, basis.ecut, basis.smooth_cutoff) for t in self.half_squares]
         self.projectors = [projectors(crystal, s) for s in basis.spheres]
 
-    def potential(self, density: Tensor) -> tuple[Tensor, float]:
-        """Local potential of each spin (nspin, n1, n2, n3), Hartree, made by a density (nspin, ng).
+    def potentials(self, fields: Tensor) -> tuple[Tensor, float]:
+        """Potentials on the grid (nspin, 1 or 2, n1, n2, n3), made by fields (nfields, ng).
 
-        The second result, E_xc - int v_xc n - E_H, added to the sum of eigenvalues, makes the Harris-Foulkes energy.
+        The first of each spin is the local potential, Hartree; if the energy depends on tau, the second is v = dE/dtau,
+        and the first holds 1/4 lap v (see `hamiltonian`). The second result, E_xc - int (v_xc n + v tau) - E_H, added
+        to the sum of eigenvalues, makes the Harris-Foulkes energy.
         """
         grid, volume = self.basis.grid, self.crystal.volume
-        real = grid.to_real(density)
-        e_xc, v_xc = xc_potential(self.functional, real, self.basis, self.crystal.reciprocal, volume)
-        hartree = float(hartree_energy(density[0], self.kernel, grid, volume))
-        if len(real) == 1:
-            contracted = (v_xc * real).sum()
-        else:
-            contracted = 0.5 * (v_xc[0] * (real[0] + real[1]) + v_xc[1] * (real[0] - real[1])).sum()
-        potential = v_xc + grid.to_real(self.local + self.kernel * density[0])
-        return potential, float(e_xc - contracted * volume / grid.size) - hartree
+        real, nspin = grid.to_real(fields), self.crystal.nspin
+        e_xc, slopes = xc_potential(self.functional, real, self.basis, self.crystal.reciprocal, volume)
+        contracted = float((slopes * real).sum() * volume) / grid.size
+        hartree = float(hartree_energy(fields[0], self.kernel, grid, volume))
+        local = up_and_down(slopes[:nspin]) + grid.to_real(self.local + self.kernel * fields[0])
+        if len(slopes) == nspin:
+            return local[:, None], e_xc - contracted - hartree
+        tau = up_and_down(slopes[nspin:])
+        laplacian = grid.to_real(-grid.wavevectors(self.crystal.reciprocal).square().sum(-1) * grid.to_fourier(tau))
+        return torch.stack((local + 0.25 * laplacian, tau), dim=1), e_xc - contracted - hartree
 
     def missing_bands(self, nbands: int) -> int:
         """How many bands to add when the highest of `nbands` holds electrons: a quarter, if there are plane waves."""
         return max(0, min(2 + nbands // 4, min(s.npw for s in self.basis.spheres) - nbands))
 
-    def hamiltonian(self, k: int, potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
-        """H at k-point number `k` with the local potential (n1, n2, n3) of one spin, in the precision of `dtype`."""
-        real = dtype.to_real()
+    def hamiltonian(self, k: int, potentials: Tensor, dtype: torch.dtype) -> Hamiltonian:
+        """H at k-point number `k` with the `potentials` (1 or 2, n1, n2, n3) of one spin, in the precision `dtype`."""
+        local, *tau = potentials.to(dtype.to_real())
         return Hamiltonian(
             self.basis.spheres[k],
-            self.kinetic[k].to(real),
+            self.kinetic[k].to(local.dtype),
             self.projectors[k].to(dtype),
             self.coupling.to(dtype),
-            potential.to(real),
+            local,
+            TauOperator(self.half_squares[k].to(local.dtype), tau[0]) if tau else None,
         )
 
 
@@ -187,8 +189,8 @@ def scf(
     if start is not None and not can_start(start.crystal, crystal):
         raise ValueError("a start must be a ground state of the same atoms with the same initial moments")
     problem = Problem(crystal, basis, functional)
-    density, orbitals = _start(problem, nbands, start)
-    mixer = AndersonMixer(basis.grid, problem.kernel)
+    fields, orbitals = _start(problem, nbands, start)
+    mixer = AndersonMixer(basis.grid, problem.kernel, crystal.nspin)
     # an error of the orbitals of this size changes the energy by less than the tolerance
     final = min(SINGLE_PRECISION, 0.3 * math.sqrt(settings.energy / crystal.nelectrons))
     tolerance = LOOSE_TOLERANCE if start is None else 0.1 * LOOSE_TOLERANCE
@@ -196,14 +198,14 @@ def scf(
     history: list[Step] = []
     for number in range(1, settings.maxiter + 1):
         clock = time.perf_counter()
-        potential, correction = problem.potential(density)
+        potentials, correction = problem.potentials(fields)
         if not math.isfinite(correction):
             raise ConvergenceError("the energy is not a number", history)
-        pairs = _diagonalise(problem, potential, orbitals, tolerance, in_use)
+        pairs = _diagonalise(problem, potentials, orbitals, tolerance, in_use)
         orbitals = basis.by_spin([p.vectors for p in pairs])
         electrons = _fill(problem, torch.stack([p.values for p in pairs]), smearing)
-        output = density_of(crystal, basis, orbitals, electrons.numbers)
-        residual = output - density
+        output = fields_of(crystal, basis, functional, orbitals, electrons.numbers)
+        residual = output - fields
         error = mixer.error(residual, crystal.volume)
         step = Step(
             number,
@@ -212,7 +214,7 @@ def scf(
             tolerance,
             _largest_residual(pairs, electrons.occupations),
             electrons.fermi_level,
-            float(output[-1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
+            float(output[1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
             sum(p.applications for p in pairs),
             time.perf_counter() - clock,
         )
@@ -240,7 +242,7 @@ def scf(
                 terms,
                 history,
             )
-        density = mixer.step(density, residual)
+        fields = mixer.step(fields, residual)
         tolerance = max(0.5 * final, min(tolerance, 0.2 * math.sqrt(error / crystal.nelectrons)))
         in_use = [len(orbitals[0][0])] * crystal.nspin if missing else _bands_in_use(electrons.occupations)
     raise ConvergenceError(
@@ -251,14 +253,14 @@ def scf(
 
 
 def _diagonalise(
-    problem: Problem, potential: Tensor, orbitals: list[list[Tensor]], tolerance: float, in_use: list[int]
+    problem: Problem, potentials: Tensor, orbitals: list[list[Tensor]], tolerance: float, in_use: list[int]
 ) -> list[Eigenpairs]:
     """Eigenpairs of every block, `in_use` of each spin to the tolerance; in complex64 as long as that is loose."""
     dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
 
     def one(block: tuple[int, int]) -> Eigenpairs:
         spin, k = block
-        hamiltonian = problem.hamiltonian(k, potential[spin], dtype)
+        hamiltonian = problem.hamiltonian(k, potentials[spin], dtype)
         return davidson(hamiltonian, orbitals[spin][k].to(dtype), tolerance, in_use[spin])
 
     return map_kpoints(one, problem.basis.blocks(problem.crystal.nspin), problem.crystal.device)
@@ -313,32 +315,38 @@ def can_start(old: Crystal, new: Crystal) -> bool:
 
 
 def _start(problem: Problem, nbands: int | None, start: GroundState | None) -> tuple[Tensor, list[list[Tensor]]]:
-    """Density (nspin, ng) and orbitals [spin][k] to begin with; `nbands` of them, or as many as seem right."""
+    """Fields (nfields, ng) and orbitals [spin][k] to begin with; `nbands` of them, or as many as seem right."""
     crystal, basis = problem.crystal, problem.basis
     npw = min(s.npw for s in basis.spheres)
     wanted = nbands or min(default_nbands(crystal), npw)
-    atoms = start_density(crystal, basis)
+    atoms = _atomic_fields(crystal, basis, nfields(problem.functional, crystal.nspin))
     if start is None:
         return atoms, _start_orbitals(problem, atoms, wanted)
-    density = _moved_density(start, crystal, basis, atoms)
+    fields = _moved_fields(start, crystal, basis, atoms)
     held = start.eigenvalues.shape[-1]
     if not _same_kpoints(start.basis, basis) or held < wanted:
-        return density, _start_orbitals(problem, density, wanted)
+        return fields, _start_orbitals(problem, fields, wanted)
     keep = nbands or min(held, npw)
-    return density, [
+    return fields, [
         [_moved_orbitals(psi[:keep], old, new) for psi, old, new in zip(row, start.basis.spheres, basis.spheres)]
         for row in start.orbitals
     ]
 
 
-def _start_orbitals(problem: Problem, density: Tensor, nbands: int) -> list[list[Tensor]]:
+def _atomic_fields(crystal: Crystal, basis: Basis, count: int) -> Tensor:
+    """The first `count` fields (count, ng) of superposed atoms."""
+    density = start_density(crystal, basis)
+    return density if count == len(density) else torch.cat((density, start_tau(crystal, basis)))
+
+
+def _start_orbitals(problem: Problem, fields: Tensor, nbands: int) -> list[list[Tensor]]:
     crystal, basis = problem.crystal, problem.basis
-    potential, _ = problem.potential(density)
+    potentials, _ = problem.potentials(fields)
 
     def diagonalise(block: tuple[int, int]) -> Tensor:
         spin, k = block
         atoms = atomic_orbitals(crystal, basis.spheres[k])
-        return start_orbitals(problem.hamiltonian(k, potential[spin], torch.complex128), atoms, nbands, seed=k)
+        return start_orbitals(problem.hamiltonian(k, potentials[spin], torch.complex128), atoms, nbands, seed=k)
 
     return basis.by_spin(map_kpoints(diagonalise, basis.blocks(crystal.nspin), crystal.device))
 
@@ -357,17 +365,18 @@ def _moved_orbitals(psi: Tensor, old: Sphere, new: Sphere) -> Tensor:
     return moved
 
 
-def _moved_density(start: GroundState, crystal: Crystal, basis: Basis, atoms: Tensor) -> Tensor:
-    """Old density (nspin, ng) carried to the new cell: the new atoms plus what the old density had beyond its atoms.
+def _moved_fields(start: GroundState, crystal: Crystal, basis: Basis, atoms: Tensor) -> Tensor:
+    """Old fields (nfields, ng) carried to the new cell: the new atoms plus what the old ones had beyond their atoms.
 
     A moment that has collapsed would never come back: it is then that of the atoms again.
     """
-    difference = (start.density - start_density(start.crystal, start.basis)) * start.crystal.volume
+    known = min(len(start.fields), len(atoms))  # the functional may be another
+    difference = start.fields[:known] - _atomic_fields(start.crystal, start.basis, known)
     old, new = shared_waves(start.basis.grid.miller, basis.grid.miller)
-    density = atoms.clone()
-    density[:, new] += difference[:, old] / crystal.volume
-    if len(density) == 2:
-        kept, wanted = (float(basis.grid.to_real(d[1]).abs().mean()) for d in (density, atoms))
+    fields = atoms.clone()
+    fields[:known, new] += difference[:, old] * (start.crystal.volume / crystal.volume)
+    if crystal.nspin == 2:
+        kept, wanted = (float(basis.grid.to_real(f[1]).abs().mean()) for f in (fields, atoms))
         if kept < COLLAPSED * wanted:
-            density[1] = atoms[1]
-    return basis.grid.to_fourier(basis.orbits.symmetrize(basis.grid.to_real(density)))  # the symmetry may be another
+            fields[1::2] = atoms[1::2]
+    return basis.grid.to_fourier(basis.orbits.symmetrize(basis.grid.to_real(fields)))  # the symmetry may be another

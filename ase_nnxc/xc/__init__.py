@@ -1,7 +1,34 @@
 """Exchange-correlation functionals: density features in, energy density out, in Hartree atomic units."""
 
+from .architecture import UnknownArchitecture, build, describe, register_architecture
+from .composition import HybridXC, Sum
 from .functional import Functional
 from .gga import PBE, pbesol, revpbe, rpbe
 from .lda import LDA
+from .mgga import R2SCAN, SCAN
+from .neural import NNGGA, NNLDA, NNMGGA, NeuralCorrelation, NeuralExchange
+from .published import Dpyscf, Nagai
 
-__all__ = ["LDA", "PBE", "Functional", "pbesol", "revpbe", "rpbe"]
+__all__ = [
+    "LDA",
+    "NNGGA",
+    "NNLDA",
+    "NNMGGA",
+    "PBE",
+    "R2SCAN",
+    "SCAN",
+    "Dpyscf",
+    "Functional",
+    "HybridXC",
+    "Nagai",
+    "NeuralCorrelation",
+    "NeuralExchange",
+    "Sum",
+    "UnknownArchitecture",
+    "build",
+    "describe",
+    "pbesol",
+    "register_architecture",
+    "revpbe",
+    "rpbe",
+]

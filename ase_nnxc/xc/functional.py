@@ -5,6 +5,7 @@ reads them so that energy, potential and second derivatives of a functional buil
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,14 +20,27 @@ ZETA_LIMIT = 1.01
 """Largest |zeta|. Above one by more than the noise of an empty channel, so that its potential is smooth around zero."""
 
 
+KINDS = ("x", "c", "xc", "correction")
+
+
 class Functional(torch.nn.Module):
     """An exchange-correlation energy density of local features.
 
-    `features` names what `forward` reads, all in Hartree atomic units, spin channel (up, down) first:
-    density (2, n) bohr^-3, gradient (2, 3, n) bohr^-4. The potential is autograd of the energy.
+    Attributes
+    ----------
+    features : tuple of str
+        What `forward` reads, all in Hartree atomic units, spin channel (up, down) first: density (2, n) bohr^-3,
+        gradient (2, 3, n) bohr^-4, tau (2, n) Hartree bohr^-3, the kinetic energy density sum |grad psi|^2 / 2. The
+        potentials are autograd of the energy.
+    kind : {"x", "c", "xc", "correction"}
+        What it is the energy of: exchange, correlation, both, or something added to them.
+    card : dict, optional
+        What its checkpoint tells of it, if it was loaded from one (see `ase_nnxc.checkpoints`).
     """
 
     features: tuple[str, ...] = ("density",)
+    kind: str = "xc"
+    card: dict[str, Any] | None = None
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Energy per volume on each point, (n,) Hartree bohr^-3.
@@ -38,6 +52,10 @@ class Functional(torch.nn.Module):
         """
         raise NotImplementedError
 
+    def config(self) -> dict[str, Any]:
+        """Plain data from which the constructor makes a functional of the same form; see `register_architecture`."""
+        return {}
+
     def __call__(self, features: dict[str, Tensor]) -> Tensor:
         """`forward`, typed."""
         return super().__call__(features)
@@ -46,6 +64,9 @@ class Functional(torch.nn.Module):
 @dataclass(frozen=True)
 class Spins:
     """A clipped density and the powers of it that functionals share.
+
+    A closed shell whose two channels are one memory (a tensor expanded along its first axis, as the core passes it) is
+    evaluated once: then m = 1 below, else m = 2.
 
     Attributes
     ----------
@@ -56,9 +77,9 @@ class Spins:
     zeta : Tensor
         (n,) polarisation (n_up - n_dn) / n.
     part_cbrt : Tensor
-        (2, n) (n_s / n)^(1/3) of each channel, positive.
+        (m, n) (n_s / n)^(1/3) of each channel, positive.
     part_4_3 : Tensor
-        (2, n) (n_s / n)^(4/3).
+        (m, n) (n_s / n)^(4/3).
     """
 
     density: Tensor
@@ -73,7 +94,8 @@ class Spins:
         up, down = density.unbind()
         total = up + down
         clipped = total.clamp(min=DENSITY_THRESHOLD)
-        filled = density + 0.5 * (clipped - total)  # so that one share is always at least half
+        channels = density[:1] if density.stride(0) == 0 else density
+        filled = channels + 0.5 * (clipped - total)  # so that one share is always at least half
         part = (filled / clipped).clamp(0.5 * SPIN_THRESHOLD, 0.5 * (1 + ZETA_LIMIT))
         part_cbrt = (part.log() / 3).exp()  # a logarithm and an exponential cost half of a power, less in backward
         return cls(
@@ -83,3 +105,16 @@ class Spins:
             part_cbrt=part_cbrt,
             part_4_3=part * part_cbrt,
         )
+
+    @property
+    def paired(self) -> bool:
+        """Whether one channel stands for two equal ones."""
+        return len(self.part_cbrt) == 1
+
+    def channels(self, feature: Tensor) -> Tensor:
+        """The channels (m, ...) of a feature (2, ...) that have to be looked at."""
+        return feature[: len(self.part_cbrt)]
+
+    def total(self, terms: Tensor) -> Tensor:
+        """Sum (...) over both channels of something made of `channels` (m, ...)."""
+        return 2 * terms[0] if self.paired else terms.sum(0)

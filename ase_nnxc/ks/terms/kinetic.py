@@ -17,13 +17,13 @@ from torch import Tensor
 WIDTH = 0.2
 
 
-def kinetic_energy(q2: Tensor, ecut: float, smooth_cutoff: bool) -> Tensor:
+def kinetic_energy(half_squares: Tensor, ecut: float, smooth_cutoff: bool) -> Tensor:
     """Kinetic energy of plane waves, Hartree.
 
     Parameters
     ----------
-    q2 : Tensor
-        |k+G|^2, bohr^-2, any shape.
+    half_squares : Tensor
+        |k+G|^2 / 2, Hartree, any shape.
     ecut : float
         Cutoff, Hartree.
     smooth_cutoff : bool
@@ -32,10 +32,10 @@ def kinetic_energy(q2: Tensor, ecut: float, smooth_cutoff: bool) -> Tensor:
     Returns
     -------
     Tensor
-        Shape of `q2`.
+        Shape of `half_squares`.
     """
-    t = 0.5 * q2
     if not smooth_cutoff:
-        return t
-    x = ((ecut - t) / (WIDTH * ecut)).clamp(1e-3, 1.0)  # below 1e-3 the energy is 3e5 ecut: as good as infinite
-    return t / (x.square() * (3 + x * (1 + x * (-6 + 3 * x))))
+        return half_squares
+    # below 1e-3 the energy is 3e5 ecut: as good as infinite
+    x = ((ecut - half_squares) / (WIDTH * ecut)).clamp(1e-3, 1.0)
+    return half_squares / (x.square() * (3 + x * (1 + x * (-6 + 3 * x))))

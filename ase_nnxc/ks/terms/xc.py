@@ -1,22 +1,38 @@
-"""Exchange and correlation of the density on the grid: E_xc = Omega/N sum_r f(n_up, n_dn, grad n_up, grad n_dn).
+"""Exchange and correlation of fields on the grid: E_xc = Omega/N sum_r f(n_s, grad n_s, tau_s).
 
 Symmetry makes whole sets of grid points equal, so the functional is evaluated on one point of each and weighted with
-their number. The potential is autograd of this discretised energy, averaged over the sets.
+their number. The potentials are autograd of this discretised energy, averaged over the sets.
+
+Fields (nfields, ...) are the total density and, with spin, the magnetisation density, bohr^-3; for a functional of the
+kinetic energy density tau, the same of tau follow, Hartree bohr^-3.
 """
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ...xc.functional import Functional
 from ..basis import Basis
 
+CHUNK = 2**16  # points; a network's graph takes about a kilobyte for each
+
+
+def nfields(functional: Functional, nspin: int) -> int:
+    """Number of fields that a functional is evaluated with."""
+    return 2 * nspin if "tau" in functional.features else nspin
+
 
 def spin_channels(total_and_moment: Tensor) -> Tensor:
-    """(n_up, n_dn) along the first axis of 2 from (n,) or (n, m) along the first axis."""
+    """(up, down) along the first axis of 2 from (total,) or (total, moment) along the first axis."""
     if len(total_and_moment) == 1:
         return (0.5 * total_and_moment).expand(2, *total_and_moment.shape[1:])
     n, m = total_and_moment
     return 0.5 * torch.stack((n + m, n - m))
+
+
+def up_and_down(slopes: Tensor) -> Tensor:
+    """Derivatives by the spin channels (nspin, ...) from those by total and moment."""
+    return torch.stack((slopes[0] + slopes[1], slopes[0] - slopes[1])) if len(slopes) == 2 else slopes
 
 
 def gradient(field: Tensor, shape: tuple[int, int, int], reciprocal: Tensor) -> Tensor:
@@ -37,37 +53,67 @@ def gradient(field: Tensor, shape: tuple[int, int, int], reciprocal: Tensor) -> 
     return torch.stack(components, dim=1)
 
 
-def xc_energy(functional: Functional, density: Tensor, basis: Basis, reciprocal: Tensor, volume: Tensor) -> Tensor:
+def _features(functional: Functional, fields: Tensor, basis: Basis, reciprocal: Tensor) -> list[Tensor]:
+    """What the functional reads, in its order, of total and moment: (nspin, norbits) or (nspin, 3, norbits)."""
+    points = basis.orbits.representatives
+    nspin = len(fields) // nfields(functional, 1)
+    density, tau = fields[:nspin], fields[nspin:]
+    make = {
+        "density": lambda: density.flatten(1).index_select(1, points),
+        "gradient": lambda: gradient(density, basis.grid.shape, reciprocal).flatten(2).index_select(2, points),
+        "tau": lambda: tau.flatten(1).index_select(1, points),
+    }
+    return [make[name]() for name in functional.features]
+
+
+def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
+    """Energy per volume summed over points, each `counts` (n,) times; features as `_features` makes them."""
+    channels = {name: spin_channels(f) for name, f in zip(functional.features, features)}
+    return (functional(channels) * counts).sum()
+
+
+def _chunks(basis: Basis, features: list[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Counts (n,) and features (..., n) of as many points as are evaluated at once."""
+    return list(zip(*(t.split(CHUNK, dim=-1) for t in (basis.orbits.counts, *features))))
+
+
+def xc_energy(functional: Functional, fields: Tensor, basis: Basis, reciprocal: Tensor, volume: Tensor) -> Tensor:
     """Exchange-correlation energy, Hartree.
 
     Parameters
     ----------
     functional : Functional
         What to evaluate.
-    density : Tensor
-        (nspin, n1, n2, n3) total density and, with spin, magnetisation density, bohr^-3.
+    fields : Tensor
+        (nfields, n1, n2, n3).
     basis : Basis
         Grid and symmetry.
     reciprocal, volume : Tensor
-        Of the cell; the energy is differentiable in them and in the density.
+        Of the cell; the energy is differentiable in them, in the fields and in the functional's parameters.
     """
-    orbits = basis.orbits
-    features = {"density": spin_channels(density.flatten(1).index_select(1, orbits.representatives))}
-    if "gradient" in functional.features:
-        vectors = gradient(density, basis.grid.shape, reciprocal).flatten(2)
-        features["gradient"] = spin_channels(vectors.index_select(2, orbits.representatives))
-    return volume / basis.grid.size * (functional(features) * orbits.counts).sum()
+    features = _features(functional, fields, basis, reciprocal)
+    sums = [  # backward evaluates each chunk again and holds the graph of one at a time
+        checkpoint(_sum, functional, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in _chunks(basis, features)
+    ]
+    return volume / basis.grid.size * torch.stack(sums).sum()
 
 
 def xc_potential(
-    functional: Functional, density: Tensor, basis: Basis, reciprocal: Tensor, volume: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Energy, Hartree, and potential (nspin, n1, n2, n3), Hartree, of the spin channels; arguments of `xc_energy`."""
+    functional: Functional, fields: Tensor, basis: Basis, reciprocal: Tensor, volume: Tensor
+) -> tuple[float, Tensor]:
+    """Energy, Hartree, and its derivatives (nfields, n1, n2, n3) by the fields, per volume; arguments of `xc_energy`.
+
+    The derivative by a density is a potential in Hartree; that by tau has no unit.
+    """
     with torch.enable_grad():
-        leaf = density.detach().requires_grad_()
-        energy = xc_energy(functional, leaf, basis, reciprocal, volume)
-        (slope,) = torch.autograd.grad(energy, leaf)
-    potential = basis.orbits.symmetrize(slope) * (basis.grid.size / volume)
-    if len(potential) == 2:  # dE/dn and dE/dm -> up and down
-        potential = torch.stack((potential[0] + potential[1], potential[0] - potential[1]))
-    return energy.detach(), potential
+        leaf = fields.detach().requires_grad_()
+        features = _features(functional, leaf, basis, reciprocal)
+        total, slopes = 0.0, []
+        for counts, *chunk in _chunks(basis, features):
+            leaves = [f.detach().requires_grad_() for f in chunk]
+            energy = _sum(functional, counts, *leaves)
+            slopes.append(torch.autograd.grad(energy, leaves))
+            total += float(energy.detach())
+        (slope,) = torch.autograd.grad(features, leaf, [torch.cat(parts, dim=-1) for parts in zip(*slopes)])
+    return float(volume) / basis.grid.size * total, basis.orbits.symmetrize(slope)

@@ -1,4 +1,4 @@
-"""The ``nnxc`` command: energies, relaxations and equations of state of crystals, from a file or a name."""
+"""Energies, relaxations and equations of state of crystals, from a file or a name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import json
 import math
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from .common import Parser, UsageError, closest, complain
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -32,67 +33,12 @@ CLOSE_PACKED = ("sc", "fcc", "bcc", "hcp")  # for these an element's atomic volu
 WELL_DEFINED = ("sc", "fcc", "bcc", "hcp", "bct", "diamond", "rhombohedral")  # reference states that ASE builds rightly
 
 
-class UsageError(Exception):
-    """Bad input, in one line."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 1 for a failed computation, 2 for bad input, 130 when interrupted."""
-    try:
-        args = _parser().parse_args(argv)
-        return _run(args)
-    except UsageError as error:
-        return _complain(error, 2)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
-
-
-def _run(args: argparse.Namespace) -> int:
-    from ase.calculators.calculator import CalculationFailed, CalculatorError, PropertyNotImplementedError
-
-    commands = {"energy": _energy, "relax": _relax, "eos": _eos}
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = _show_warning
-        try:
-            if args.json and args.txt == "-":
-                raise UsageError("--json and --txt - both write to the standard output")
-            options = _calculator_options(args)
-            atoms, name = read_structure(args.structure_or_name, args.structure, args.a)
-            if args.magmom is not None:
-                atoms.set_initial_magnetic_moments(parse_magmoms(args.magmom, atoms.get_chemical_symbols()))
-            folder = args.output or Path(f"nnxc-{args.command}-{name}")
-            return commands[args.command](args, atoms, folder, options)
-        except CalculationFailed as error:
-            return _complain(error, 1)
-        except (CalculatorError, PropertyNotImplementedError, OSError) as error:
-            return _complain(error, 2)
-
-
-def _complain(error: object, code: int) -> int:
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    print(f"nnxc: error: {text or type(error).__name__}" if code != 130 else f"nnxc: {text}", file=sys.stderr)
-    return code
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    print(f"nnxc: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-
 # ---- options -------------------------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    from ase_nnxc import __version__
-
-    common = _Parser(add_help=False)
+def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add `energy`, `relax` and `eos`."""
+    common = Parser(add_help=False)
     what = common.add_argument_group("structure")
     what.add_argument("structure_or_name", metavar="STRUCTURE", help="a file that ASE reads, an element, or a formula")
     what.add_argument("--structure", metavar="TYPE", help=f"prototype of a formula: {', '.join(PROTOTYPES)}")
@@ -101,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--magmom", metavar="M", help="initial moments in Bohr magnetons: one, one per atom (2,-2), or Fe=2.5,O=0"
     )
     how = common.add_argument_group("calculation (where not given, the defaults of NNXCCalculator)")
-    how.add_argument("--xc", help="exchange-correlation functional")
+    how.add_argument("--xc", help="functional, as PBE, 0.25*PBE+0.75*PBEsol, a model's name, a checkpoint's path")
     how.add_argument("--ecut", type=float, metavar="EV", help="plane-wave cutoff in eV")
     how.add_argument(
         "--kpts", type=_kpts, metavar="K", help="Gamma-centred mesh, as 8,8,8, or a density in points per 1/Angstrom"
@@ -122,15 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder (default: nnxc-COMMAND-NAME)")
     out.add_argument("--json", action="store_true", help="print JSON in place of a table")
 
-    parser = _Parser(prog="nnxc", description="Kohn-Sham calculations of crystals with plane waves in PyTorch.")
-    parser.add_argument("--version", action="version", version=f"nnxc {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("energy", parents=[common], help="energy, forces and stress of a structure")
+    common.set_defaults(run=_run)
+    energy = commands.add_parser("energy", parents=[common], help="energy, forces and stress of a structure")
+    energy.set_defaults(calculate=_energy)
     relax = commands.add_parser("relax", parents=[common], help="relax the positions, or positions and cell")
+    relax.set_defaults(calculate=_relax)
     relax.add_argument("--cell", action="store_true", help="relax the cell too")
     relax.add_argument("--fmax", type=_positive, default=0.01, metavar="F", help="in eV/Angstrom (default 0.01)")
     relax.add_argument("--steps", type=int, default=200, metavar="N", help="at most so many steps (default 200)")
     eos = commands.add_parser("eos", parents=[common], help="lattice constant and bulk modulus by a scan of the volume")
+    eos.set_defaults(calculate=_eos)
     eos.add_argument("--points", type=int, default=7, metavar="N", help="points of the fit (odd, default 7)")
     eos.add_argument(
         "--span", type=float, default=0.06, metavar="X", help="first window in relative volume (default 0.06)"
@@ -138,7 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     eos.add_argument("--order", choices=("up", "down"), default="up", help="of the volumes in the first window")
     eos.add_argument("--max-points", type=int, default=25, metavar="N", help="give up beyond (default 25)")
     eos.add_argument("--force", action="store_true", help="discard another scan's points in the output folder")
-    return parser
 
 
 def _positive(text: str) -> float:
@@ -254,14 +200,14 @@ def _build(formula: str, prototype: str | None, a: float | None) -> Atoms:
     from ase.symbols import string2symbols
 
     if prototype is not None and prototype not in PROTOTYPES:
-        raise UsageError(f"unknown structure {prototype!r}{_closest(prototype, PROTOTYPES)}")
+        raise UsageError(f"unknown structure {prototype!r}{closest(prototype, PROTOTYPES)}")
     try:
         symbols = string2symbols(formula)
     except (KeyError, ValueError):
         symbols = []
     if not symbols or not all(s in atomic_numbers and s != "X" for s in symbols):
         raise UsageError(
-            f"{formula!r} is neither a file nor an element nor a formula{_closest(formula, chemical_symbols[1:])}"
+            f"{formula!r} is neither a file nor an element nor a formula{closest(formula, chemical_symbols[1:])}"
         )
     reference = reference_states[atomic_numbers[symbols[0]]] if len(symbols) == 1 else None
     known = reference["symmetry"] if reference else None
@@ -295,15 +241,19 @@ def _guess_lattice_constant(symbols: list[str], prototype: str) -> float:
     return float(PROTOTYPES[prototype] * (covalent_radii[number] + covalent_radii[atomic_numbers[symbols[-1]]]))
 
 
-def _closest(name: str, known: Sequence[str] | dict[str, float]) -> str:
-    from difflib import get_close_matches
-
-    matches = get_close_matches(name, list(known), n=5, cutoff=0.5)
-    matches.sort(key=lambda match: not name.lower().startswith(match.lower()))  # stable: else the closest stays first
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
 # ---- commands ------------------------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Calculate what the command says of a structure, into a folder."""
+    if args.json and args.txt == "-":
+        raise UsageError("--json and --txt - both write to the standard output")
+    options = _calculator_options(args)
+    atoms, name = read_structure(args.structure_or_name, args.structure, args.a)
+    if args.magmom is not None:
+        atoms.set_initial_magnetic_moments(parse_magmoms(args.magmom, atoms.get_chemical_symbols()))
+    folder = args.output or Path(f"nnxc-{args.command}-{name}")
+    return int(args.calculate(args, atoms, folder, options))
 
 
 def _calculator(args: argparse.Namespace, folder: Path, options: dict[str, Any]) -> Calculator:
@@ -327,9 +277,9 @@ def _eos(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[str
             force=args.force,
         )
     except ScanError as error:
-        return _complain(error, 1)
+        return complain(error, 1)
     except KeyboardInterrupt:
-        return _complain(f"interrupted; finished points are kept in {folder}, the same command goes on from them", 130)
+        return complain(f"interrupted; finished points are kept in {folder}, the same command goes on from them", 130)
     data = result.todict()
     if args.json:
         print(json.dumps(data, indent=1))
@@ -388,7 +338,7 @@ def _relax(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[s
         what = "positions and cell" if args.cell else "positions"
         outcome = f"{data['formula']}: {what} {'relaxed' if converged else 'not relaxed'} in {steps} steps"
         _finish(args, atoms, folder, data, outcome)
-    return 0 if converged else _complain(f"not relaxed to {args.fmax} eV/A in {steps} steps; see {folder}", 1)
+    return 0 if converged else complain(f"not relaxed to {args.fmax} eV/A in {steps} steps; see {folder}", 1)
 
 
 def _evaluate(atoms: Atoms) -> dict[str, Any]:
@@ -443,7 +393,3 @@ def _finish(args: argparse.Namespace, atoms: Atoms, folder: Path, data: dict[str
         print(f"  {'cell lengths':<18}{'  '.join(f'{x:.5f}' for x in data['cell_lengths_A'])} A")
     print(f"  {'results':<18}{folder}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

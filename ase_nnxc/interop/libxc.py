@@ -1,0 +1,228 @@
+"""Functionals of libxc, through PySCF.
+
+S. Lehtola, C. Steigemann, M. J. T. Oliveira and M. A. L. Marques, SoftwareX 7, 1 (2018).
+
+libxc's variables are, of two spin channels, the densities n_s, the products grad n_s . grad n_s' (up up, up down, down
+down) and tau_s; of a closed shell n, |grad n|^2 and tau. It gives rows over the points: the energy per electron, its
+derivatives (of the energy per volume) by each variable, and those by each pair of them.
+"""
+
+import ctypes
+import difflib
+import math
+import re
+from functools import cache
+from itertools import combinations_with_replacement
+from typing import Any
+
+import torch
+from pyscf import lib
+from pyscf.dft import libxc
+from torch import Tensor
+
+from ..xc.architecture import register_architecture
+from ..xc.functional import DENSITY_THRESHOLD, SPIN_THRESHOLD, Functional
+from ..xc.reduced import smooth_floor
+
+_FEATURES = {"LDA": ("density",), "GGA": ("density", "gradient"), "MGGA": ("density", "gradient", "tau")}
+
+# xc.h: kinds in the order of their numbers, and flags
+_KINDS = ("x", "c", "xc", "k")
+_HAS_ENERGY, _IS_3D = 1 << 0, 1 << 7
+
+# no flag tells that a functional was fitted together with an empirical dispersion correction, but its name: B97-D
+_WITH_DISPERSION = re.compile(r"[-_]D(\d\w*)?(\(\w+\))?$", re.IGNORECASE)
+_WITHOUT_FAMILY = re.compile(r"^(HYB_)?(LDA|GGA|MGGA)_(XC|X|C)_")
+
+
+class UnknownFunctional(LookupError):
+    """Neither libxc nor PySCF has a functional of this name."""
+
+
+@register_architecture("libxc", 1)
+class Libxc(Functional):
+    """A semilocal functional of libxc with its analytic derivatives, which can be used but not trained.
+
+    Parameters
+    ----------
+    name : str
+        libxc's ("gga_c_lyp", or "lyp" if nothing else is called so), or PySCF's for a pair of them ("BLYP"); in any
+        case, with "-" or "_".
+
+    Raises
+    ------
+    UnknownFunctional
+        If there is no such name; tells the closest one.
+    ValueError
+        If it needs more than the density, its gradient and tau (exact exchange, VV10, a dispersion correction, the
+        Laplacian), or is no exchange-correlation energy in three dimensions.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = _find(name)
+        functional = libxc.XCFunctionalCache(self.name, spin=1)
+        infos = [_interface().xc_func_get_info(pointer) for pointer in functional.xc_objs]
+        kinds = {_KINDS[_interface().xc_func_info_get_kind(info)] for info in infos}
+        flags = [_interface().xc_func_info_get_flags(info) for info in infos]
+        _refuse(name, functional, kinds, flags)
+        self.kind = kinds.pop() if len(kinds) == 1 else "xc"
+        self.features = _FEATURES[functional.xc_type]
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Energy per volume on each point, (n,) Hartree bohr^-3, of the `features` it names; see `Functional`.
+
+        Raises
+        ------
+        NotImplementedError
+            By the third derivative.
+        """
+        density = features["density"]
+        # (2, 1, 4 or 5, n), as PySCF takes them
+        rho = torch.cat([features[f].reshape(2, -1, density.shape[1]) for f in self.features], dim=1)
+        if density.stride(0) == 0:  # a closed shell
+            rho = rho.sum(0, keepdim=True)
+        rho = _cleaned(rho)
+        variables = [rho[:, 0]]
+        if "gradient" in self.features:
+            pairs = combinations_with_replacement(rho[:, 1:4], 2)
+            variables.append(torch.stack([(g * h).sum(0) for g, h in pairs]))
+        if "tau" in self.features:
+            variables.append(rho[:, 4])
+        return _Energy.apply(self.name, rho.detach(), torch.cat(variables))
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {"name": self.name.lower()}
+
+    def extra_repr(self) -> str:
+        """The name, for `repr`."""
+        return repr(self.name.lower())
+
+
+def libxc_names() -> list[str]:
+    """Names that `Libxc` knows, in lower case, those that it refuses included."""
+    return sorted({name.lower() for name in (*libxc.available_libxc_functionals(), *libxc.XC_CODES, *libxc.XC_ALIAS)})
+
+
+class _Energy(torch.autograd.Function):
+    """Energy per volume (n,) as a function of the variables (nvariables, n), which are made of `rho`."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, rho: Tensor, variables: Tensor) -> Tensor:
+        rows = _evaluate(name, rho, order=1 if ctx.needs_input_grad[2] else 0)
+        ctx.name = name
+        ctx.save_for_backward(rho, variables, rows[1:])
+        return rows[0] * rho[:, 0].sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, weight * _Slopes.apply(ctx.name, *ctx.saved_tensors)
+
+
+class _Slopes(torch.autograd.Function):
+    """First derivatives (nvariables, n), known already, as a function of the variables."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, rho: Tensor, variables: Tensor, slopes: Tensor) -> Tensor:
+        ctx.name = name
+        ctx.save_for_backward(rho, variables)
+        return slopes.clone()
+
+    @staticmethod
+    def backward(ctx: Any, weights: Tensor) -> tuple[None, None, Tensor, None]:
+        return None, None, _Curvature.apply(ctx.name, *ctx.saved_tensors, weights), None
+
+
+class _Curvature(torch.autograd.Function):
+    """Second derivatives times `weights`: (nvariables, n), as a function of the variables and the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, rho: Tensor, variables: Tensor, weights: Tensor) -> Tensor:
+        rows = _evaluate(name, rho, order=2)[1 + len(variables) :]
+        product = torch.zeros_like(weights)
+        for (i, j), row in zip(combinations_with_replacement(range(len(variables)), 2), rows):
+            product[i] += row * weights[j]
+            if i != j:
+                product[j] += row * weights[i]
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, weights: Tensor) -> tuple[None, ...]:
+        raise NotImplementedError("functionals of libxc have first and second derivatives, but no third ones")
+
+
+def _evaluate(name: str, rho: Tensor, order: int) -> Tensor:
+    """Rows (nrows, n) up to an order of derivatives; zero where there is no density."""
+    fields = rho.to("cpu", torch.float64).numpy()
+    rows = libxc.eval_xc1(name, fields, spin=len(fields) - 1, deriv=order)
+    rows[:, fields[:, 0].sum(0) <= DENSITY_THRESHOLD] = 0
+    return torch.from_numpy(rows).to(rho)
+
+
+def _cleaned(rho: Tensor) -> Tensor:
+    """Fields (nspin, 1, 4 or 5, n) that libxc can read, unchanged wherever they are those of a density.
+
+    Noise and mixed densities are none. In an empty channel gradient and tau are zero. Where tau is below its bound
+    tau_W = |grad n_s|^2 / 8 n_s, it is raised to it, but differentiated as with `smooth_floor`; libxc would lower the
+    gradient, and its derivatives would be those of another one.
+    """
+    density, rest = rho[:, :1], rho[:, 1:]
+    filled = density > (0.5 * SPIN_THRESHOLD * density.sum(0)).clamp(min=0.5 * DENSITY_THRESHOLD)
+    rho = torch.cat((density, rest * filled), dim=1)
+    if rho.shape[1] < 5:
+        return rho
+    n, tau = rho[:, 0].clamp(min=0.5 * DENSITY_THRESHOLD), rho[:, 4]
+    one_orbital = rho[:, 1:4].square().sum(1) / (8 * n)
+    uniform = 0.3 * (3 * len(rho) * math.pi**2) ** (2 / 3) * n ** (5 / 3)
+    alpha = (tau - one_orbital) / uniform
+    smooth = tau + uniform * (smooth_floor(alpha) - alpha)
+    raised = smooth + (torch.maximum(tau, one_orbital) - smooth).detach()
+    return torch.cat((rho[:, :4], raised.unsqueeze(1)), dim=1)
+
+
+@cache
+def _interface() -> ctypes.CDLL:
+    """libxc's own functions."""
+    interface = lib.load_library("libxc_itrf")
+    for function in ("xc_func_get_info", "xc_func_info_get_kind", "xc_func_info_get_flags"):
+        getattr(interface, function).argtypes = (ctypes.c_void_p,)
+    interface.xc_func_get_info.restype = ctypes.c_void_p
+    return interface
+
+
+def _find(name: str) -> str:
+    """The name in PySCF's writing."""
+    key = name.upper().replace("-", "_")
+    if key in libxc.XC_ALIAS or key in libxc.XC_CODES or key == "HF":
+        return key
+    known = [full for full in libxc.available_libxc_functionals() if _WITHOUT_FAMILY.sub("", full) == key]
+    if len(known) == 1:
+        return known[0]
+    if known:
+        raise ValueError(f"{name!r} may be {' or '.join(full.lower() for full in known)}: write which")
+    if _WITH_DISPERSION.search(name):
+        raise ValueError(f"{name!r}: dispersion corrections are not calculated")
+    close = difflib.get_close_matches(name.lower(), libxc_names(), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise UnknownFunctional(f"libxc has no functional {name!r}{hint}")
+
+
+def _refuse(name: str, functional: libxc.XCFunctionalCache, kinds: set[str], flags: list[int]) -> None:
+    """Raise if a functional is not a semilocal exchange-correlation energy, with the reasons."""
+    reasons = {
+        "is a kinetic energy": "k" in kinds,
+        "is made for fewer than three dimensions": not all(flag & _IS_3D for flag in flags),
+        "has a potential but no energy": not all(flag & _HAS_ENERGY for flag in flags),
+        "has exact exchange": any((functional.hybrid_coeff, *functional.rsh_coeff[1:])),
+        "is range-separated": functional.rsh_coeff[0] != 0,
+        "has the nonlocal correlation VV10": functional.is_nlc,
+        "was fitted with a dispersion correction": _WITH_DISPERSION.search(functional.xc_code),
+        "needs the Laplacian of the density": functional.needs_laplacian,
+    }
+    found = [reason for reason, applies in reasons.items() if applies]
+    if found:
+        raise ValueError(
+            f"{name!r} {', '.join(found)}: only exchange and correlation of the density, its gradient and the kinetic "
+            "energy density can be calculated"
+        )

@@ -1,0 +1,205 @@
+"""Published networks, in the form in which they were fitted; `ase_nnxc.interop.published` reads their files.
+
+Their tensors begin as zeros: a checkpoint or an import fills them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .architecture import register_architecture
+from .functional import Functional, Spins
+from .lda import Semilocal, pw92, slater
+from .reduced import channel_alpha, channel_s2, channel_sigma, total_alpha, total_s2, total_sigma
+
+_FEATURES = ("density", "gradient", "tau")
+_SMALLEST_S2 = 1e-20  # the root is taken of nothing smaller; all that is made of it goes as s^3
+
+
+@register_architecture("dpyscf", 1)
+class Dpyscf(Semilocal):
+    """Enhancement factor of exchange, or of the correlation of the uniform gas, by a network of logarithms.
+
+    S. Dick and M. Fernandez-Serra, Phys. Rev. B 104, L161109 (2021), as in the networks of the repository semodi/dpyscf
+    that clone conventional functionals. Of s and alpha of a doubled channel, or of the total density, the network N
+    sees
+
+        x0 = ln(n^(1/3) + offset),  x1 = ln(((1 + zeta)^(4/3) + (1 - zeta)^(4/3)) / 2),
+        x2 = (1 - exp(-s^2)) ln(1 + s),  x3 = ln((alpha + 1) / 2),
+
+    exchange x2 (and x3) only, and with a gate G and the bound a
+
+        F_x = a sigma(G N - ln(a - 1)),  F_c = 2 sigma(-G N),   sigma(y) = 1 / (1 + exp(-y)).
+
+    For correlation s is divided by (1 + |zeta|)^(2/3) + (1 - |zeta|)^2 / 3, with which the networks were fitted. The
+    last term was meant to be (1 - zeta)^(2/3), and there is no modulus in the code: it tells up from down. In the fits
+    the majority was up; the divisor of |zeta| has two continuous derivatives at zeta = 0. The small numbers that the
+    code adds to denominators were zero in the fits, and are here. x2 starts with s^3: F has no term s^2.
+
+    Parameters
+    ----------
+    part : {"x", "c"}
+        Exchange or correlation.
+    layers : sequence of int
+        Widths of the network: inputs (exchange 1 or 2, correlation 3 or 4; the larger is a meta-GGA), hidden, 1.
+    gate : {"linear", "tanh"} or None
+        G = x2 or tanh(x2), plus tanh(x3)^2 of a meta-GGA, zero in the uniform gas; None is G = 1.
+    bound : float or None
+        a, larger than one and 2 for correlation; None is F = 1 + G N.
+    softplus : bool
+        Whether N is ln(1 + exp) of the network's output, so that F_c <= 1.
+    eta : float
+        Of the indicator alpha, see `reduced`.
+    offset : float
+        Of x0, bohr^-1.
+    """
+
+    def __init__(
+        self,
+        part: Literal["x", "c"],
+        layers: Sequence[int],
+        gate: Literal["linear", "tanh"] | None,
+        bound: float | None,
+        softplus: bool = False,
+        eta: float = 0.0,
+        offset: float = 1e-5,
+    ) -> None:
+        super().__init__(part)
+        if (part, layers[0]) not in (("x", 1), ("x", 2), ("c", 3), ("c", 4)):
+            raise ValueError(f"part={part!r}, layers={list(layers)}: 'x' of 1 or 2 inputs or 'c' of 3 or 4 is expected")
+        if gate not in ("linear", "tanh", None):
+            raise ValueError(f"gate={gate!r}: 'linear', 'tanh' or None is expected")
+        self.layers, self.gate, self.bound, self.softplus = tuple(layers), gate, bound, softplus
+        self.eta, self.offset = eta, offset
+        self.features = _FEATURES if layers[0] in (2, 4) else _FEATURES[:2]
+        self.net = _network(layers, torch.nn.GELU)
+
+    def exchange(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
+        """Exchange energy per electron, (n,) Hartree."""
+        s2 = channel_s2(spins, channel_sigma(spins, features["gradient"]))
+        inputs = [_x2(s2)]
+        if "tau" in self.features:
+            inputs.append(_x3(channel_alpha(spins, s2, features["tau"], self.eta)))
+        return slater(spins, self._factor(inputs, inputs))
+
+    def correlation(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
+        """Correlation energy per electron, (n,) Hartree."""
+        s2 = total_s2(spins, total_sigma(features["gradient"]))
+        # ((1 + zeta)^(4/3) + (1 - zeta)^(4/3)) / 2 = 2^(1/3) sum_s (n_s / n)^(4/3)
+        polarisation = (2 ** (1 / 3) * spins.total(spins.part_4_3)).log()
+        inputs = [(spins.root.square() + self.offset).log(), polarisation, _x2(s2 / _divisor(spins) ** 2)]
+        if "tau" in self.features:
+            inputs.append(_x3(total_alpha(spins, s2, features["tau"], self.eta)))
+        return pw92(spins) * self._factor(inputs, inputs[2:])
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {
+            **super().config(),
+            "layers": list(self.layers),
+            "gate": self.gate,
+            "bound": self.bound,
+            "softplus": self.softplus,
+            "eta": self.eta,
+            "offset": self.offset,
+        }
+
+    def _factor(self, inputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
+        """F of the inputs, and of x2 (and x3) among them, of their shape."""
+        y = self.net(torch.stack(inputs, dim=-1)).squeeze(-1)
+        if self.softplus:
+            y = torch.nn.functional.softplus(y)
+        if self.gate is not None:
+            x2, *x3 = gradients
+            y = y * sum((x.tanh().square() for x in x3), start=x2.tanh() if self.gate == "tanh" else x2)
+        if self.kind == "c":
+            y = -y
+        return 1 + y if self.bound is None else self.bound * torch.sigmoid(y - math.log(self.bound - 1))
+
+
+@register_architecture("nagai", 1)
+class Nagai(Functional):
+    """Exchange and correlation by a network of logarithms, without constraints.
+
+    R. Nagai, R. Akashi and O. Sugino, npj Comput. Mater. 6, 43 (2020): NN-LSDA, NN-GGA and NN-meta-GGA. With a small
+    offset d of the repository ml-electron-project/NNfunctional,
+
+        n' = n + d,  zeta' = (n_up - n_dn) / n',  phi_k = (1 + zeta')^(k/3) + (1 - zeta')^(k/3),
+        t = (n'^(1/3), phi_4 / 2, ((|grad n|^2 + 4 d)^(1/2) + d) / n'^(4/3), (tau + d) / (n'^(5/3) phi_5)),
+        eps_xc = -n^(1/3) phi_4 / 2 (1 + ELU(N(ln t))).
+
+    The uniform gas is not among what they were fitted to, and not reproduced: not for metals.
+
+    Parameters
+    ----------
+    layers : sequence of int
+        Widths of the network: inputs (2 of the density, 3 with its gradient, 4 with tau), hidden, 1.
+    offset : float
+        d, in atomic units.
+    """
+
+    def __init__(self, layers: Sequence[int], offset: float = 1e-7) -> None:
+        super().__init__()
+        if layers[0] not in (2, 3, 4):
+            raise ValueError(f"layers={list(layers)}: 2, 3 or 4 inputs are expected")
+        self.layers, self.offset = tuple(layers), offset
+        self.features = _FEATURES[: layers[0] - 1]
+        self.net = _network(layers, torch.nn.ELU)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Energy per volume on each point, (n,) Hartree bohr^-3, of the `features` it names; see `Functional`."""
+        spins = Spins.of(features["density"])
+        n_cbrt = spins.root.square()
+        n = n_cbrt * n_cbrt * n_cbrt
+        # 1 + zeta' and 1 - zeta' are (2 n_s + d) / (n + d)
+        share = (2 * n * spins.part_4_3 / spins.part_cbrt + self.offset) / (n + self.offset)
+        cbrt = (n + self.offset) ** (1 / 3)
+        polarisation = 0.5 * spins.total(share ** (4 / 3))
+        t = [cbrt, polarisation]
+        if "gradient" in self.features:
+            sigma = total_sigma(features["gradient"])
+            t.append(((sigma + 4 * self.offset).sqrt() + self.offset) / cbrt**4)
+        if "tau" in self.features:  # which the noise of a grid makes negative
+            tau = spins.total(spins.channels(features["tau"])).clamp(min=0.0)
+            t.append((tau + self.offset) / (cbrt**5 * spins.total(share ** (5 / 3))))
+        y = self.net(torch.stack(t, dim=-1).log()).squeeze(-1)
+        return -spins.density * n_cbrt * polarisation * (1 + torch.nn.functional.elu(y))
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {"layers": list(self.layers), "offset": self.offset}
+
+
+def _network(layers: Sequence[int], activation: Callable[[], torch.nn.Module]) -> torch.nn.Sequential:
+    """Fully connected layers of zeros, with the activation between them."""
+    modules: list[torch.nn.Module] = []
+    for fan_in, fan_out in pairwise(layers):
+        linear = torch.nn.utils.skip_init(torch.nn.Linear, fan_in, fan_out, dtype=torch.float64, device="cpu")
+        torch.nn.init.zeros_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+        modules += [linear, activation()]
+    return torch.nn.Sequential(*modules[:-1])
+
+
+def _x2(s2: Tensor) -> Tensor:
+    """x2 = (1 - exp(-s^2)) ln(1 + s), of the shape of `s2`."""
+    s2 = s2.clamp(min=_SMALLEST_S2)
+    return -torch.expm1(-s2) * torch.log1p(s2.sqrt())
+
+
+def _x3(alpha: Tensor) -> Tensor:
+    """x3 = ln((alpha + 1) / 2), of the shape of `alpha`."""
+    return (0.5 * alpha + 0.5).log()
+
+
+def _divisor(spins: Spins) -> Tensor | float:
+    """(1 + |zeta|)^(2/3) + (1 - |zeta|)^2 / 3, (n,)."""
+    if spins.paired:
+        return 4 / 3
+    minority, majority = spins.part_cbrt.sort(dim=0).values
+    # (n_s / n)^(1/3) of the two; 1 + |zeta| and 1 - |zeta| are twice the shares
+    return 2 ** (2 / 3) * majority.square() + 4 / 3 * minority**6
