@@ -194,7 +194,7 @@ class NNXCCalculator(Calculator):
         super().reset()
         self._state: GroundState | None = None
         self._history: list[Step] = []
-        self._solved: tuple[bytes, ...] | None = None  # the geometry whose ground state is held
+        self._solved: tuple[bytes, ...] | None = None  # the geometry and functional whose ground state is held
         self._mesh: _Mesh | None = None
         self._resolved: dict[str, Any] | None = None  # parameters of the last geometry, all explicit
         self._stressed: Atoms | None = None  # the last geometry whose stress was asked for
@@ -353,9 +353,34 @@ class NNXCCalculator(Calculator):
             if "stress" in properties:
                 self._watch_pulay_stress(self.atoms, state)
 
+    def energy_tensor(self, atoms: Atoms | None = None) -> "torch.Tensor":
+        """Free energy, eV, as a tensor () whose gradient by the parameters of the functional is exact.
+
+        F is stationary in the density, so that its first derivatives need no response of it; the second derivatives of
+        this tensor are not those of F.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+        """
+        import torch
+
+        self.calculate(atoms or self.atoms, ["free_energy"])
+        with torch.inference_mode(False):
+            assert self._state is not None
+            return self._state.energy_tensor() * HARTREE
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation: what ASE compares, and the numbers in a functional object."""
+        changes = list(super().check_state(atoms, tol))
+        if self._solved is not None and self._solved[-1] != self._xc.describe().encode():
+            changes.append("xc")
+        return changes
+
     def _ground_state(self, atoms: Atoms) -> "GroundState":
-        """That of the atoms, solved for unless it is the one held."""
-        geometry = _fingerprint(atoms)
+        """That of the atoms and the functional as they are now, solved for unless it is the one held."""
+        geometry = (*_fingerprint(atoms), self._xc.describe().encode())
         if self._state is None or geometry != self._solved:
             self._solved, self.results = None, {}  # whatever happens now, the old numbers are not these atoms'
             self._state = self._solve(atoms)

@@ -799,3 +799,21 @@ def test_stress_vanishes_where_ases_equation_of_state_has_its_minimum():
     volume = equation_of_state(atoms, np.linspace(0.97, 1.03, 5))
     atoms.set_cell(atoms.cell * (volume / atoms.get_volume()) ** (1 / 3), scale_atoms=True)
     assert np.abs(atoms.get_stress()).max() < 0.3 * GPa
+
+
+def test_free_energy_as_a_tensor_has_its_value_and_the_gradient_by_the_functional():
+    functional = PBE(kappa=0.9, trainable=("kappa", "mu"))
+    atoms = bulk("Si", a=5.43)
+    atoms.positions[1] += [0.1, 0.05, -0.02]
+    atoms.calc = NNXCCalculator(functional, ecut=150, kpts=(2, 1, 1), convergence={"energy": 1e-12})
+    energy = atoms.calc.energy_tensor(atoms)
+    assert energy.item() == pytest.approx(atoms.get_potential_energy(force_consistent=True), abs=1e-10)
+    for parameter, slope in zip(functional.parameters(), torch.autograd.grad(energy, list(functional.parameters()))):
+        energies = []
+        for step in (-1e-3, 2e-3):  # the calculator sees that the numbers in the functional are others
+            with torch.no_grad():
+                parameter += step
+            energies.append(atoms.get_potential_energy(force_consistent=True))
+        with torch.no_grad():
+            parameter -= 1e-3
+        assert slope.item() == pytest.approx((energies[1] - energies[0]) / 2e-3, rel=1e-5)

@@ -75,6 +75,13 @@ class GroundState:
         """F extrapolated to zero width of the smearing, Hartree."""
         return self.free_energy + self.smearing.extrapolation * self.terms["entropy"]
 
+    def energy_tensor(self) -> Tensor:
+        """Free energy F, Hartree, whose gradient by the parameters of the functional is exact to first order."""
+        with torch.enable_grad():
+            real = self.basis.grid.to_real(self.fields)
+            xc = xc_energy(self.functional, real, self.basis, self.crystal.reciprocal, self.crystal.volume)
+        return self.free_energy + (xc - xc.detach())
+
     @property
     def total_moment(self) -> float:
         """Total magnetic moment, Bohr magnetons."""

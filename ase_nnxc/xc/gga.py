@@ -5,6 +5,7 @@ libxc: gga_x_pbe, gga_x_pbe_sol, gga_x_rpbe, gga_x_pbe_r, gga_c_pbe, gga_c_pbe_s
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -35,9 +36,14 @@ class PBE(Semilocal):
         Enhancement factor: PBE's rational one, or the exponential of RPBE.
     part : {"xc", "x", "c"}
         Both, exchange alone or correlation alone.
+    trainable : sequence of str
+        Which of kappa, mu, beta are parameters of the module.
     """
 
     features = ("density", "gradient")
+    kappa: float | Tensor
+    mu: float | Tensor
+    beta: float | Tensor
 
     def __init__(
         self,
@@ -46,16 +52,24 @@ class PBE(Semilocal):
         beta: float = BETA,
         form: Literal["pbe", "rpbe"] = "pbe",
         part: Part = "xc",
+        trainable: Sequence[str] = (),
     ) -> None:
         super().__init__(part)
         if form not in ("pbe", "rpbe"):
             raise ValueError(f"form={form!r}: 'pbe' or 'rpbe' is expected")
-        self.kappa, self.mu, self.beta, self.form = kappa, mu, beta, form
+        numbers = {"kappa": kappa, "mu": mu, "beta": beta}
+        if not numbers.keys() >= set(trainable):
+            raise ValueError(f"trainable={trainable!r}: some of {', '.join(numbers)} are expected")
+        for name, value in numbers.items():
+            number = torch.tensor(value, dtype=torch.float64, device="cpu")
+            setattr(self, name, torch.nn.Parameter(number) if name in trainable else value)
+        self.form, self.trainable = form, tuple(trainable)
 
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
-        own = {"kappa": self.kappa, "mu": self.mu, "beta": self.beta, "form": self.form}
-        return {**own, **super().config()}
+        numbers = {name: getattr(self, name) for name in ("kappa", "mu", "beta")}
+        numbers |= {name: numbers[name].item() for name in self.trainable}
+        return {**numbers, "form": self.form, "trainable": list(self.trainable), **super().config()}
 
     def enhancement(self, s2: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Exchange enhancement F of the squared reduced gradient, of the shape of `s2`; `alpha` is not read."""
