@@ -817,3 +817,15 @@ def test_free_energy_as_a_tensor_has_its_value_and_the_gradient_by_the_functiona
         with torch.no_grad():
             parameter -= 1e-3
         assert slope.item() == pytest.approx((energies[1] - energies[0]) / 2e-3, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [lambda energy: energy[:, None], lambda energy: energy.sum()], ids=["column", "sum"])
+def test_functional_that_gives_energies_of_a_wrong_shape_is_refused(wrong):
+    class Wrong(LDA):
+        def forward(self, features):
+            return wrong(super().forward(features))
+
+    atoms = bulk("Al")
+    atoms.calc = NNXCCalculator(Wrong(), ecut=150, kpts=(1, 1, 1))
+    with pytest.raises((InputError, ValueError), match="shape"):
+        atoms.get_potential_energy()

@@ -76,11 +76,14 @@ class GroundState:
         return self.free_energy + self.smearing.extrapolation * self.terms["entropy"]
 
     def energy_tensor(self) -> Tensor:
-        """Free energy F, Hartree, whose gradient by the parameters of the functional is exact to first order."""
+        """Free energy F, Hartree, whose gradient by the parameters of the functional is exact to first order.
+
+        With other parameters than the state was found with, it is that of its orbitals, the variational upper bound.
+        """
         with torch.enable_grad():
             real = self.basis.grid.to_real(self.fields)
             xc = xc_energy(self.functional, real, self.basis, self.crystal.reciprocal, self.crystal.volume)
-        return self.free_energy + (xc - xc.detach())
+        return self.free_energy + (xc - self.terms["xc"])
 
     @property
     def total_moment(self) -> float:

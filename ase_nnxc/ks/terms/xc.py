@@ -69,7 +69,11 @@ def _features(functional: Functional, fields: Tensor, basis: Basis, reciprocal: 
 def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
     """Energy per volume summed over points, each `counts` (n,) times; features as `_features` makes them."""
     channels = {name: spin_channels(f) for name, f in zip(functional.features, features)}
-    return (functional(channels) * counts).sum()
+    energy = functional(channels)
+    if energy.shape != counts.shape:  # it would be broadcast
+        kind = type(functional).__name__
+        raise ValueError(f"{kind} gave energies of shape {tuple(energy.shape)} for points of shape {tuple(counts.shape)}")
+    return energy @ counts
 
 
 def _chunks(basis: Basis, features: list[Tensor]) -> list[tuple[Tensor, ...]]:
