@@ -28,7 +28,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from . import __version__
 from .pseudos import find_pseudos, recommended_cutoff, table_digest
-from .registry import pseudo_family, resolve
+from .registry import named_family, pseudo_family, resolve
 from .report import Log
 from .units import BOHR, GPA, HARTREE
 
@@ -73,8 +73,8 @@ class NNXCCalculator(Calculator):
         {"name": ..., "width": eV}; fermi-dirac, gaussian, marzari-vanderbilt (the default, 0.2 eV) or
         methfessel-paxton. GPAW's name for this keyword, occupations, is accepted.
     pseudos : str or dict, optional
-        Family ("gth-pbe"), table ("gth-pbe-q19") or a dict of them by element. Default: the family of the functional
-        with the shipped valences.
+        Family ("gth-pbe"), table ("gth-pbe-q19") or a dict of them by element. Default: gth-pade for LDA, what its card
+        says for a model, gth-pbe for all others, BLYP and SCAN included; with the shipped valences.
     spinpol : bool, optional
         Default: spin-polarised if the atoms have initial magnetic moments.
     nbands : int, optional
@@ -287,8 +287,14 @@ class NNXCCalculator(Calculator):
     def _tables(self, atoms: Atoms) -> "dict[str, GTH]":
         symbols = dict.fromkeys(atoms.get_chemical_symbols())
         if not symbols.keys() <= self._found.keys():
-            family = pseudo_family(self._xc.functional)
-            self._found = find_pseudos(list(symbols), family, self.parameters["pseudos"])
+            functional = self._xc.functional
+            self._found = find_pseudos(
+                list(symbols),
+                pseudo_family(functional),
+                self.parameters["pseudos"],
+                also=named_family(functional),
+                xc=self._xc.describe(),
+            )
         return {symbol: self._found[symbol] for symbol in symbols}
 
     def _crystal(self, atoms: Atoms, tables: "Mapping[str, GTH]") -> "Crystal":
@@ -372,15 +378,22 @@ class NNXCCalculator(Calculator):
             return self._state.energy_tensor() * HARTREE
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed since the last calculation: what ASE compares, and the numbers in a functional object."""
+        """What has changed since the last calculation: what ASE compares, and the numbers in a functional object.
+
+        Of an object its tensors, `config()` and `repr` are looked at; after a change of anything else call `reset`.
+        """
         changes = list(super().check_state(atoms, tol))
-        if self._solved is not None and self._solved[-1] != self._xc.describe().encode():
+        if self._solved is not None and self._solved[-1] != self._xc.fingerprint().encode():
             changes.append("xc")
         return changes
 
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """As ASE's, with a look at the functional also where no atoms are given: those calculated last."""
+        return super().get_property(name, self.atoms if atoms is None else atoms, allow_calculation)
+
     def _ground_state(self, atoms: Atoms) -> "GroundState":
         """That of the atoms and the functional as they are now, solved for unless it is the one held."""
-        geometry = (*_fingerprint(atoms), self._xc.describe().encode())
+        geometry = (*_fingerprint(atoms), self._xc.fingerprint().encode())
         if self._state is None or geometry != self._solved:
             self._solved, self.results = None, {}  # whatever happens now, the old numbers are not these atoms'
             self._state = self._solve(atoms)
@@ -412,6 +425,8 @@ class NNXCCalculator(Calculator):
             raise SCFError(
                 f"{error}. Try more steps (maxiter), a larger width of the smearing, or other initial magnetic moments"
             ) from error
+        except FloatingPointError as error:
+            raise CalculationFailed(str(error)) from error
         except torch.linalg.LinAlgError as error:
             raise CalculationFailed(f"the SCF broke down: {error}") from error
         except TooFewBands as error:

@@ -9,7 +9,7 @@ A checkpoint is a folder called `name@version` that holds
 Names are of a-z, 0-9, ".", "_" and "-"; versions count from 1. Names are looked for in the package's own models, then
 in the folders of $NNXC_MODEL_PATH, then in the user's data folder ($XDG_DATA_HOME or ~/.local/share, there
 ase_nnxc/models). A name of the package's models is never looked for elsewhere, and what the package ships must also be
-what its index.json says.
+what its index.json says. Names of conventional functionals and of libxc's are not given to checkpoints.
 
 Nothing in a checkpoint is executed, no link in it is followed, and one that fails any check is an error.
 """
@@ -34,6 +34,8 @@ from uuid import uuid4
 from ase.calculators.calculator import InputError
 
 from . import __version__
+from .conventional import find_conventional
+from .pseudos import check_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,13 +92,19 @@ class Root:
     folder: Path
 
     def checkpoints(self) -> list[tuple[str, int, Path]]:
-        """Name, version and folder of each, sorted."""
-        found = []
-        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
-            match = _NAME.fullmatch(folder.name)
-            if match and match[2]:
-                found.append((match[1], int(match[2]), folder))
-        return sorted(found)
+        """Name, version and folder of each, sorted.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder is there and cannot be read.
+        """
+        try:
+            folders = list(self.folder.iterdir()) if self.folder.is_dir() else []
+        except OSError as error:
+            raise CheckpointError(f"the folder of models {self.folder} cannot be read: {error.strerror}") from error
+        matches = [(_NAME.fullmatch(folder.name), folder) for folder in folders]
+        return sorted((match[1], int(match[2]), folder) for match, folder in matches if match and match[2])
 
     def versions(self, name: str) -> dict[int, Path]:
         """Folders of the versions of one model."""
@@ -148,6 +156,34 @@ def parse_name(text: str) -> tuple[str, int | None]:
             "have @ and a version from 1 behind it"
         )
     return match[1], None if match[2] is None else int(match[2])
+
+
+def is_reserved(name: str, root: str | os.PathLike[str] | None = None) -> bool:
+    """Whether a name means something else than a checkpoint in a folder `root`.
+
+    Reserved are the conventional functionals, the package's models anywhere but in their own folder, and what libxc or
+    PySCF know, functionals that are refused and endings such as "-d3" of dispersion corrections included. The last
+    takes PySCF, which takes half a second to load.
+    """
+    package = model_roots()[0]
+    if find_conventional(name):
+        return True
+    if package.versions(name.lower()):
+        return root is None or Path(root).resolve() != package.folder.resolve()
+    return is_libxc_name(name)
+
+
+def is_libxc_name(name: str) -> bool:
+    """Whether a name means something to libxc or PySCF."""
+    from .interop.libxc import Libxc, UnknownFunctional
+
+    try:
+        Libxc(name)
+    except UnknownFunctional:
+        return False
+    except ValueError:  # known, but it cannot be calculated
+        return True
+    return True
 
 
 def is_path(name_or_path: str | os.PathLike[str]) -> bool:
@@ -210,7 +246,10 @@ def _locate(name_or_path: str | os.PathLike[str]) -> Path:
         if match is None or match[2] is None:
             raise CheckpointError(f"{folder}: the folder of a checkpoint is called name@version")
         return folder
-    name, version = parse_name(str(name_or_path))
+    name, version = parse_name(str(name_or_path).lower())
+    conventional = find_conventional(name)
+    if conventional is not None:
+        raise CheckpointError(f"{conventional} is a conventional functional, not a checkpoint: see `get_functional`")
     found = find_model(name, version)
     if found is None:
         known = sorted({f"{m.name}@{m.version}" for m in list_models()})
@@ -229,8 +268,8 @@ def load_functional(name_or_path: str | os.PathLike[str]) -> "Functional":
     Parameters
     ----------
     name_or_path : str or PathLike
-        "name" (its highest version), "name@version", or the path of a checkpoint's folder: a PathLike or a string with
-        a path separator.
+        "name" (its highest version) or "name@version", in any case, or the path of a checkpoint's folder: a PathLike
+        or a string with a path separator.
 
     Returns
     -------
@@ -247,9 +286,9 @@ def load_functional(name_or_path: str | os.PathLike[str]) -> "Functional":
 
     folder = _locate(name_or_path)
     with _errors_of(folder), torch.inference_mode(False):
-        functional = _load(folder, folder.name)
-        _check_pins(folder)
-    return functional
+        contents = _read_all(folder)
+        _check_pins(folder, contents)
+        return _load(contents, folder.name)
 
 
 def read_card(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -262,7 +301,9 @@ def read_card(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     folder = _locate(name_or_path)
     with _errors_of(folder):
-        return _parse_card(_read(folder / _CARD), folder.name)
+        contents = {_CARD: _read(folder / _CARD)}
+        _check_pins(folder, contents)
+        return _parse_card(contents[_CARD], folder.name)
 
 
 @contextmanager
@@ -274,19 +315,28 @@ def _errors_of(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"checkpoint {folder}: {error}") from error.__cause__
 
 
-def _load(folder: Path, called: str) -> "Functional":
-    """The functional of a folder whose card says that it is called so."""
-    card_bytes, weights = _read(folder / _CARD), _read(folder / _WEIGHTS)
+def _load(contents: Mapping[str, bytes], called: str) -> "Functional":
+    """The functional of the files of a checkpoint whose card says that it is called so."""
+    weights = contents[_WEIGHTS]
     _refuse_pickle(weights)
-    card = _parse_card(card_bytes, called)
+    card = _parse_card(contents[_CARD], called)
     if _digest(weights) != card["sha256"]:
         raise CheckpointError(f"{_WEIGHTS} has not the SHA-256 that the card says: damaged, or of another model")
+    tensors = _parse_tensors(weights)
+    elements = sum(tensor.numel() for tensor in tensors.values())
+    if elements < card["parameters"]:  # before anything of that size is made
+        raise CheckpointError(f"{_WEIGHTS} holds {elements} numbers, fewer than the {card['parameters']} parameters")
     functional = _build(card)
-    _fill(functional, weights)
+    _fill(functional, tensors)
     _check_claims(functional, card)
     _run_self_test(functional, card["self_test"])
     functional.card = card
     return functional
+
+
+def _read_all(folder: Path) -> dict[str, bytes]:
+    """The files that make a functional: read once, so that what is checked is what is used."""
+    return {name: _read(folder / name) for name in (_CARD, _WEIGHTS)}
 
 
 def _read(path: Path) -> bytes:
@@ -312,6 +362,10 @@ def _parse_card(data: bytes, called: str) -> dict[str, Any]:
             raise CheckpointError(f"{_CARD} does not tell {field!r}")
         if not isinstance(card[field], kind) or isinstance(card[field], bool):
             raise CheckpointError(f"{_CARD}: {field} is {type(card[field]).__name__}, not what it should be")
+    for field in ("features", "created"):
+        items = card[field] if field == "features" else card[field].values()
+        if not all(isinstance(item, str) for item in items):
+            raise CheckpointError(f"{_CARD}: {field} holds something else than text")
     if f"{card['name']}@{card['version']}" != called:
         raise CheckpointError(f"{_CARD} is that of {card['name']}@{card['version']}")
     return card
@@ -334,19 +388,15 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _pins(folder: Path) -> dict[str, str]:
-    return {name: _digest(_read(folder / name)) for name in (_CARD, _WEIGHTS)}
-
-
-def _check_pins(folder: Path) -> None:
-    """Refuse a shipped model that is not the one in the package's index."""
+def _check_pins(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Refuse files of a shipped model that are not those in the package's index."""
     root = model_roots()[0].folder.resolve()
     if folder.resolve().parent != root:
         return
     pinned = _parse_json(_read(root / _INDEX), _INDEX).get(folder.name)
     if pinned is None:
         raise CheckpointError(f"not in the package's {_INDEX}; if it shall be shipped, run `nnxc models pin`")
-    if pinned != _pins(folder):
+    if not isinstance(pinned, dict) or any(pinned.get(name) != _digest(data) for name, data in contents.items()):
         raise CheckpointError(f"not as the package's {_INDEX} says: the installation is damaged")
 
 
@@ -367,7 +417,7 @@ def _build(card: dict[str, Any]) -> "Functional":
             from .interop import libxc  # noqa: F401  registers it; imported late, as PySCF takes a second
         return build(card["architecture"]).to("cpu", torch.float64).eval()
     except UnknownArchitecture as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(f"{error} (for the command: nnxc ... --import MODULE)") from error
     except Exception as error:  # whatever a constructor makes of a wrong config
         raise CheckpointError(f"its architecture cannot be built: {type(error).__name__}: {error}") from error
 
@@ -381,14 +431,17 @@ def _architectures(data: object) -> Iterator[str]:
         yield from _architectures(item)
 
 
-def _fill(functional: "Functional", weights: bytes) -> None:
-    """Put the tensors of a file into a functional that has exactly these."""
+def _parse_tensors(weights: bytes) -> "dict[str, Tensor]":
     from safetensors.torch import load
 
     try:
-        tensors = load(weights)
+        return load(weights)
     except Exception as error:  # SafetensorError, and KeyError for types that torch does not have
         raise CheckpointError(f"{_WEIGHTS} is damaged: {error}") from error
+
+
+def _fill(functional: "Functional", tensors: "dict[str, Tensor]") -> None:
+    """Put the tensors of a file into a functional that has exactly these."""
     expected = functional.state_dict()
     for what, names in (
         ("lacks", expected.keys() - tensors.keys()),
@@ -557,23 +610,29 @@ def save_functional(
     FileExistsError
         If this version of this name is there.
     CheckpointError
-        If the name is none, or if the functional could not be loaded again.
+        If the name is none or reserved (see `is_reserved`), if `training` or `metrics` are no plain data of finite
+        numbers, or if the functional could not be loaded again.
+    InputError
+        If there is no such family of pseudopotentials.
     UnknownArchitecture
         If its class is not registered.
     """
     import torch
-    from safetensors.torch import save
 
     from .xc import describe
 
     called = f"{name}@{version}"
-    if isinstance(version, bool) or parse_name(called) != (name, version):
+    if type(version) is not int or parse_name(called) != (name, version):
         raise CheckpointError(f"{called!r} is not a name and a version from 1")
-    if pseudos is not None and not pseudos.startswith("gth-"):
-        raise CheckpointError(f"pseudos={pseudos!r}: a family such as 'gth-pbe' is expected")
+    if is_reserved(name, root):
+        raise CheckpointError(f"{name!r} is a name of the package, of libxc or of PySCF: take another")
+    if pseudos is not None:
+        if not pseudos.startswith("gth-"):
+            raise CheckpointError(f"pseudos={pseudos!r}: a family such as 'gth-pbe' is expected")
+        check_family(pseudos)
     with torch.inference_mode(False):
         functional = copy.deepcopy(functional).to("cpu", torch.float64).eval()
-        weights = save({k: t.detach().clone().contiguous() for k, t in functional.state_dict().items()})
+        weights = _serialised(functional)
         card = {
             "format": FORMAT,
             "name": name,
@@ -597,10 +656,39 @@ def save_functional(
         }
     contents = {
         _WEIGHTS: weights,
-        _CARD: (json.dumps(card, indent=1, allow_nan=False) + "\n").encode(),
+        _CARD: _card_text(card).encode(),
         "README.md": _readme(card, text).encode(),
     }
     return _write(Path(root), called, contents)
+
+
+def is_unchanged(functional: "Functional") -> bool:
+    """Whether a functional has a card, and still the tensors and the constants that it says."""
+    from .xc import describe
+
+    card = functional.card
+    return (
+        card is not None
+        and _digest(_serialised(functional)) == card["sha256"]
+        and json.loads(json.dumps(describe(functional))) == card["architecture"]
+    )
+
+
+def _serialised(functional: "Functional") -> bytes:
+    """The tensors as safetensors."""
+    from safetensors.torch import save
+
+    return save({name: t.detach().cpu().clone().contiguous() for name, t in functional.state_dict().items()})
+
+
+def _card_text(card: Mapping[str, Any]) -> str:
+    """The card as JSON."""
+    for field, value in card.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"not written: {field} is no plain data of finite numbers: {error}") from error
+    return json.dumps(card, indent=1) + "\n"
 
 
 def _write(root: Path, called: str, contents: Mapping[str, bytes]) -> Path:
@@ -617,7 +705,7 @@ def _write(root: Path, called: str, contents: Mapping[str, bytes]) -> Path:
         for name, data in contents.items():
             _write_file(temporary / name, data)
         with torch.inference_mode(False):
-            _load(temporary, called)
+            _load(_read_all(temporary), called)
         temporary.rename(folder)
     except CheckpointError as error:
         raise CheckpointError(f"not written, as {called} could not be loaded again: {error}") from error.__cause__
@@ -651,8 +739,9 @@ def write_index(root: str | os.PathLike[str]) -> Path:
     index = {}
     for _, _, path in Root("path", folder).checkpoints():
         with _errors_of(path):
-            _load(path, path.name)
-            index[path.name] = _pins(path)
+            contents = _read_all(path)
+            _load(contents, path.name)
+            index[path.name] = {name: _digest(data) for name, data in contents.items()}
     target = folder / _INDEX
     target.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return target

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -157,6 +157,11 @@ def _family(name: str) -> Mapping[str, Mapping[str, Entry]]:
     return tables
 
 
+def check_family(name: str) -> None:
+    """InputError, with the closest name, unless there is a family of this name ("gth-pbe")."""
+    _family(name)
+
+
 def find_entry(symbol: str, name: str, prefer_default: bool = False) -> Entry:
     """The entry of an element by the name of a family or of a table.
 
@@ -202,6 +207,9 @@ def find_pseudos(
     symbols: Sequence[str],
     xc_family: str,
     pseudos: str | Mapping[str, str] | None = None,
+    *,
+    also: str | None = None,
+    xc: str | None = None,
 ) -> dict[str, GTH]:
     """The pseudopotential of each element.
 
@@ -215,6 +223,10 @@ def find_pseudos(
         None: family gth-`xc_family` with the shipped default valences (ase_nnxc/data/valences.json). A name: a family
         ("gth-pbe", "uzh-pbe": CP2K's alias of each element) or a table ("gth-pbe-q18"). A mapping: element -> name, and
         "default" -> name for the others.
+    also : str, optional
+        Another family of tables that suit the functional, such as "blyp": no warning about these.
+    xc : str, optional
+        What the warning calls the functional; default: `xc_family`.
 
     Returns
     -------
@@ -240,10 +252,10 @@ def find_pseudos(
         name = named.get(symbol, named.get("default"))
         entry = find_entry(symbol, f"gth-{xc_family}", True) if name is None else find_entry(symbol, name)
         tables[symbol] = entry.read()
-    foreign = sorted({t.name for t in tables.values() if not _made_for(t.name, xc_family)})
+    foreign = sorted({t.name for t in tables.values() if not _made_for(t.name, {xc_family, also})})
     if foreign:
         warnings.warn(
-            f"pseudopotentials {', '.join(foreign)} were made for another functional than {xc_family.upper()}",
+            f"pseudopotentials {', '.join(foreign)} were made for another functional than {xc or xc_family.upper()}",
             stacklevel=2,
         )
     return tables
@@ -262,10 +274,10 @@ def _check(named: object) -> None:
             raise InputError(f"pseudos: the name of a table expected for {key!r}, got {name!r}")
 
 
-def _made_for(name: str, xc_family: str) -> bool:
-    """Whether a table belongs to the functional's family; tables for PBEsol go with the PBE family."""
+def _made_for(name: str, families: Collection[str | None]) -> bool:
+    """Whether a table belongs to one of the families; tables for PBEsol go with the PBE family."""
     functional = _split(name)[0].split("-", 1)[1]
-    return functional == xc_family or (functional, xc_family) == ("pbesol", "pbe")
+    return functional in families or (functional == "pbesol" and "pbe" in families)
 
 
 def recommended_cutoff(table: GTH) -> tuple[float, Literal["measured", "estimated"]]:

@@ -1,23 +1,48 @@
-"""Names of functionals: the only place that knows them."""
+"""Functionals by name: what each name means, and what to call what was found."""
 
 import difflib
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ase.calculators.calculator import InputError
 
-from .checkpoints import find_model, is_path, list_models, load_functional
+from .checkpoints import (
+    find_model,
+    is_libxc_name,
+    is_path,
+    is_unchanged,
+    list_models,
+    load_functional,
+    model_roots,
+)
+from .conventional import CONVENTIONAL, find_conventional, make_conventional
 
 if TYPE_CHECKING:
     from .xc import Functional
 
-# "name" or "coefficient*name", the coefficient a decimal number
-_TERM = re.compile(r"\s*(?:(?P<coefficient>-?(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?)\s*\*\s*)?(?P<name>[^\s*]+)\s*")
+# "name" or "coefficient*name", the coefficient a decimal number, and "+" or the end behind it
+_TERM = re.compile(
+    r"\s*(?:(?P<coefficient>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<name>[^\s*+]+)\s*(?P<more>\+|\Z)"
+)
+
+# Functionals that GTH tables were made for, by the architectures or libxc's names of their parts, and what the tables
+# call them; others are called as they are: "blyp", "olyp", "hcth120", "scan".
+_FAMILIES = {
+    "b88+lyp": "blyp",
+    "b88+p86": "bp",
+    "bp86": "bp",
+    "lyp+optx": "olyp",
+    "hcth_120": "hcth120",
+    "hcth_407": "hcth407",
+    "scan+scan": "scan",
+    "r2scan": "scan",
+    "r2scan+r2scan": "scan",
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +62,12 @@ class Resolved:
     _text: str = ""
 
     def describe(self) -> str:
-        """For readers: names with versions and hashes; of an object its class, its numbers, a digest of its tensors."""
+        """For readers: names with versions and hashes; of another object its class, its size and a digest."""
         return self._text or _describe_object(self.functional)
+
+    def fingerprint(self) -> str:
+        """Another one whenever an object has other tensors, another config() or another repr than before."""
+        return self._text or _digest(self.functional)
 
 
 def get_functional(xc: "str | os.PathLike[str] | Functional") -> "Functional":
@@ -55,7 +84,8 @@ def get_functional(xc: "str | os.PathLike[str] | Functional") -> "Functional":
     Raises
     ------
     InputError
-        If there is no such functional, if it cannot be used here, or if it is not one exchange and one correlation.
+        If there is no such functional, if a name has two meanings, if the functional cannot be used here (see
+        `check_functional`), or if it is not one exchange and one correlation.
     """
     return resolve(xc).functional
 
@@ -63,6 +93,7 @@ def get_functional(xc: "str | os.PathLike[str] | Functional") -> "Functional":
 def resolve(xc: "str | os.PathLike[str] | Functional") -> Resolved:
     """As `get_functional`, and how to call what was found."""
     from .xc import Functional
+    from .xc.functional import check_functional
 
     if isinstance(xc, Functional):
         found = Resolved(xc, xc)
@@ -72,6 +103,10 @@ def resolve(xc: "str | os.PathLike[str] | Functional") -> Resolved:
         found = _resolve_terms(xc)
     else:
         found = _resolve_model(xc)
+    try:
+        check_functional(found.functional)
+    except ValueError as error:
+        raise InputError(f"xc: {error}") from error
     kind = found.functional.kind
     if kind != "xc":
         raise InputError(f"xc={xc if isinstance(xc, str) else found.describe()} is {_INCOMPLETE[kind]}")
@@ -88,7 +123,8 @@ _INCOMPLETE = {
 def pseudo_family(functional: "Functional") -> str:
     """The family of GTH tables made for a functional, such as "pbe".
 
-    That of its card or of its parts, if these tell one; else "pade" for one of the density alone, "pbe" for all others.
+    That of its card or of its parts, if these tell one; else "pade" for one of the density alone, "pbe" for all others,
+    whose tables there are for most elements and with measured cutoffs.
     """
     from .xc import HybridXC, Sum
 
@@ -101,6 +137,28 @@ def pseudo_family(functional: "Functional") -> str:
     return "pade" if set(functional.features) == {"density"} else "pbe"
 
 
+def named_family(functional: "Functional") -> str | None:
+    """The family of tables that would be called after the functional, such as "blyp" or "scan", if there is one."""
+    from .xc import UnknownArchitecture, describe
+
+    try:
+        names = list(_part_names(describe(functional)))
+    except UnknownArchitecture:
+        return None
+    called = "+".join(sorted(re.sub(r"^(lda|gga|mgga)_(xc|x|c)_", "", name) for name in names))
+    return _FAMILIES.get(called, called)
+
+
+def _part_names(description: dict[str, Any]) -> Iterator[str]:
+    """Architectures, or libxc's names, of the terms of a functional."""
+    architecture, config = description["architecture"], description["config"]
+    if architecture == "sum":
+        for _, part in config["terms"]:
+            yield from _part_names(part)
+    else:
+        yield config["name"] if architecture == "libxc" else architecture
+
+
 # ---- parsing --------------------------------------------------------------------------------------------------------
 
 
@@ -108,13 +166,7 @@ def _resolve_terms(text: str) -> Resolved:
     """A name, or names with coefficients joined by "+"."""
     from .xc import Sum
 
-    matches = [_TERM.fullmatch(term) for term in text.split("+")]
-    terms = [(match["coefficient"], _resolve_name(match["name"])) for match in matches if match]
-    if len(terms) < len(matches):
-        raise InputError(
-            f"xc={text!r} cannot be read: terms are joined by '+', each a name or coefficient*name; a coefficient may "
-            f"be negative (names: {_known()})"
-        )
+    terms = [(coefficient, _resolve_name(name)) for coefficient, name in list(_split(text))]
     if len(terms) == 1 and terms[0][0] is None:
         return terms[0][1]
     try:
@@ -129,16 +181,32 @@ def _resolve_terms(text: str) -> Resolved:
     )
 
 
+def _split(text: str) -> Iterator[tuple[str | None, str]]:
+    """Coefficient, if there is one, and name of each term."""
+    position, more = 0, "+"
+    while more:
+        match = _TERM.match(text, position)
+        if match is None:
+            raise InputError(
+                f"xc={text!r} cannot be read: terms are joined by '+', each a name or coefficient*name; a coefficient "
+                f"may be negative (names: {_known()})"
+            )
+        yield match["coefficient"], match["name"]
+        position, more = match.end(), match["more"]
+
+
 def _resolve_name(name: str) -> Resolved:
-    """One functional by name: conventional ones first, libxc, which takes a second to load, last."""
-    makers = _makers()
-    by_lower = {known.lower(): known for known in makers}
+    """One functional by name: conventional ones first, libxc, which takes half a second to load, last."""
     base, at, _ = name.lower().partition("@")
-    if base in by_lower:
+    conventional = find_conventional(base)
+    if conventional is not None:
         if at:
-            raise InputError(f"xc={name!r}: {by_lower[base]} is a conventional functional, which has no versions")
-        return Resolved(makers[by_lower[base]](), by_lower[base], by_lower[base])
-    if at or find_model(base):
+            raise InputError(f"xc={name!r}: {conventional} is a conventional functional, which has no versions")
+        return Resolved(make_conventional(conventional), conventional, conventional)
+    folder = None if at else find_model(base)
+    if folder is not None and folder.parent != model_roots()[0].folder and is_libxc_name(base):
+        raise InputError(f"xc={name!r} means two things, to libxc or PySCF and your own model: write {folder.name!r}")
+    if at or folder is not None:
         return _resolve_model(name.lower())
     return _resolve_libxc(name)
 
@@ -173,32 +241,9 @@ def _resolve_libxc(name: str) -> Resolved:
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 
-def _makers() -> "dict[str, Callable[[], Functional]]":
-    """What makes each conventional functional. Imported late, so that torch loads when one is first asked for."""
-    from .xc import LDA, PBE, R2SCAN, SCAN, pbesol, revpbe, rpbe
-
-    return {
-        "LDA": LDA,
-        "PBE": PBE,
-        "PBEsol": pbesol,
-        "RPBE": rpbe,
-        "revPBE": revpbe,
-        "SCAN": SCAN,
-        "r2SCAN": R2SCAN,
-        "LDA-PZ": lambda: LDA("pz81"),
-        "LDA-VWN": lambda: LDA("vwn"),
-    }
-
-
-def is_reserved(name: str) -> bool:
-    """Whether a name means a functional of the package, so that no checkpoint elsewhere is found by it."""
-    shipped = {model.name for model in list_models() if model.origin == "package"}
-    return name.lower() in {known.lower() for known in _makers()} | shipped
-
-
 def _own_names() -> list[str]:
     """Those of conventional functionals and of models."""
-    return [*_makers(), *dict.fromkeys(model.name for model in list_models())]
+    return [*CONVENTIONAL, *dict.fromkeys(model.name for model in list_models())]
 
 
 def _known() -> str:
@@ -207,9 +252,23 @@ def _known() -> str:
 
 
 def _describe_object(functional: "Functional") -> str:
-    """The repr of an object in one line, with a digest of its tensors if it has any."""
-    tensors = functional.state_dict()
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
+    """Name, version and hash of what was loaded and not changed; else class, number of parameters and digest."""
+    card = functional.card
+    if card is not None and is_unchanged(functional):
+        return f"{card['name']}@{card['version']} (sha256 {card['sha256'][:12]})"
+    count = sum(parameter.numel() for parameter in functional.parameters())
+    return f"{type(functional).__qualname__}, {count} parameters (digest {_digest(functional)[:12]})"
+
+
+def _digest(functional: "Functional") -> str:
+    """SHA-256 of the repr, the config and the tensors of an object, hexadecimal."""
+    from .xc import UnknownArchitecture
+
+    try:
+        config = functional.config()
+    except UnknownArchitecture:  # of a part
+        config = None
+    digest = hashlib.sha256(f"{functional!r} {config!r}".encode())
+    for name, tensor in functional.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    return " ".join(repr(functional).split()) + (f" (sha256 {digest.hexdigest()[:12]})" if tensors else "")
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -399,7 +400,8 @@ def test_models_are_listed(models, capsys):
     assert cli.main(["models", "list"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["model", "kind", "features", "parameters", "licence", "from", "description"]
-    assert "weaker@1  xc    density, gradient  0           MIT      user  PBE of a smaller mu." in rows[-1]
+    cells = re.split(r" {2,}", rows[-1])  # how wide the columns are depends on the models that are shipped
+    assert cells == ["weaker@1", "xc", "density, gradient", "0", "MIT", "user", "PBE of a smaller mu."]
 
 
 def test_models_are_listed_for_machines(models, capsys):
@@ -432,6 +434,74 @@ def test_models_are_verified(models, capsys):
     assert "no model 'stronger'" in errors["stronger"]
 
 
+def test_control_characters_of_a_card_do_not_reach_the_terminal(models, capsys):
+    save_functional(PBE(), models, name="colourful", description="\x1b[31mred\x07", licence="\x9b2J")
+    for command in (["list"], ["show", "colourful"]):
+        assert cli.main(["models", *command]) == 0
+        out = capsys.readouterr().out
+        assert "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}" in out
+        assert not {"\x1b", "\x07", "\x9b"} & set(out)
+
+
+ARCHITECTURE = """
+from ase_nnxc import register_architecture
+from ase_nnxc.xc import PBE
+
+@register_architecture("test-imported", 1)
+class Imported(PBE):
+    pass
+"""
+
+
+@pytest.fixture
+def imported(models, tmp_path):
+    """A model of an architecture that only the module test_imported, in the working folder, knows."""
+    (tmp_path / "test_imported.py").write_text(ARCHITECTURE)
+    code = "from test_imported import Imported; from ase_nnxc import save_functional\n"
+    code += f"save_functional(Imported(), {str(models)!r}, name='imported', description='A test.')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), check=True)
+    return "imported@1"
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(Path(ase_nnxc.__file__).parents[1])}
+
+
+def run_command(*words, cwd):
+    script = "import sys; from ase_nnxc.cli import main; sys.path.pop(0); sys.exit(main())"
+    command = [sys.executable, "-c", script, *words]
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False)
+
+
+def test_own_architecture_is_imported_when_asked_for(imported, tmp_path):
+    run = run_command("models", "verify", imported, cwd=tmp_path)
+    assert run.returncode == 1
+    assert "'test-imported' version 1 is not registered" in run.stdout
+    assert "nnxc ... --import MODULE" in run.stdout
+    run = run_command("models", "verify", imported, "--import", "json", "--import", "test_imported", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (0, "imported@1  ok\n")
+    write(tmp_path / "si.extxyz", bulk("Si"))
+    run = run_command("energy", "si.extxyz", *TINY, "--xc", imported, "--import", "test_imported", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("command", ["models list", "energy Al", "eos Al", "relax Al"])
+def test_module_that_cannot_be_imported_is_one_line_and_exit_code_2(models, capsys, command):
+    assert cli.main([*command.split(), "--import", "absent_module"]) == 2
+    assert capsys.readouterr().err == (
+        "nnxc: error: --import absent_module: ModuleNotFoundError: No module named 'absent_module'\n"
+    )
+
+
+def test_closed_pipe_is_silent(models):
+    script = "import sys; from ase_nnxc.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "models", "list"]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        run.stdout.close()  # long before it writes
+        assert run.stderr.read() == b""
+    assert run.returncode == 141
+
+
 def published(kind, paths):
     assert kind == "nagai"
     if not all(path.is_file() for path in paths):
@@ -461,7 +531,8 @@ def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys)
         ("models import nagay FILE --name theirs", "invalid choice"),
         ("models import nagai FILE", "--name"),
         ("models import nagai absent --name theirs", "these are no weights"),
-        ("models import nagai FILE --name PBE", "taken by a functional of the package"),
+        ("models import nagai FILE --name PBE", "taken by a functional of the package, of libxc or of PySCF"),
+        ("models import nagai FILE --name blyp", "taken by a functional of the package, of libxc or of PySCF"),
         ("models import nagai FILE --name Theirs", "is no name of a model"),
         ("models import nagai FILE --name weaker", "weaker@1 is there"),
     ],

@@ -1,13 +1,14 @@
 """Functionals of libxc: their derivatives, and which names are taken or refused."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from ase_nnxc.interop.libxc import Libxc, UnknownFunctional, libxc_names
-from ase_nnxc.xc import PBE, build, describe
+from ase_nnxc.interop.libxc import ALPHA_FLOOR, Libxc, UnknownFunctional, libxc_names
+from ase_nnxc.xc import PBE, R2SCAN, build, describe
 from ase_nnxc.xc.functional import DENSITY_THRESHOLD
 
 NAMES = ("density", "gradient", "tau")
@@ -54,6 +55,32 @@ def test_pbe_of_libxc_is_ours(channels):
         values.append((total, *first, *second))
     for theirs, ours in zip(*values):
         torch.testing.assert_close(theirs, ours, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_r2scan_of_libxc_is_ours_down_to_the_floor_of_alpha(channels):
+    density, gradient, _ = features(channels)
+    n, g = density.detach(), gradient.detach()
+    alpha = torch.tensor([1.0, 1e-3, 2.1 * ALPHA_FLOOR], dtype=torch.float64)
+    tau = g.square().sum(1) / (8 * n) + alpha * 0.3 * (6 * math.pi**2) ** (2 / 3) * n ** (5 / 3)
+    leaves = [density, gradient, tau.requires_grad_()]
+    values = []
+    for total in (energy(Libxc("r2scan"), *leaves), energy(R2SCAN(), *leaves)):
+        values.append((total, *torch.autograd.grad(total.sum(), leaves)))
+    for theirs, ours in zip(*values):
+        torch.testing.assert_close(theirs, ours, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mgga_c_tpss", "mgga_c_revtpss", "mgga_c_m06_l"])
+def test_rounding_of_tau_is_no_potential_where_one_orbital_has_no_slope(name):
+    """There tau and its bound both go to zero, and the correlation of TPSS makes a potential of -1e4."""
+    density = torch.tensor([[1e-5], [0.0]], dtype=torch.float64)
+    gradient = torch.tensor([[1e-8], [0.0]], dtype=torch.float64).unsqueeze(1).expand(2, 3, 1)
+    bound = torch.tensor([[3e-16 / (8 * 1e-5)], [0.0]], dtype=torch.float64)
+    for relative in (-1e-9, 0.0, 1e-9):
+        tau = (bound * (1 + relative)).requires_grad_()
+        (slope,) = torch.autograd.grad(energy(Libxc(name), density, gradient, tau).sum(), tau)
+        assert slope.abs().max() < 0.1
 
 
 def test_closed_shell_in_one_memory_equals_two_copies():
@@ -122,6 +149,8 @@ def test_result_is_on_the_device_of_the_features():
         ("M06-L", "xc", 3),
         ("hcth-407", "xc", 2),
         ("lyp", "c", 2),
+        ("gga_x_optb88_vdw", "x", 2),
+        ("mgga_c_dldf", "c", 3),
     ],
 )
 def test_kind_and_features_are_those_of_libxc(name, kind, count):
@@ -138,12 +167,26 @@ def test_kind_and_features_are_those_of_libxc(name, kind, count):
         ("hyb_gga_xc_pbeh", "exact exchange"),
         ("HSE06", "exact exchange, is range-separated"),
         ("gga_x_hjs_pbe", "is range-separated"),
-        ("B97M-V", "VV10"),
-        ("wB97M-V", "exact exchange, is range-separated, has the nonlocal correlation VV10"),
-        ("mgga_c_scan_rvv10", "VV10"),
-        ("B97-D", "fitted with a dispersion correction"),
-        ("PBE-D3", "dispersion corrections are not calculated"),
-        ("PBE-D3(BJ)", "dispersion corrections are not calculated"),
+        ("B97M-V", "has nonlocal"),
+        ("wB97M-V", "exact exchange, is range-separated, has nonlocal"),
+        ("mgga_c_scan_rvv10", "has nonlocal"),
+        ("gga_xc_beefvdw", "has nonlocal"),
+        ("optB88-vdW", "has nonlocal"),
+        ("vdW-DF2", "has nonlocal"),
+        ("SCAN+rVV10", "has nonlocal"),
+        ("B97-D", "dispersion"),
+        ("gga_xc_b97d", "dispersion"),
+        ("gga_xc_b97_3c", "dispersion"),
+        ("r2SCAN-3c", "dispersion"),
+        ("wB97X-D3", "exact exchange, is range-separated, has a dispersion correction"),
+        ("PBE-D3(BJ)", "dispersion"),
+        ("PBE+D3", "dispersion"),
+        ("D3", "dispersion"),
+        ("PBE-TS", "dispersion"),
+        ("PBE-MBD", "dispersion"),
+        ("lda_c_epc17", "electrons with protons"),
+        ("lda_x_erf", "is range-separated"),
+        ("gga_c_lypr", "is range-separated"),
         ("mgga_x_br89", "Laplacian"),
         ("SCANL", "Laplacian"),
         ("gga_k_apbe", "kinetic energy"),

@@ -531,6 +531,12 @@ def test_features_and_kind_follow_from_the_rung():
         (lambda: NNLDA(["s2/(1+s2)"]), "unknown descriptor.*known are rs"),
         (lambda: NNGGA(activation="slu"), "unknown activation 'slu'.*did you mean 'silu'"),
         (lambda: NNGGA(widths=(16, 0)), "widths.*positive integers"),
+        (lambda: NeuralExchange(widths=[True]), "widths.*positive integers"),
+        (lambda: NeuralExchange(widths=[]), "widths.*positive integers"),
+        (lambda: NeuralExchange(seed=-1), "seed=-1: an integer from 0 to"),
+        (lambda: NeuralExchange(seed=2**70), "seed=1180591620717411303424: an integer from 0 to"),
+        (lambda: NeuralCorrelation(seed=0.5), "seed=0.5: an integer from 0 to"),
+        (lambda: NeuralExchange(mu=math.nan), "mu=nan: a finite number"),
         (lambda: NeuralExchange([]), "at least one descriptor"),
         (lambda: NNGGA([]), "at least one descriptor"),
         (lambda: NeuralExchange(GGA_X + GGA_X), "comes twice"),
@@ -550,3 +556,23 @@ def test_features_and_kind_follow_from_the_rung():
 def test_a_wrong_or_contradictory_configuration_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("argument", ["mu", "lieb_oxford", "one_orbital"])
+@pytest.mark.parametrize("value", ["a", True])
+def test_a_constant_that_is_no_number_is_refused(argument, value):
+    with pytest.raises(TypeError, match=f"{argument}={value!r}: a number is expected"):
+        NeuralExchange(**{argument: value})
+
+
+@pytest.mark.parametrize("feature", ["gradient", "tau"])
+def test_unequal_channels_beside_a_closed_shell_are_refused(feature):
+    """The second would be dropped."""
+    features = {
+        "density": torch.full((1, 4), 0.1, dtype=torch.float64).expand(2, 4),
+        "gradient": torch.zeros(1, 3, 4, dtype=torch.float64).expand(2, 3, 4),
+        "tau": torch.full((1, 4), 0.1, dtype=torch.float64).expand(2, 4),
+    }
+    features[feature] = features[feature].clone(memory_format=torch.contiguous_format)
+    with pytest.raises(ValueError, match="gradient and tau must be so"):
+        NeuralExchange(META_X)(features)

@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"version", "units", "xc"},
     {"ks"},
-    {"fit", "interop", "pseudos", "report"},
+    {"conventional", "fit", "interop", "pseudos", "report"},
     {"checkpoints"},
     {"registry"},
     {"calculator"},

@@ -1,6 +1,7 @@
 """Names of functionals and what the calculator makes of them."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from ase.calculators.calculator import InputError
 
 import ase_nnxc
 from ase_nnxc import NNXCCalculator, checkpoints
-from ase_nnxc.checkpoints import CheckpointError, model_roots, save_functional
+from ase_nnxc.checkpoints import CheckpointError, is_reserved, load_functional, model_roots, save_functional
 from ase_nnxc.interop.libxc import Libxc
-from ase_nnxc.registry import get_functional, is_reserved, pseudo_family, resolve
-from ase_nnxc.xc import LDA, PBE, Functional, HybridXC, Sum, pbesol, register_architecture
+from ase_nnxc.registry import Resolved, get_functional, named_family, pseudo_family, resolve
+from ase_nnxc.xc import LDA, PBE, R2SCAN, SCAN, Functional, HybridXC, Sum, pbesol, register_architecture
+from ase_nnxc.xc.functional import check_functional
 
 POINTS = {
     "density": torch.tensor([[0.03, 0.2, 1.0], [0.01, 0.2, 0.5]], dtype=torch.float64),
@@ -78,6 +80,8 @@ def same(xc, functional):
         ("scaled-x+gga_c_pbe", "scaled-x@1+gga_c_pbe"),
         ("2*PBE+-1*LDA", "2*PBE+-1*LDA"),
         ("1e-1*PBE+0.9*PBE", "1e-1*PBE+0.9*PBE"),
+        ("1e+0*PBE", "1e+0*PBE"),
+        ("2e+0*PBE+-1E+0*LDA", "2e+0*PBE+-1E+0*LDA"),
     ],
 )
 def test_name_resolves_to_what_gives_exactly_it_again(name, exact):
@@ -102,12 +106,29 @@ def test_path_resolves_to_itself(models, monkeypatch):
         assert same(path, get_functional("scaled"))
 
 
-def test_conventional_names_are_not_shadowed(models):
-    save_functional(pbesol(), models, name="pbe", description="Not PBE.")
+def smuggle(models, monkeypatch, name):
+    """Put a model under a name that `save_functional` refuses."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "is_reserved", lambda *_: False)
+        save_functional(pbesol(), models, name=name, description="Not what its name says.")
+
+
+def test_conventional_names_are_not_shadowed(models, monkeypatch):
+    smuggle(models, monkeypatch, "pbe")
     assert same("PBE", PBE())
     with pytest.raises(InputError, match="PBE is a conventional functional, which has no versions"):
         get_functional("pbe@1")
+    with pytest.raises(CheckpointError, match="PBE is a conventional functional, not a checkpoint"):
+        load_functional("pbe")
     assert same(models / "pbe@1", pbesol())
+
+
+def test_model_of_a_name_of_libxc_is_ambiguous_unless_its_version_is_told(models, monkeypatch):
+    smuggle(models, monkeypatch, "blyp")
+    for xc in ("BLYP", "0.5*blyp+0.5*PBE"):
+        with pytest.raises(InputError, match=r"means two things.*write 'blyp@1'"):
+            get_functional(xc)
+    assert same("BLYP@1", pbesol())
 
 
 def test_shipped_names_are_not_shadowed(models, tmp_path, monkeypatch):
@@ -118,6 +139,13 @@ def test_shipped_names_are_not_shadowed(models, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "model_roots", lambda: roots)
     assert same("scaled", pbesol())
     assert [is_reserved(name) for name in ("scaled", "pbe", "r2SCAN", "density-only")] == [True, True, True, False]
+    assert [is_reserved(name, shipped) for name in ("scaled", "pbe")] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["pbe", "lda-pz", "blyp", "b3lyp", "gga_x_b88", "lyp", "pbe-mol", "pbe-d3"])
+def test_checkpoint_does_not_get_a_name_that_means_something_else(models, name):
+    with pytest.raises(CheckpointError, match=f"'{name}' is a name of the package, of libxc or"):
+        save_functional(PBE(), models, name=name, description="A test.")
 
 
 def test_folder_in_the_working_folder_is_no_name(models, monkeypatch):
@@ -179,15 +207,63 @@ def test_pyscf_is_loaded_for_its_functionals_only(models):
     code = """
 import sys
 from ase_nnxc.registry import get_functional
-for name in ("r2SCAN", "0.5*PBE+0.5*LDA", "density-only"):
+for name in ("r2SCAN", "0.5*PBE+0.5*LDA", "density-only@1"):
     get_functional(name)
 assert "pyscf" not in sys.modules
-get_functional("half-libxc")
+get_functional("half-libxc@1")
 assert "pyscf" in sys.modules
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(ase_nnxc.__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+# ---- objects
+
+
+def broken(**attributes):
+    """PBE with attributes changed."""
+    functional = PBE()
+    for name, value in attributes.items():
+        setattr(functional, name, value)
+    return functional
+
+
+@pytest.mark.parametrize(
+    ("functional", "message"),
+    [
+        (broken(features=("density", "laplacian")), "features=.* is not a tuple of some of density, gradient, tau"),
+        (broken(features="density"), "features='density' is not a tuple"),
+        (broken(features=()), r"features=\(\) is not a tuple"),
+        (broken(kind="exchange"), "kind='exchange' is none of x, c, xc, correction"),
+        (broken(features=("density",)), "cannot be evaluated on three points: KeyError: 'gradient'"),
+        (broken(forward=lambda f: f["density"]), r"torch.float64 of shape \(2, 3\) on three points"),
+        (broken(forward=lambda f: f["density"].sum()), r"torch.float64 of shape \(\) on three points"),
+        (broken(forward=lambda f: f["density"].sum(0).float()), r"torch.float32 of shape \(3,\) on three points"),
+        (broken(forward=lambda f: 0.0), "gives 0.0 on three points"),
+        (broken(forward=lambda f: f["density"].sum(0).detach()), "cannot be differentiated by the features"),
+        (Scaled().float(), r"factor is of torch.float32, not torch.float64: call double\(\)"),
+    ],
+)
+@pytest.mark.parametrize("use", [get_functional, NNXCCalculator])
+def test_mistake_in_an_own_functional_is_named_when_it_is_given(use, functional, message):
+    with pytest.raises(InputError, match=f"xc: .*{message}"):
+        use(functional)
+
+
+@pytest.mark.parametrize("functional", [LDA(), PBE(part="x"), R2SCAN(), Scaled(), Libxc("TPSS")])
+def test_good_functional_passes_the_check(functional):
+    check_functional(functional)
+
+
+def test_architecture_of_libxc_tells_what_to_import():
+    code = """
+from ase_nnxc.xc import build
+build({"architecture": "libxc", "version": 1, "config": {"name": "blyp"}})
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(ase_nnxc.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "is not registered: import ase_nnxc.interop.libxc, which defines it" in run.stderr
 
 
 # ---- pseudopotentials
@@ -215,6 +291,24 @@ def test_pseudopotentials_of_a_hybrid_are_those_both_agree_on():
     assert pseudo_family(HybridXC(density_only, density_only)) == "pbe"
 
 
+@pytest.mark.parametrize(
+    ("xc", "family"),
+    [
+        ("BLYP", "blyp"),
+        ("gga_x_b88+gga_c_lyp", "blyp"),
+        ("BP86", "bp"),
+        ("OLYP", "olyp"),
+        ("gga_xc_hcth_120", "hcth120"),
+        ("SCAN", "scan"),
+        ("r2SCAN", "scan"),
+        ("mgga_x_scan+mgga_c_scan", "scan"),
+    ],
+)
+def test_functional_has_tables_of_its_own_name(xc, family):
+    assert named_family(get_functional(xc)) == family
+    assert pseudo_family(get_functional(xc)) == "pbe"  # without pseudos=
+
+
 # ---- the calculator
 
 
@@ -232,6 +326,32 @@ def test_log_and_todict_tell_the_exact_model(tmp_path):
     assert atoms.calc.todict()["xc"] == atoms.calc.resolve(atoms)["xc"] == "0.5*scaled@2+0.5*PBE"
     twin = NNXCCalculator(**atoms.calc.todict())
     assert twin.get_potential_energy(atoms) == pytest.approx(energy, abs=1e-9)
+
+
+def test_loaded_object_is_called_by_its_name_until_it_is_changed(tmp_path):
+    functional = load_functional("scaled")
+    digest = functional.card["sha256"][:12]
+    assert resolve(functional).describe() == f"scaled@2 (sha256 {digest})"
+    with torch.no_grad():
+        functional.factor.add_(0.1)
+    assert re.fullmatch(r"Scaled, 1 parameters \(digest [0-9a-f]{12}\)", resolve(functional).describe())
+    constants = load_functional("density-only")
+    constants.kind = "x"  # stands in its config
+    assert "digest" in Resolved(constants, constants).describe()
+
+
+@pytest.mark.parametrize(
+    ("xc", "pseudos"),
+    [("BLYP", "gth-blyp"), ("SCAN", "uzh-scan"), (SCAN(), "uzh-scan"), ("r2SCAN", "uzh-mgga"), ("BLYP", "gth-pbe")],
+)
+def test_tables_of_the_functional_draw_no_warning(xc, pseudos):
+    NNXCCalculator(xc=xc, ecut=140, kpts=(1, 1, 1), pseudos=pseudos).resolve(bulk("Si"))
+
+
+@pytest.mark.parametrize(("xc", "called"), [("BLYP", "blyp"), ("0.5*PBE+0.5*LDA", r"0.5\*PBE"), (PBE(), "PBE, 0 par")])
+def test_tables_of_another_functional_draw_a_warning_that_names_the_one_given(xc, called):
+    with pytest.warns(UserWarning, match=f"gth-bp-q4 were made for another functional than {called}"):
+        NNXCCalculator(xc=xc, ecut=140, kpts=(1, 1, 1), pseudos="gth-bp").resolve(bulk("Si"))
 
 
 def test_calculator_keeps_the_model_it_was_given(models):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 
-from . import calculations, models
-from .common import Parser, UsageError, complain
+from . import calculations, clone, models, train
+from .common import Parser, UsageError, add_import_option, complain, import_modules, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 1 for a failed computation, 2 for bad input, 130 when interrupted."""
+    """Run the command; return 0, 1 for a failed computation, 2 for bad input, 130 if interrupted, 141 if unread."""
     try:
         return _run(_parser().parse_args(argv))
     except UsageError as error:
@@ -29,6 +30,11 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     calculations.add_parsers(commands)
     models.add_parsers(commands)
+    clone.add_parsers(commands)
+    train.add_parsers(commands)
+    for command in commands.choices.values():
+        if command.get_default("run"):  # not `models`, whose own commands have it
+            add_import_option(command)
     return parser
 
 
@@ -40,7 +46,13 @@ def _run(args: argparse.Namespace) -> int:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
         try:
-            return int(args.run(args))
+            import_modules(getattr(args, "imports", ()))
+            code = int(args.run(args))
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # as after `| head`; the exit of Python shall not try to write either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except CalculationFailed as error:
             return complain(error, 1)
         except (CalculatorError, PropertyNotImplementedError, OSError) as error:
@@ -48,4 +60,4 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    print(f"nnxc: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"nnxc: warning: {printable(str(message))}", file=sys.stderr)

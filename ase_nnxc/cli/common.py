@@ -20,9 +20,40 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
 
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    """Add --import, which `import_modules` carries out before the command runs."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python module that registers an architecture of yours, on the path or in this folder (may be repeated)",
+    )
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules as `python -m` would find them: in the working folder too."""
+    import importlib
+    import os
+
+    for name in names:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever the module does
+            raise UsageError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
+def printable(text: str) -> str:
+    """Text in one line without control characters, which a file may hold and a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+
+
 def complain(error: object, code: int) -> int:
     """Tell of an error in one line; return the exit code given."""
-    text = " ".join(str(error).split())
+    text = printable(str(error))
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     print(f"nnxc: error: {text or type(error).__name__}" if code != 130 else f"nnxc: {text}", file=sys.stderr)

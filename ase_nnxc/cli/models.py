@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import Parser, UsageError
+from .common import Parser, UsageError, add_import_option, printable
 
 if TYPE_CHECKING:
     from ase_nnxc.checkpoints import Model
@@ -19,6 +19,7 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     models = commands.add_parser("models", help="list, show, verify and import functionals kept as checkpoints")
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
     common = Parser(add_help=False)
+    add_import_option(common)
     common.add_argument("--json", action="store_true", help="print JSON in place of a table")
 
     listing = actions.add_parser("list", parents=[common], help="all models that can be called by name")
@@ -48,7 +49,8 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(model) | {"folder": str(model.folder)} for model in found], indent=1))
         return 0
-    rows = [("model", "kind", "features", "parameters", "licence", "from", "description"), *map(_row, found)]
+    header = ("model", "kind", "features", "parameters", "licence", "from", "description")
+    rows = [header, *([printable(cell) for cell in _row(model)] for model in found)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
@@ -80,7 +82,7 @@ def _show(args: argparse.Namespace) -> int:
     facts = {key: value for key, value in card.items() if key not in ("format", "self_test") and value is not None}
     width = max(map(len, facts))
     for key, value in facts.items():
-        print(f"{key:<{width}}  {value if isinstance(value, str) else json.dumps(value)}")
+        print(f"{printable(key):<{width}}  {printable(value) if isinstance(value, str) else json.dumps(value)}")
     return 0
 
 
@@ -99,17 +101,16 @@ def _verify(args: argparse.Namespace) -> int:
         print(json.dumps([{"model": name, "error": message} for name, message in errors.items()], indent=1))
     else:
         for name, message in errors.items():
-            print(f"{name}  {message or 'ok'}")
+            print(f"{printable(name)}  {printable(message or 'ok')}")
     return 1 if any(errors.values()) else 0
 
 
 def _import(args: argparse.Namespace) -> int:
-    from ase_nnxc.checkpoints import model_roots, save_functional
+    from ase_nnxc.checkpoints import is_reserved, model_roots, save_functional
     from ase_nnxc.interop.published import import_weights
-    from ase_nnxc.registry import is_reserved
 
-    if is_reserved(args.name):
-        raise UsageError(f"--name {args.name}: this name is taken by a functional of the package")
+    if is_reserved(args.name, args.root):
+        raise UsageError(f"--name {args.name}: this name is taken by a functional of the package, of libxc or of PySCF")
     try:
         functional, fields = import_weights(args.kind, args.paths)
     except ValueError as error:

@@ -11,6 +11,7 @@ import ctypes
 import difflib
 import math
 import re
+from collections.abc import Iterable
 from functools import cache
 from itertools import combinations_with_replacement
 from typing import Any
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from ..xc.architecture import register_architecture
 from ..xc.functional import DENSITY_THRESHOLD, SPIN_THRESHOLD, Functional
-from ..xc.reduced import smooth_floor
+
+ALPHA_FLOOR = 1e-6
+"""Smallest (tau - tau_W) / tau_unif of a channel that libxc is given; twice that and more is given as it is."""
 
 _FEATURES = {"LDA": ("density",), "GGA": ("density", "gradient"), "MGGA": ("density", "gradient", "tau")}
 
@@ -30,8 +33,14 @@ _FEATURES = {"LDA": ("density",), "GGA": ("density", "gradient"), "MGGA": ("dens
 _KINDS = ("x", "c", "xc", "k")
 _HAS_ENERGY, _IS_3D = 1 << 0, 1 << 7
 
-# no flag tells that a functional was fitted together with an empirical dispersion correction, but its name: B97-D
-_WITH_DISPERSION = re.compile(r"[-_]D(\d\w*)?(\(\w+\))?$", re.IGNORECASE)
+# what no flag tells but names, libxc's or those that users write: gga_xc_b97_3c, PBE-D3(BJ), SCAN+rVV10; exchange that
+# was made for a nonlocal correlation, gga_x_optb88_vdw, is none
+_NAMED = {
+    "has a dispersion correction": re.compile(r"(^|[_+ ])(D|D\d\w*|TS|MBD|XDM|3C)([_@(]\w+\)?)*$|(^|_)CF22D$"),
+    "has nonlocal (van der Waals) correlation": re.compile(r"^(?!.*GGA_X_).*(VDW|VV10|_NL$)"),
+    "is the correlation of electrons with protons": re.compile(r"(^|_)EPC\d"),
+    "is range-separated": re.compile(r"_LYPR$"),
+}
 _WITHOUT_FAMILY = re.compile(r"^(HYB_)?(LDA|GGA|MGGA)_(XC|X|C)_")
 
 
@@ -54,8 +63,8 @@ class Libxc(Functional):
     UnknownFunctional
         If there is no such name; tells the closest one.
     ValueError
-        If it needs more than the density, its gradient and tau (exact exchange, VV10, a dispersion correction, the
-        Laplacian), or is no exchange-correlation energy in three dimensions.
+        If it needs more than the density, its gradient and tau (exact exchange, nonlocal correlation, a dispersion
+        correction, the Laplacian), or is no exchange-correlation energy of electrons in three dimensions.
     """
 
     def __init__(self, name: str) -> None:
@@ -163,9 +172,10 @@ def _evaluate(name: str, rho: Tensor, order: int) -> Tensor:
 def _cleaned(rho: Tensor) -> Tensor:
     """Fields (nspin, 1, 4 or 5, n) that libxc can read, unchanged wherever they are those of a density.
 
-    Noise and mixed densities are none. In an empty channel gradient and tau are zero. Where tau is below its bound
-    tau_W = |grad n_s|^2 / 8 n_s, it is raised to it, but differentiated as with `smooth_floor`; libxc would lower the
-    gradient, and its derivatives would be those of another one.
+    Noise and mixed densities are none. In an empty channel gradient and tau are zero. Where tau comes near its bound
+    tau_W = |grad n_s|^2 / 8 n_s or below it, it is replaced by a smooth function of it that stays above: there the
+    potentials of TPSS and M06-L jump with rounding, down to -1e4 (a correlation of tau_W / tau has no limit where both
+    are zero), and below libxc would lower the gradient and give derivatives of another one.
     """
     density, rest = rho[:, :1], rho[:, 1:]
     filled = density > (0.5 * SPIN_THRESHOLD * density.sum(0)).clamp(min=0.5 * DENSITY_THRESHOLD)
@@ -176,8 +186,9 @@ def _cleaned(rho: Tensor) -> Tensor:
     one_orbital = rho[:, 1:4].square().sum(1) / (8 * n)
     uniform = 0.3 * (3 * len(rho) * math.pi**2) ** (2 / 3) * n ** (5 / 3)
     alpha = (tau - one_orbital) / uniform
-    smooth = tau + uniform * (smooth_floor(alpha) - alpha)
-    raised = smooth + (torch.maximum(tau, one_orbital) - smooth).detach()
+    # alpha from 2 a up, a + alpha^2 / 4 a down to zero, and a below
+    floor = ALPHA_FLOOR + alpha.clamp(0.0, 2 * ALPHA_FLOOR).square() / (4 * ALPHA_FLOOR)
+    raised = torch.where(alpha < 2 * ALPHA_FLOOR, one_orbital + uniform * floor, tau)
     return torch.cat((rho[:, :4], raised.unsqueeze(1)), dim=1)
 
 
@@ -193,19 +204,35 @@ def _interface() -> ctypes.CDLL:
 
 def _find(name: str) -> str:
     """The name in PySCF's writing."""
-    key = name.upper().replace("-", "_")
+    key = _key(name)
     if key in libxc.XC_ALIAS or key in libxc.XC_CODES or key == "HF":
         return key
     known = [full for full in libxc.available_libxc_functionals() if _WITHOUT_FAMILY.sub("", full) == key]
     if len(known) == 1:
         return known[0]
+    if reasons := _named(key):
+        raise _refusal(name, reasons)
     if known:
         raise ValueError(f"{name!r} may be {' or '.join(full.lower() for full in known)}: write which")
-    if _WITH_DISPERSION.search(name):
-        raise ValueError(f"{name!r}: dispersion corrections are not calculated")
     close = difflib.get_close_matches(name.lower(), libxc_names(), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise UnknownFunctional(f"libxc has no functional {name!r}{hint}")
+
+
+def _key(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+def _named(*keys: str) -> list[str]:
+    """Reasons to refuse that names tell."""
+    return [reason for reason, pattern in _NAMED.items() if any(map(pattern.search, keys))]
+
+
+def _refusal(name: str, reasons: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"{name!r} {', '.join(reasons)}: only exchange and correlation of the density, its gradient and the kinetic "
+        "energy density can be calculated"
+    )
 
 
 def _refuse(name: str, functional: libxc.XCFunctionalCache, kinds: set[str], flags: list[int]) -> None:
@@ -216,13 +243,11 @@ def _refuse(name: str, functional: libxc.XCFunctionalCache, kinds: set[str], fla
         "has a potential but no energy": not all(flag & _HAS_ENERGY for flag in flags),
         "has exact exchange": any((functional.hybrid_coeff, *functional.rsh_coeff[1:])),
         "is range-separated": functional.rsh_coeff[0] != 0,
-        "has the nonlocal correlation VV10": functional.is_nlc,
-        "was fitted with a dispersion correction": _WITH_DISPERSION.search(functional.xc_code),
+        "has nonlocal (van der Waals) correlation": functional.is_nlc,
         "needs the Laplacian of the density": functional.needs_laplacian,
     }
+    full = {number: key for key, number in libxc.available_libxc_functionals().items()}
     found = [reason for reason, applies in reasons.items() if applies]
+    found += _named(_key(name), *(full[number] for number in functional.fn_ids))
     if found:
-        raise ValueError(
-            f"{name!r} {', '.join(found)}: only exchange and correlation of the density, its gradient and the kinetic "
-            "energy density can be calculated"
-        )
+        raise _refusal(name, dict.fromkeys(found))

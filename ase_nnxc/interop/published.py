@@ -23,6 +23,7 @@ from ..xc.constraints import check_names
 from ..xc.functional import Spins
 from ..xc.lda import Semilocal, slater
 from ..xc.published import Dpyscf, Nagai
+from ..xc.reduced import features_at
 
 # What dpyscf's networks were fitted to, by the number of inputs of exchange
 _PARENTS: dict[int, dict[str, Semilocal]] = {
@@ -255,7 +256,7 @@ def _deviation(network: Dpyscf, parent: Semilocal, zeta: float = 0.0) -> float:
     u = torch.linspace(0, 1, 81, **_DOUBLE)
     axes = _RS[0] + (_RS[1] - _RS[0]) * u[::16], _S[1] * u, _ALPHA[0] * (_ALPHA[1] / _ALPHA[0]) ** u[::10]
     rs, s, alpha = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
-    features = _features(rs, s, alpha, zeta)
+    features = features_at(3 / (4 * math.pi * rs**3), torch.full_like(rs, zeta), s, alpha)
     spins = Spins.of(features["density"])
     with torch.no_grad():
         if network.kind == "x":
@@ -276,21 +277,10 @@ def _fidelity(exchange: Dpyscf, correlation: Dpyscf, parent: Semilocal) -> dict[
     }
 
 
-def _features(rs: Tensor, s: Tensor, alpha: Tensor, zeta: float = 0.0) -> dict[str, Tensor]:
-    """Features with these local variables (n,); both spins have the same shape of density."""
-    n = 3 / (4 * math.pi * rs**3)
-    gradient = 2 * (3 * math.pi**2) ** (1 / 3) * n ** (4 / 3) * s
-    scaling = ((1 + zeta) ** (5 / 3) + (1 - zeta) ** (5 / 3)) / 2
-    tau = 0.3 * (3 * math.pi**2) ** (2 / 3) * n ** (5 / 3) * scaling * alpha + gradient**2 / (8 * n)
-    shares = torch.tensor([(1 + zeta) / 2, (1 - zeta) / 2], **_DOUBLE)
-    vector = torch.nn.functional.pad(gradient[None], (0, 0, 0, 2))  # along x
-    return {"density": shares[:, None] * n, "gradient": shares[:, None, None] * vector, "tau": shares[:, None] * tau}
-
-
 def _uniform_gas(functional: Functional) -> float:
     """eps_xc of the unpolarised uniform gas at rs = 2, Hartree."""
-    one = torch.ones(1, **_DOUBLE)
-    features = _features(2 * one, 0 * one, one)
+    zero, one = torch.tensor([[0.0], [1.0]], **_DOUBLE)
+    features = features_at(3 / (4 * math.pi * 2**3) * one, zero, zero, one)
     with torch.no_grad():
         return (functional(features) / features["density"].sum(0)).item()
 

@@ -121,6 +121,8 @@ class Problem:
         grid, volume = self.basis.grid, self.crystal.volume
         real, nspin = grid.to_real(fields), self.crystal.nspin
         e_xc, slopes = xc_potential(self.functional, real, self.basis, self.crystal.reciprocal, volume)
+        if not (math.isfinite(e_xc) and bool(slopes.isfinite().all())):
+            raise FloatingPointError("the functional gives NaN or infinity, as energy or as potential")
         contracted = float((slopes * real).sum() * volume) / grid.size
         hartree = float(hartree_energy(fields[0], self.kernel, grid, volume))
         local = up_and_down(slopes[:nspin]) + grid.to_real(self.local + self.kernel * fields[0])
@@ -182,6 +184,8 @@ def scf(
         If the tolerance is not reached within `settings.maxiter` steps.
     TooFewBands
         If `nbands` cannot hold the electrons.
+    FloatingPointError
+        If the functional gives energies or potentials that are not finite.
     ValueError
         If `start` is a state of other atoms.
     """
@@ -199,8 +203,6 @@ def scf(
     for number in range(1, settings.maxiter + 1):
         clock = time.perf_counter()
         potentials, correction = problem.potentials(fields)
-        if not math.isfinite(correction):
-            raise ConvergenceError("the energy is not a number", history)
         pairs = _diagonalise(problem, potentials, orbitals, tolerance, in_use)
         orbitals = basis.by_spin([p.vectors for p in pairs])
         electrons = _fill(problem, torch.stack([p.values for p in pairs]), smearing)

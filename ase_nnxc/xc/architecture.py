@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from .functional import Functional
 
 _Class = TypeVar("_Class", bound=type[Functional])
+_ELSEWHERE = {"libxc": "ase_nnxc.interop.libxc"}  # modules that register more, and are not imported here
 _classes: dict[tuple[str, int], type[Functional]] = {}
 _keys: dict[type[Functional], tuple[str, int]] = {}
 
@@ -75,8 +76,9 @@ def build(description: dict[str, Any]) -> Functional:
     if cls is None:
         versions = sorted(v for n, v in _classes if n == name)
         known = f"only of version {', '.join(map(str, versions))}" if versions else "not registered"
+        module = f"{_ELSEWHERE[name]}, which" if name in _ELSEWHERE else "the module that"
         raise UnknownArchitecture(
-            f"architecture {name!r} version {version} is {known}: import the module that defines it with "
+            f"architecture {name!r} version {version} is {known}: import {module} defines it with "
             f'@register_architecture("{name}", {version})'
         )
     return cls(**description["config"])

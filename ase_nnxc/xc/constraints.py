@@ -5,7 +5,9 @@ A factor is made of what the network gives, N_i, and of a base F0, which is 1 or
     F = F0 + B(y),   y = sum_i G_i N_i + mu u
 
 Gates G_i vanish where F has to be F0, see `gated`; the map B keeps F between its bounds, see `bounded`. What the
-network may see, "spin_scaling" and "uniform_scaling", stands in `NeuralExchange`. All hold for every network.
+network may see, "spin_scaling" and "uniform_scaling", stands in `NeuralExchange`. Each holds for every network in the
+form told here. For a meta-GGA that of "gradient_expansion" is less than the exact condition: it fixes dF/ds^2 along
+alpha = 1 and leaves dF/dalpha free.
 """
 
 import difflib
@@ -67,7 +69,8 @@ def gated(constraints: Sequence[str], outputs: Tensor, u: Tensor, alpha: Tensor 
     F = F0 + mu s^2 + O(s^4). The published gate (1 - exp(-s^2)) ln(1 + s) of S. Dick and M. Fernandez-Serra, Phys.
     Rev. B 104, L161109 (2021), begins with s^3 and leaves no room for mu s^2. In a slowly varying density alpha - 1
     counts, after partial integration, as -20/27 s^2 (J. W. Furness, A. D. Kaplan, J. Ning, J. P. Perdew and J. Sun, J.
-    Phys. Chem. Lett. 11, 8208 (2020)): the 10/81 of exchange is then that of mu - 20/27 dF/dalpha, as in r2SCAN.
+    Phys. Chem. Lett. 11, 8208 (2020)): the 10/81 of exchange is then that of mu - 20/27 dF/dalpha, as in r2SCAN. This
+    sum is not held to: N_2 is free.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ Densities on a Fourier grid are noisy: zero, and slightly negative, in vacuum an
 reads them so that energy, potential and second derivatives of a functional built on it are finite everywhere.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,10 @@ ZETA_LIMIT = 1.01
 
 
 KINDS = ("x", "c", "xc", "correction")
+"""What a functional may be the energy of."""
+
+FEATURES = ("density", "gradient", "tau")
+"""What a functional may read."""
 
 
 class Functional(torch.nn.Module):
@@ -59,6 +64,43 @@ class Functional(torch.nn.Module):
     def __call__(self, features: dict[str, Tensor]) -> Tensor:
         """`forward`, typed."""
         return super().__call__(features)
+
+
+def check_functional(functional: Functional) -> None:
+    """Raise ValueError, with what is wrong, unless a functional is what `Functional` says one is.
+
+    Looks at its features, its kind and its tensors, and evaluates it on three points; what the energies are is not
+    looked at.
+    """
+    called, features = type(functional).__qualname__, functional.features
+    if not isinstance(features, tuple | list) or not features or not set(features) <= set(FEATURES):
+        raise ValueError(f"{called}: features={features!r} is not a tuple of some of {', '.join(FEATURES)}")
+    if functional.kind not in KINDS:
+        raise ValueError(f"{called}: kind={functional.kind!r} is none of {', '.join(KINDS)}")
+    tensors = functional.state_dict()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float64:
+            raise ValueError(f"{called}: {name} is of {tensor.dtype}, not torch.float64: call double()")
+    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    inputs = _three_points(features, device)
+    try:
+        with torch.enable_grad():
+            energy = functional(inputs)
+    except Exception as error:  # whatever is wrong with it
+        raise ValueError(f"{called} cannot be evaluated on three points: {type(error).__name__}: {error}") from error
+    if not isinstance(energy, Tensor) or energy.shape != (3,) or energy.dtype != torch.float64:
+        shape = f"{energy.dtype} of shape {tuple(energy.shape)}" if isinstance(energy, Tensor) else repr(energy)
+        raise ValueError(f"{called} gives {shape} on three points, not one torch.float64 for each: shape (3,)")
+    if not energy.requires_grad:
+        raise ValueError(f"{called} gives energies that cannot be differentiated by the features: its graph is cut")
+
+
+def _three_points(features: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    """Features of three ordinary points, polarised, that ask for gradients."""
+    up = torch.tensor([0.02, 0.1, 0.5], dtype=torch.float64, device=device)
+    density = torch.stack((up, 0.5 * up))
+    made = {"density": density, "gradient": 0.3 * density[:, None].expand(2, 3, 3), "tau": density}
+    return {name: made[name].clone().requires_grad_() for name in features}
 
 
 @dataclass(frozen=True)
@@ -112,7 +154,15 @@ class Spins:
         return len(self.part_cbrt) == 1
 
     def channels(self, feature: Tensor) -> Tensor:
-        """The channels (m, ...) of a feature (2, ...) that have to be looked at."""
+        """The channels (m, ...) of a feature (2, ...) that have to be looked at.
+
+        Raises
+        ------
+        ValueError
+            If the density is one memory for both channels and the feature is not: its second channel would be lost.
+        """
+        if self.paired and feature.stride(0) != 0:
+            raise ValueError("the density is one tensor expanded along its first axis: gradient and tau must be so too")
         return feature[: len(self.part_cbrt)]
 
     def total(self, terms: Tensor) -> Tensor:

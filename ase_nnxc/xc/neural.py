@@ -75,18 +75,18 @@ class Network(torch.nn.Module):
     outputs : int
         How many.
     widths : sequence of int
-        Of the hidden layers.
+        Of the hidden layers, at least one.
     activation : str
         A key of `ACTIVATIONS`.
     seed : int
-        Of the random weights.
+        Of the random weights, from 0 to 2^63 - 1.
     zero_output : bool
         Whether the last layer begins with zeros.
 
     Raises
     ------
     ValueError
-        If there is no descriptor, the activation is unknown or a width is not a positive integer.
+        If there is no descriptor, the activation is unknown, or widths or seed are not integers as they should be.
     """
 
     def __init__(
@@ -102,8 +102,10 @@ class Network(torch.nn.Module):
         check_names("activation", [activation], ACTIVATIONS)
         if not descriptors:
             raise ValueError("a network needs at least one descriptor")
-        if any(not isinstance(width, int) or width < 1 for width in widths):
-            raise ValueError(f"widths={list(widths)}: positive integers are expected")
+        if not widths or any(type(width) is not int or width < 1 for width in widths):
+            raise ValueError(f"widths={list(widths)}: one or more positive integers are expected")
+        if type(seed) is not int or not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed!r}: an integer from 0 to 2^63 - 1 is expected")
         self.descriptors = [DESCRIPTORS[name] for name in descriptors]
         self.activation = ACTIVATIONS[activation]
         generator = torch.Generator(device="cpu").manual_seed(seed)
@@ -332,7 +334,8 @@ class NeuralExchange(_Constrained):
         Phys. Rev. A 32, 2010 (1985)), forbids descriptors of the density. The others are told by `gated`,
         `upper_bound` and `lower_bound` in constraints.py.
     mu : float, optional
-        Of "gradient_expansion", by default 10/81. A parent brings its own.
+        Of "gradient_expansion", by default 10/81. A parent brings its own. For a meta-GGA it is dF/ds^2 at alpha = 1,
+        which leaves dF/dalpha, and with it the coefficient of a slowly varying density, to the network.
     trainable_mu : bool
         Whether mu is a parameter.
     lieb_oxford, one_orbital : float
@@ -353,7 +356,9 @@ class NeuralExchange(_Constrained):
     Raises
     ------
     ValueError
-        If a name is unknown, or constraints contradict each other, a descriptor or the parent.
+        If a name is unknown, a number is not finite, or constraints contradict each other, a descriptor or the parent.
+    TypeError
+        If mu or a bound is no number.
     """
 
     kind = "x"
@@ -373,6 +378,12 @@ class NeuralExchange(_Constrained):
         form: Literal["additive", "multiplicative"] = "additive",
         seed: int = 0,
     ) -> None:
+        given = {} if mu is None else {"mu": mu}
+        for argument, value in {**given, "lieb_oxford": lieb_oxford, "one_orbital": one_orbital}.items():
+            if isinstance(value, bool) or not isinstance(value, float | int):
+                raise TypeError(f"{argument}={value!r}: a number is expected")
+            if not math.isfinite(value):
+                raise ValueError(f"{argument}={value!r}: a finite number is expected")
         constraints = check_names("constraint", constraints, EXCHANGE_CONSTRAINTS)
         descriptors = _exchange_descriptors(descriptors, constraints)
         super().__init__(descriptors, constraints, widths, activation, parent, form, seed)

@@ -14,6 +14,7 @@ J. P. Perdew, Phys. Rev. Lett. 115, 036402 (2015).
 
 import math
 
+import torch
 from torch import Tensor
 
 from .functional import SPIN_THRESHOLD, Spins
@@ -28,6 +29,25 @@ _TAU_UNIFORM = 0.3 * 2 ** (2 / 3) * _FERMI2
 
 EMPTY_CHANNEL = 1e-15
 """Density of one spin channel, bohr^-3, that is noise: alpha of such a channel is zero, see `channel_alpha`."""
+
+
+def features_at(density: Tensor, zeta: Tensor, s: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+    """Features of points where these variables are given, as a `Functional` reads them.
+
+    Both channels have their share of the gradient, along z, and the same alpha, which is then that of the total, too.
+
+    Parameters
+    ----------
+    density, zeta, s, alpha : Tensor
+        (n,) total density, bohr^-3, polarisation, reduced gradient and iso-orbital indicator.
+    """
+    share = torch.stack((1 + zeta, 1 - zeta)) / 2
+    channels = share * density
+    slope = 2 * _FERMI2**0.5 * density ** (4 / 3) * s  # |grad n| = 2 k_F n s
+    zero = torch.zeros_like(slope)
+    # tau_s = |grad n_s|^2 / (8 n_s) + alpha 3/10 (6 pi^2)^(2/3) n_s^(5/3), and grad n_s / n_s is that of n
+    tau = share * slope**2 / (8 * density) + alpha * _TAU_UNIFORM * channels ** (5 / 3)
+    return {"density": channels, "gradient": share[:, None] * torch.stack((zero, zero, slope)), "tau": tau}
 
 
 def channel_sigma(spins: Spins, gradient: Tensor) -> Tensor:

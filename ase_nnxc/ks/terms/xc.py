@@ -71,8 +71,8 @@ def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
     channels = {name: spin_channels(f) for name, f in zip(functional.features, features)}
     energy = functional(channels)
     if energy.shape != counts.shape:  # it would be broadcast
-        kind = type(functional).__name__
-        raise ValueError(f"{kind} gave energies of shape {tuple(energy.shape)} for points of shape {tuple(counts.shape)}")
+        name, wrong, right = type(functional).__name__, tuple(energy.shape), tuple(counts.shape)
+        raise ValueError(f"{name} gave energies of shape {wrong}, one for each point, {right}, is expected")
     return energy @ counts
 
 

@@ -1,0 +1,127 @@
+"""``nnxc dataset``, ``nnxc train`` and ``nnxc evaluate``: functionals from data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .calculations import read_structure
+from .common import Parser, UsageError
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+PROPERTIES = ("energy", "forces", "stress")
+
+
+def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
+    """Add `dataset`, `train` and `evaluate`."""
+    common = Parser(add_help=False)
+    common.add_argument("--calculator", type=Path, metavar="YAML", help="keywords of the calculator, a mapping")
+    common.add_argument("--json", action="store_true", help="print JSON in place of a table")
+
+    dataset = commands.add_parser("dataset", parents=[common], help="records of structures with calculated energies")
+    dataset.add_argument("output", type=Path, metavar="OUTPUT", help="file of records: .json, .db, .extxyz")
+    dataset.add_argument("structures", nargs="+", metavar="STRUCTURE", help="files that ASE reads, elements, formulas")
+    dataset.add_argument("--structure", metavar="TYPE", help="prototype of the formulas, as for `nnxc eos`")
+    dataset.add_argument("--xc", help="functional (default PBE)")
+    dataset.add_argument("--ase", metavar="NAME", help="another calculator of ASE, as emt or gpaw, in place of ours")
+    dataset.add_argument(
+        "--points", type=int, default=1, metavar="N", help="volumes of an equation of state (default 1)"
+    )
+    dataset.add_argument("--span", type=float, default=0.06, metavar="X", help="range of their volumes (default 0.06)")
+    dataset.add_argument(
+        "--properties", default="energy", metavar="P", help=f"some of {','.join(PROPERTIES)} (default energy)"
+    )
+    dataset.set_defaults(run=_dataset)
+
+    train = commands.add_parser("train", help="train a functional as a YAML file says; goes on if it was interrupted")
+    train.add_argument("config", type=Path, metavar="CONFIG", help="the YAML file")
+    train.add_argument("--json", action="store_true", help="print JSON in place of text")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", parents=[common], help="errors of a functional on records")
+    evaluate.add_argument("model", metavar="MODEL", help="a functional's name, or the path of a checkpoint")
+    evaluate.add_argument("dataset", type=Path, metavar="DATASET", help="file of records")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _dataset(args: argparse.Namespace) -> int:
+    from ase_nnxc.train.records import label, scaled_structures, write_records
+
+    properties = args.properties.split(",")
+    if not set(properties) <= set(PROPERTIES):
+        raise UsageError(f"--properties {args.properties}: some of {', '.join(PROPERTIES)} are expected")
+    if args.points < 1:
+        raise UsageError("--points is at least 1")
+    calculator = _labeller(args)
+    records = []
+    for text in args.structures:
+        atoms, name = read_structure(text, None if Path(text).is_file() else args.structure)
+        structures = scaled_structures(atoms, args.points, args.span) if args.points > 1 else (atoms,)
+        records.append(label(name, structures, calculator, properties))
+    write_records(args.output, records)
+    if args.json:
+        print(json.dumps({"records": [record.name for record in records], "file": str(args.output)}))
+    else:
+        print(f"{len(records)} records are in {args.output}")
+    return 0
+
+
+def _labeller(args: argparse.Namespace) -> Calculator:
+    if args.ase is None:
+        return _calculator(args, args.xc or "PBE")
+    from ase.calculators.calculator import get_calculator_class
+
+    if args.xc is not None:
+        raise UsageError("--xc goes with our calculator; keywords of another one stand in the file of --calculator")
+    try:
+        calculator: Calculator = get_calculator_class(args.ase)(**_keywords(args))
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UsageError(f"--ase {args.ase}: {error}") from error
+    return calculator
+
+
+def _calculator(args: argparse.Namespace, xc: Any) -> Any:
+    from ase_nnxc.calculator import NNXCCalculator
+
+    keywords = _keywords(args)
+    if "xc" in keywords:
+        raise UsageError(f"{args.calculator}: xc stands in the command")
+    return NNXCCalculator(xc, **keywords)
+
+
+def _keywords(args: argparse.Namespace) -> dict[str, Any]:
+    from ase_nnxc.train.config import read_yaml
+
+    return {} if args.calculator is None else read_yaml(args.calculator)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from ase_nnxc.train.config import read_config
+
+    run = read_config(args.config)
+    history = run.trainer.run()
+    folder = run.save()
+    last = history[-1]
+    if args.json:
+        print(json.dumps({"model": folder.name, "folder": str(folder), "epochs": len(history), "last": last}))
+    else:
+        print(f"{folder.name} is in {folder}: {len(history)} epochs, validation loss {last['validation_loss']:.3e}")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from ase_nnxc.train.records import read_records
+    from ase_nnxc.train.trainer import evaluate
+
+    rows = evaluate(_calculator(args, args.model), read_records(args.dataset))
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0 if not any("error" in row for row in rows) else 1
+    for row in rows:
+        told = row.get("error") or "  ".join(f"{k} {v['rms']:.3e} {v['unit']}" for k, v in row["errors"].items())
+        print(f"{row['record']}  {told}")
+    return 0 if not any("error" in row for row in rows) else 1

@@ -1,0 +1,1 @@
+"""Fitting functionals to data."""

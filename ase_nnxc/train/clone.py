@@ -1,0 +1,340 @@
+"""Cloning: a network is fitted, point by point, to a functional that is known.
+
+The loss is a weighted mean over points of space, of dimensionless errors of the energy density e and of its
+derivatives. With e_0 = n eps_x^LDA(n), the exchange energy density of the unpolarised uniform gas, and weights w
+proportional to |e_0| times volume (see `samples`),
+
+    L = sum_i w_i {(de_i / e_0)^2 + p (D_i de / e_0)^2} + q mean_S (sum_{i in S} w_i de_i / e_0 / sum_{i in S} w_i)^2
+
+where de is network minus parent and D_i a derivative along one random direction in the space of ln n, s and alpha of
+both spins: the random projection of W. M. Czarnecki et al., Sobolev training for neural networks, NeurIPS (2017), which
+holds the potential at little cost. The last term is the relative error of the energy of each system S, as
+the points alone do not bound it.
+
+Networks of some hundred parameters are fitted by the method of K. Levenberg, Quart. Appl. Math. 2, 164 (1944), and
+D. W. Marquardt, J. Soc. Ind. Appl. Math. 11, 431 (1963).
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, jacrev, vmap
+from tqdm import tqdm
+
+from ..xc import NNGGA, NNLDA, NNMGGA, Functional, NeuralCorrelation, NeuralExchange, Sum, build, describe
+from .samples import Samples
+
+FEATURES = ("density", "gradient", "tau")
+UNIFORM_EXCHANGE = -0.75 * (3 / math.pi) ** (1 / 3)
+CHUNK = 1024  # points whose derivatives by all parameters are held at once
+FIRST_DAMPING, LARGEST_DAMPING = 1e-3, 1e6  # in units of the largest diagonal element of J^T J
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to fit.
+
+    Attributes
+    ----------
+    steps : int
+        Most Levenberg-Marquardt steps for each network.
+    potential, systems : float
+        Weights p and q of the loss.
+    validation : float
+        Share of the points that are held out of the fit; the parameters kept are the best on these.
+    seed : int
+        Of the random directions and of the points held out.
+    """
+
+    steps: int = 300
+    potential: float = 0.1
+    systems: float = 1.0
+    validation: float = 0.1
+    seed: int = 0
+
+
+def clone(
+    functional: Functional, parent: Functional, samples: Samples, settings: Settings | None = None
+) -> dict[str, Any]:
+    """Fit the trainable parameters of a functional, in place, to a parent.
+
+    Parts of a `Sum` are fitted one by one, exchange to the parent's exchange, correlation to its correlation.
+
+    Parameters
+    ----------
+    functional : Functional
+        The clone to be; on the CPU.
+    parent : Functional
+        Of the same kind.
+    samples : Samples
+        Where to fit.
+    settings : Settings, optional
+        How to fit.
+
+    Returns
+    -------
+    dict
+        Plain data for a card: settings, digest of the samples, and of each part the losses and seconds.
+
+    Raises
+    ------
+    ValueError
+        If a part of the functional has no counterpart in the parent.
+    """
+    settings = settings or Settings()
+    fits = {part.kind: _fit(part, own, samples, settings) for part, own in counterparts(functional, parent)}
+    return {"settings": asdict(settings), "points": len(samples), "samples_sha256": samples.digest, "fits": fits}
+
+
+def counterparts(functional: Functional, parent: Functional) -> list[tuple[Functional, Functional]]:
+    """The parts of a functional, each with what the parent has of its kind."""
+    parts = list(functional.parts) if isinstance(functional, Sum) else [functional]
+    return [(part, part_of(parent, part.kind)) for part in parts]
+
+
+def part_of(parent: Functional, kind: str) -> Functional:
+    """Exchange ("x"), correlation ("c") or all ("xc") of a functional.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be split so.
+    """
+    if parent.kind == kind:
+        return parent
+    if isinstance(parent, Sum):
+        terms = [term for term in zip(parent.coefficients, parent.parts) if term[1].kind in (kind, "xc", "correction")]
+        return Sum([(coefficient, part_of(part, kind)) for coefficient, part in terms])
+    description = describe(parent)
+    if parent.kind != "xc" or "part" not in description["config"]:
+        raise ValueError(f"{type(parent).__name__} of kind {parent.kind!r} has no part of kind {kind!r}")
+    return build(description | {"config": description["config"] | {"part": kind}})
+
+
+def new_network(parent: Functional, network: Literal["constrained", "mlp"], seed: int) -> Functional:
+    """An untrained network with the features of a parent; nothing of the parent itself is in it.
+
+    Parameters
+    ----------
+    parent : Functional
+        Of any rung.
+    network : {"constrained", "mlp"}
+        `NeuralExchange` and `NeuralCorrelation` with their usual constraints and a trainable mu, or one unconstrained
+        network of bounded inputs.
+    seed : int
+        Of the random weights.
+
+    Raises
+    ------
+    ValueError
+        If a constrained one is asked for a parent that has no gradient to be constrained.
+    """
+    rung = len(parent.features)
+    if network == "mlp":
+        return (NNLDA, NNGGA, NNMGGA)[rung - 1](widths=(24, 24), activation="tanh", seed=seed)
+    if rung == 1:
+        raise ValueError("constraints are those of gradients, which this parent does not have: clone it by an mlp")
+    alpha = ("alpha/(1+alpha)", "log(1+alpha)") if "tau" in parent.features else ()
+    hidden: dict[str, Any] = {"widths": (20, 20) if alpha else (16, 16), "activation": "tanh", "seed": seed}
+    exchange = NeuralExchange(("s2/(1+s2)", "log(1+s2)", *alpha), trainable_mu=True, **hidden)
+    correlation = NeuralCorrelation(("rs/(1+rs)", "log(1+rs)", "zeta2", "t2/(1+t2)", *alpha), **hidden)
+    return Sum([(1.0, exchange), (1.0, correlation)])
+
+
+def uniform_exchange(density: Tensor) -> Tensor:
+    """Energy per volume n eps_x^LDA(n) (n,), Hartree bohr^-3, of the total of spin densities (2, n), bohr^-3."""
+    return UNIFORM_EXCHANGE * density.sum(0) ** (4 / 3)
+
+
+# ---- the fit -------------------------------------------------------------------------------------------------------
+
+
+def _fit(functional: Functional, parent: Functional, samples: Samples, settings: Settings) -> dict[str, Any]:
+    """Fit one functional to one parent of its kind; what came of it."""
+    clock = time.perf_counter()
+    generator = torch.Generator(device="cpu").manual_seed(settings.seed)
+    order = torch.randperm(len(samples), generator=generator, device="cpu")
+    held_out = max(1, round(settings.validation * len(samples)))
+    validation, training = (
+        _Residuals(functional, parent, samples.select(index), settings, generator)
+        for index in (order[:held_out], order[held_out:])
+    )
+    theta, steps = _levenberg_marquardt(training, validation, settings.steps)
+    training.set(theta)
+    return {
+        "parameters": len(theta),
+        "steps": steps,
+        "training_loss": training.loss(theta),
+        "validation_loss": validation.loss(theta),
+        "seconds": round(time.perf_counter() - clock, 1),
+    }
+
+
+def _levenberg_marquardt(training: "_Residuals", validation: "_Residuals", steps: int) -> tuple[Tensor, int]:
+    """Parameters (p,) of the lowest validation loss on the way down the training loss, and the number of steps.
+
+    The damping follows H. B. Nielsen (K. Madsen, H. B. Nielsen and O. Tingleff, Methods for non-linear least squares
+    problems, 2nd ed., Technical University of Denmark (2004), algorithm 3.16).
+    """
+    theta = training.start()
+    loss, damping, growth = training.loss(theta), 0.0, 2.0
+    best, best_loss = theta, validation.loss(theta)
+    one = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
+    bar = tqdm(range(1, steps + 1), desc=f"fit of {training.functional.kind}", disable=None)
+    for step in bar:
+        gradient, hessian = training.normal_equations(theta)
+        largest = float(hessian.diagonal().max())
+        damping = damping or FIRST_DAMPING * largest
+        gain = 0.0
+        while not gain > 0:
+            if damping > LARGEST_DAMPING * largest:
+                return best, step  # no step leads further down: a minimum
+            shift = torch.linalg.solve(hessian + damping * one, gradient)
+            trial_loss = training.loss(theta - shift)
+            # of the decrease, the part that the linear model foretells
+            gain = (loss - trial_loss) / float(shift @ (damping * shift + gradient))
+            if gain > 0:
+                damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
+            else:
+                damping, growth = damping * growth, 2 * growth
+        theta, loss = theta - shift, trial_loss
+        validation_loss = validation.loss(theta)
+        if validation_loss < best_loss:
+            best, best_loss = theta, validation_loss
+        bar.set_postfix(loss=f"{loss:.2e}", validation=f"{validation_loss:.2e}", refresh=False)
+    return best, steps
+
+
+class _Residuals:
+    """What is squared and added up in the loss, as a function of the trainable parameters, a vector theta (p,).
+
+    Of each point w^(1/2) de / e_0 and (w p)^(1/2) D de / e_0, of each system (q / systems)^(1/2) dE / E.
+    """
+
+    def __init__(
+        self,
+        functional: Functional,
+        parent: Functional,
+        samples: Samples,
+        settings: Settings,
+        generator: torch.Generator,
+    ) -> None:
+        self.functional = functional
+        self.parameters = {name: p for name, p in functional.named_parameters() if p.requires_grad}
+        directions = random_directions(samples, generator)
+        uniform = uniform_exchange(samples.density)
+        target = energy_along(parent, samples.features, directions)
+        # what `errors` is given of the points, which are the last axis of each
+        self.points = (*samples.features.values(), *directions.values(), target, uniform)
+        self.scale = torch.stack((samples.weights, settings.potential * samples.weights)).sqrt()
+        self.systems = _system_averages(samples) * math.sqrt(settings.systems)
+
+    def start(self) -> Tensor:
+        """The parameters as they are."""
+        return torch.cat([p.detach().flatten() for p in self.parameters.values()])
+
+    def set(self, theta: Tensor) -> None:
+        """Give the functional these parameters."""
+        with torch.no_grad():
+            for name, value in self.named(theta).items():
+                self.parameters[name].copy_(value)
+
+    def named(self, theta: Tensor) -> dict[str, Tensor]:
+        """The parameters by their names."""
+        parts = theta.split([p.numel() for p in self.parameters.values()])
+        return {name: part.view(p.shape) for part, (name, p) in zip(parts, self.parameters.items())}
+
+    def errors(self, theta: Tensor, points: tuple[Tensor, ...]) -> Tensor:
+        """de / e_0 and D de / e_0 (2, n) of some of the points."""
+        *arguments, target, uniform = points
+        features, directions = arguments[:3], arguments[3:]
+
+        def total(*features: Tensor) -> tuple[Tensor, Tensor]:
+            energy = functional_call(self.functional, self.named(theta), (dict(zip(FEATURES, features)),))
+            return energy.sum(), energy
+
+        slopes, energy = grad(total, (0, 1, 2), has_aux=True)(*features)
+        return (torch.stack((energy, _along(slopes, directions))) - target) / uniform
+
+    def jacobian(self, theta: Tensor, points: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """`errors` (2, n) of some of the points and their derivatives (2, n, p)."""
+
+        def of_point(theta: Tensor, point: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            errors = self.errors(theta, tuple(x.unsqueeze(-1) for x in point)).squeeze(-1)
+            return errors, errors
+
+        slopes, errors = vmap(jacrev(of_point, has_aux=True), (None, -1), 1)(theta, points)
+        return errors, slopes
+
+    def loss(self, theta: Tensor) -> float:
+        """Sum of the squares."""
+        with torch.no_grad():
+            errors = self.errors(theta, self.points)
+        return float((self.scale * errors).square().sum() + (self.systems @ errors[0]).square().sum())
+
+    def normal_equations(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """J^T r (p,) and J^T J (p, p) of all residuals r and their derivatives J."""
+        gradient, hessian = torch.zeros_like(theta), theta.new_zeros(len(theta), len(theta))
+        system_errors = theta.new_zeros(len(self.systems))
+        system_slopes = theta.new_zeros(len(self.systems), len(theta))
+        for start in range(0, self.scale.shape[1], CHUNK):
+            part = slice(start, start + CHUNK)
+            errors, slopes = self.jacobian(theta, tuple(x[..., part] for x in self.points))
+            scale, averages = self.scale[:, part], self.systems[:, part]
+            system_errors += averages @ errors[0]
+            system_slopes += averages @ slopes[0]
+            rows = (scale[..., None] * slopes).flatten(0, 1)
+            gradient += (scale * errors).flatten() @ rows
+            hessian += rows.mT @ rows
+        return gradient + system_errors @ system_slopes, hessian + system_slopes.mT @ system_slopes
+
+
+def energy_along(functional: Functional, features: dict[str, Tensor], directions: dict[str, Tensor]) -> Tensor:
+    """Energy per volume, Hartree bohr^-3, and its derivative along directions shaped as the features, (2, n)."""
+    leaves = {name: feature.detach().requires_grad_() for name, feature in features.items()}
+    with torch.enable_grad():
+        energy = functional(leaves)
+        slopes = torch.autograd.grad(energy.sum(), [leaves[name] for name in functional.features])
+    return torch.stack((energy.detach(), _along(slopes, [directions[name] for name in functional.features])))
+
+
+def _along(slopes: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
+    """Scalar products (n,) of derivatives (..., n) with directions shaped as these, added up."""
+    return torch.stack([(s * d).flatten(0, -2).sum(0) for s, d in zip(slopes, directions)]).sum(0)
+
+
+def random_directions(samples: Samples, generator: torch.Generator) -> dict[str, Tensor]:
+    """A random direction for each point, shaped as its features: random changes of ln n, s and alpha of both channels.
+
+    With q = grad n / (2 k_F n), k_F = (6 pi^2 n)^(1/3), and changes dq and dalpha, all of one channel:
+
+        dn = n dln(n),  dgrad = 4/3 grad n dln(n) + 2 k_F n dq,
+        dtau = dtau_W + 5/3 (tau - tau_W) dln(n) + 3/10 k_F^2 n dalpha,  tau_W = grad^2 / (8 n)
+    """
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+
+    n, gradient, tau = samples.density.clamp(min=0), samples.gradient, samples.tau
+    fermi = (6 * math.pi**2 * n) ** (1 / 3)
+    ln_n = normal(n)
+    d_gradient = 4 / 3 * gradient * ln_n[:, None] + (2 * fermi * n)[:, None] * normal(gradient)
+    eighth = 1 / (8 * n.clamp(min=torch.finfo(n.dtype).tiny))
+    tau_w = gradient.square().sum(1) * eighth
+    d_tau_w = 2 * (gradient * d_gradient).sum(1) * eighth - tau_w * ln_n
+    d_tau = d_tau_w + 5 / 3 * (tau - tau_w) * ln_n + 0.3 * fermi**2 * n * normal(tau)
+    return {"density": n * ln_n, "gradient": d_gradient, "tau": d_tau}
+
+
+def _system_averages(samples: Samples) -> Tensor:
+    """Matrix (systems, n) that takes errors of points to the mean over systems of the squared mean error of each."""
+    index = torch.arange(len(samples.systems), device=samples.system.device)
+    weights = torch.where(samples.system == index[:, None], samples.weights, 0.0)
+    total = weights.sum(1, keepdim=True)
+    present = total[:, 0] > 0
+    return weights[present] / total[present] / math.sqrt(max(1, int(present.sum())))

@@ -1,0 +1,431 @@
+"""Records: what functionals are trained on. Structures with targets, and where the targets come from.
+
+A record holds one structure, the structures of an equation of state, or those of a reaction. Units are ASE's (eV,
+Angstrom). Files are JSON of this package, which keeps every number, or what ASE reads and writes: extxyz (which rounds
+positions), trajectories, databases. There each image is a structure; images whose `info` (in a database: data) has the
+same "record" make one record, and the other targets stand in the `info` of the first of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ase.db
+import ase.io
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator, InputError, PropertyNotImplementedError
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from .. import NNXCCalculator, __version__
+from ..pseudos import find_entry, table_digest
+
+FORMAT, VERSION = "ase_nnxc-records", 1
+
+TARGETS = {
+    "energy": "eV",
+    "reaction_energy": "eV",
+    "forces": "eV/Angstrom",
+    "stress": "eV/Angstrom^3",
+    "volume": "Angstrom^3",
+    "bulk_modulus": "eV/Angstrom^3",
+}
+"""What a record may tell, with its unit.
+
+energy (n,) free energies of the n structures; reaction_energy () the sum of the record's coefficients times energies;
+forces (natoms, 3) and stress (6,) of each structure, in ASE's form; volume () and bulk_modulus () at zero pressure, of
+the cell of the structures.
+"""
+
+_OF_IMAGE = ("energy", "forces", "stress")  # in files of ASE: results of the images
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where targets come from.
+
+    Attributes
+    ----------
+    code : str
+        Program with its version, or "experiment".
+    functional : str
+        By its name.
+    tables : mapping of str to str
+        `table_digest` of the pseudopotential of each element; empty for other programs' potentials. Absolute energies
+        are compared only where these are equal.
+    settings : mapping
+        Plain data: parameters of the calculation.
+    """
+
+    code: str = "unknown"
+    functional: str = "unknown"
+    tables: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def todict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"code": self.code, "functional": self.functional} | {
+            "tables": dict(self.tables),
+            "settings": dict(self.settings),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One or more structures with targets.
+
+    Attributes
+    ----------
+    name : str
+        Told in messages; unique in a set.
+    structures : tuple of Atoms
+        At least one.
+    targets : mapping of str to array
+        By the keys of `TARGETS`.
+    coefficients : tuple of float, optional
+        Of the structures in a reaction, products positive.
+    provenance : Provenance
+        Where the targets come from.
+
+    Raises
+    ------
+    InputError
+        If a target is unknown, not finite, or not of the shape that the structures ask for.
+    """
+
+    name: str
+    structures: tuple[Atoms, ...]
+    targets: Mapping[str, Any]
+    coefficients: tuple[float, ...] | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__  # the class is frozen
+        set_(self, "structures", tuple(_bare(atoms) for atoms in self.structures))
+        set_(self, "targets", {key: self._checked(key, value) for key, value in self.targets.items()})
+        if not self.structures:
+            raise InputError(f"record {self.name!r} has no structure")
+        if self.coefficients is not None:
+            set_(self, "coefficients", tuple(map(float, self.coefficients)))
+            if len(self.coefficients) != len(self.structures):
+                raise InputError(f"record {self.name!r} has not one coefficient for each structure")
+        if "reaction_energy" in self.targets and self.coefficients is None:
+            raise InputError(f"record {self.name!r} has a reaction energy, but no coefficients")
+
+    def _checked(self, key: str, value: Any) -> Any:
+        """A target as an array, or a tuple of arrays where atoms may differ in number."""
+        if key not in TARGETS:
+            raise InputError(f"record {self.name!r} has the unknown target {key!r}; known are {', '.join(TARGETS)}")
+        if key == "forces":
+            arrays = tuple(np.array(forces, float) for forces in value)
+            fits = [a.shape for a in arrays] == [(len(atoms), 3) for atoms in self.structures]
+        else:
+            arrays = (np.array(value, float),)
+            n = len(self.structures)
+            fits = arrays[0].shape == {"energy": (n,), "stress": (n, 6)}.get(key, ())
+        if not fits or not all(np.isfinite(a).all() for a in arrays):
+            raise InputError(f"record {self.name!r}: {key} is not finite, or not one for each structure")
+        return arrays if key == "forces" else arrays[0]
+
+    @property
+    def natoms(self) -> np.ndarray:
+        """Number of atoms of each structure (n,)."""
+        return np.array([len(atoms) for atoms in self.structures])
+
+    @property
+    def volumes(self) -> np.ndarray:
+        """Of each structure (n,), Angstrom^3."""
+        return np.array([atoms.get_volume() for atoms in self.structures])
+
+    def todict(self) -> dict[str, Any]:
+        """Plain data."""
+        targets = {
+            key: [v.tolist() for v in value] if isinstance(value, tuple) else value.tolist()
+            for key, value in self.targets.items()
+        }
+        return {
+            "name": self.name,
+            "structures": [_atoms_to_dict(atoms) for atoms in self.structures],
+            "targets": targets,
+            "coefficients": None if self.coefficients is None else list(self.coefficients),
+            "provenance": self.provenance.todict(),
+        }
+
+    @classmethod
+    def fromdict(cls, data: Mapping[str, Any]) -> "Record":
+        """What `todict` made."""
+        structures = tuple(Atoms(**atoms) for atoms in data["structures"])
+        provenance = Provenance(**data.get("provenance", {}))
+        return cls(data["name"], structures, data["targets"], data.get("coefficients"), provenance)
+
+
+def digest(records: Iterable[Record]) -> str:
+    """SHA-256 of everything in the records, hexadecimal."""
+    text = json.dumps([record.todict() for record in records], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    """A copy with nothing but what a calculation depends on."""
+    return Atoms(**_atoms_to_dict(atoms))
+
+
+def _atoms_to_dict(atoms: Atoms) -> dict[str, Any]:
+    data = {"numbers": atoms.numbers.tolist(), "positions": atoms.positions.tolist(), "cell": atoms.cell.array.tolist()}
+    data["pbc"] = atoms.pbc.tolist()
+    moments = atoms.get_initial_magnetic_moments()
+    return data | ({"magmoms": moments.tolist()} if moments.any() else {})
+
+
+# ---- making records -------------------------------------------------------------------------------------------------
+
+
+def scaled_structures(atoms: Atoms, points: int = 5, span: float = 0.06) -> tuple[Atoms, ...]:
+    """Structures of an equation of state: volumes (1 + span)^(-1 ... 1) times that of the atoms.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The structure in the middle.
+    points : int
+        Number of volumes.
+    span : float
+        How much larger the largest volume is than the middle one, as a fraction.
+    """
+    scaled = []
+    for exponent in np.linspace(-1, 1, points):
+        copy = atoms.copy()
+        copy.set_cell(atoms.cell * (1 + span) ** (exponent / 3), scale_atoms=True)
+        scaled.append(copy)
+    return tuple(scaled)
+
+
+def experimental_solid(
+    name: str, atoms: Atoms, lattice_constant: float, a0: float, bulk_modulus: float | None = None, **scan: Any
+) -> Record:
+    """Record of a cubic solid with a measured lattice constant, for losses on equations of state.
+
+    Parameters
+    ----------
+    name : str
+        Of the record.
+    atoms : Atoms
+        Any cell of the solid.
+    lattice_constant : float
+        Of `atoms`, Angstrom.
+    a0 : float
+        The measured one, Angstrom, best without the zero-point expansion.
+    bulk_modulus : float, optional
+        GPa.
+    **scan
+        `points` and `span` of `scaled_structures`, around `a0`.
+    """
+    middle = atoms.copy()
+    middle.set_cell(atoms.cell * (a0 / lattice_constant), scale_atoms=True)
+    targets = {"volume": middle.get_volume()}
+    if bulk_modulus is not None:
+        targets["bulk_modulus"] = bulk_modulus * units.GPa
+    return Record(name, scaled_structures(middle, **scan), targets, provenance=Provenance("experiment", "none"))
+
+
+def label(
+    name: str,
+    structures: Sequence[Atoms],
+    calculator: Calculator,
+    properties: Sequence[str] = ("energy",),
+    coefficients: Sequence[float] | None = None,
+) -> Record:
+    """Record with targets calculated by an ASE calculator: free energies where it knows them, else energies.
+
+    With an `NNXCCalculator` these are the records {R, L, E_tot} of arXiv:2602.15923, eq. 2, with the digests of the
+    pseudopotentials; mesh, cutoff and FFT box are those of `calculators_for`, as in training.
+
+    Parameters
+    ----------
+    name : str
+        Of the record.
+    structures : sequence of Atoms
+        One or more.
+    calculator : Calculator
+        Any of ASE.
+    properties : sequence of {"energy", "forces", "stress"}
+        What to calculate.
+    coefficients : sequence of float, optional
+        Makes the record one of a reaction, with the target reaction_energy.
+    """
+    if isinstance(calculator, NNXCCalculator):
+        calculators: Sequence[Calculator] = calculators_for(structures, calculator)
+    else:
+        calculators = [calculator] * len(structures)
+    targets: dict[str, Any] = {key: [] for key in properties}
+    for atoms, calc in zip(structures, calculators):
+        structure = _bare(atoms)
+        structure.calc = calc
+        get = {
+            "energy": lambda: _free_energy(structure),
+            "forces": structure.get_forces,
+            "stress": structure.get_stress,
+        }
+        for key in properties:
+            targets[key].append(get[key]())
+    if coefficients is not None:
+        targets["reaction_energy"] = float(np.dot(coefficients, targets["energy"]))
+    made = None if coefficients is None else tuple(coefficients)
+    return Record(name, tuple(structures), targets, made, _provenance(calculator, structures))
+
+
+def _free_energy(atoms: Atoms) -> float:
+    try:
+        return float(atoms.get_potential_energy(force_consistent=True))
+    except PropertyNotImplementedError:
+        return float(atoms.get_potential_energy())
+
+
+def _provenance(calculator: Calculator, structures: Sequence[Atoms]) -> Provenance:
+    settings = json.loads(json.dumps(calculator.todict(), default=str))
+    if not isinstance(calculator, NNXCCalculator):
+        return Provenance(type(calculator).__name__, str(settings.get("xc", "unknown")), settings=settings)
+    tables: dict[str, str] = {}
+    for atoms in structures:
+        tables |= table_digests(atoms, calculator)
+    return Provenance(f"ase_nnxc {__version__}", str(settings["xc"]), tables, settings)
+
+
+def table_digests(atoms: Atoms, calculator: NNXCCalculator) -> dict[str, str]:
+    """`table_digest` of the pseudopotentials, by element, that a calculator takes for the atoms."""
+    names = calculator.resolve(atoms)["pseudos"]
+    return {symbol: table_digest(find_entry(symbol, name).read()) for symbol, name in names.items()}
+
+
+def calculators_for(structures: Sequence[Atoms], calculator: NNXCCalculator) -> list[NNXCCalculator]:
+    """New calculators, one for each structure, with the parameters and the functional of another.
+
+    Structures of the same atoms in different cells get the cutoff, the k-points and the FFT box of the largest one,
+    so that their energies are on one smooth curve.
+    """
+    numbers = [atoms.numbers for atoms in structures]
+    one_crystal = len(structures) > 1 and all(np.array_equal(numbers[0], other) for other in numbers)
+    parameters = dict(calculator.parameters)
+    if one_crystal:
+        largest = max(structures, key=Atoms.get_volume)
+        parameters |= calculator.resolve(largest) | {"xc": parameters["xc"]}
+    return [NNXCCalculator(**parameters) for _ in structures]
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def write_records(path: str | Path, records: Sequence[Record]) -> None:
+    """Write records: to .json in this package's format, to .db as an ASE database, else by ASE (extxyz, traj).
+
+    Raises
+    ------
+    InputError
+        If two records have one name.
+    FileExistsError
+        If there is a database; others are written anew.
+    """
+    path = Path(path)
+    _check_names(records)
+    if path.suffix == ".json":
+        data = {"format": FORMAT, "version": VERSION, "units": TARGETS, "records": [r.todict() for r in records]}
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        return
+    images = [image for record in records for image in _to_images(record)]
+    if path.suffix != ".db":
+        ase.io.write(path, images)
+        return
+    if path.exists():
+        raise FileExistsError(f"{path} is there")
+    with ase.db.connect(path) as database:
+        for image in images:
+            database.write(image, data=image.info)
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Records of a file that `write_records` or ASE wrote; images without "record" are one record each.
+
+    Raises
+    ------
+    InputError
+        If the file makes no sense.
+    OSError
+        If it cannot be read.
+    """
+    path = Path(path)
+    try:
+        records = _read(path)
+    except (OSError, InputError):
+        raise
+    except Exception as error:  # whatever json, ASE's readers and constructors make of a damaged file
+        raise InputError(f"{path} holds no records: {type(error).__name__}: {error}") from error
+    _check_names(records)
+    return records
+
+
+def _read(path: Path) -> list[Record]:
+    if path.suffix == ".json":
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and data.get("format") == FORMAT:
+            if data.get("version") != VERSION:
+                raise InputError(f"{path} is of version {data.get('version')}, this one of ase_nnxc reads {VERSION}")
+            return [Record.fromdict(record) for record in data["records"]]
+    path.open("rb").close()  # an error where there is none: ase.db would make it
+    if path.suffix in (".db", ".json"):
+        images: list[Atoms] = []
+        for row in ase.db.connect(path).select():
+            images.append(row.toatoms())
+            images[-1].info = {"record": row.get("record", f"row-{row.id}"), **row.data}
+    else:
+        images = list(ase.io.iread(path, index=":"))
+    return _from_images(images)
+
+
+def _to_images(record: Record) -> list[Atoms]:
+    """The structures, each with its own targets as results, the first with all else in its info."""
+    images = []
+    for i, atoms in enumerate(record.structures):
+        image = atoms.copy()
+        results = {key: record.targets[key][i] for key in _OF_IMAGE if key in record.targets}
+        if "energy" in results:
+            results["free_energy"] = results["energy"] = float(results["energy"])
+        image.calc = SinglePointCalculator(image, **results)
+        image.info["record"] = record.name
+        images.append(image)
+    whole = record.todict()
+    scalars = {key: value for key, value in whole["targets"].items() if key not in _OF_IMAGE}
+    images[0].info |= {"targets": scalars, "provenance": whole["provenance"]}
+    if record.coefficients is not None:
+        images[0].info["coefficients"] = whole["coefficients"]
+    return images
+
+
+def _from_images(images: Sequence[Atoms]) -> list[Record]:
+    groups: dict[str, list[Atoms]] = {}
+    for i, image in enumerate(images):
+        groups.setdefault(str(image.info.get("record", f"image-{i}")), []).append(image)
+    return [_from_group(name, group) for name, group in groups.items()]
+
+
+def _from_group(name: str, images: Sequence[Atoms]) -> Record:
+    info = images[0].info
+    targets = dict(info.get("targets", {}))
+    results = [image.calc.results if image.calc is not None else {} for image in images]
+    for key in _OF_IMAGE:
+        found = [r.get("free_energy", r.get("energy")) if key == "energy" else r.get(key) for r in results]
+        if all(value is not None for value in found):
+            targets[key] = found
+        elif any(value is not None for value in found):
+            raise InputError(f"record {name!r} has {key} for some of its structures only")
+    return Record(name, tuple(images), targets, info.get("coefficients"), Provenance(**info.get("provenance", {})))
+
+
+def _check_names(records: Iterable[Record]) -> None:
+    seen: set[str] = set()
+    for record in records:
+        if record.name in seen:
+            raise InputError(f"two records are called {record.name!r}")
+        seen.add(record.name)

@@ -1,0 +1,278 @@
+"""Points of density, gradient and kinetic energy density on which a functional is cloned.
+
+Three sources: a mesh in (rs, zeta, s, alpha), molecules from PySCF, crystals from our own core. A point counts in
+proportion to n |eps_x^LDA(n)| of the volume that it stands for, and this is what its weight holds: the weighted mean of
+the error of F = e / (n eps_x^LDA) over a system is the relative error of its energy.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from scipy.stats import qmc
+from torch import Tensor
+from tqdm import tqdm
+
+from ..calculator import NNXCCalculator
+from ..interop.pyscf import grid_features, solve_molecule
+from ..ks.ground_state import GroundState, fields_of
+from ..ks.terms.xc import gradient, spin_channels
+from ..xc import SCAN, Functional
+
+LARGEST_RATIO = 20.0
+"""Largest s and alpha of a mesh."""
+
+_ARRAYS = ("density", "gradient", "tau", "weights", "system")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Points of space, Hartree atomic units, spin channel (up, down) first.
+
+    Attributes
+    ----------
+    density : Tensor
+        (2, n) bohr^-3.
+    gradient : Tensor
+        (2, 3, n) bohr^-4.
+    tau : Tensor
+        (2, n) Hartree bohr^-3, sum |grad psi|^2 / 2.
+    weights : Tensor
+        (n,) shares of the loss; they add up to one.
+    system : Tensor
+        (n,) int64, index into `systems`, -1 for points of a mesh.
+    systems : tuple of str
+        Names of the molecules and crystals.
+    """
+
+    density: Tensor
+    gradient: Tensor
+    tau: Tensor
+    weights: Tensor
+    system: Tensor
+    systems: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """What functionals read."""
+        return {"density": self.density, "gradient": self.gradient, "tau": self.tau}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of numbers and names, for a card."""
+        digest = hashlib.sha256("\n".join(self.systems).encode())
+        for name in _ARRAYS:
+            array = getattr(self, name).numpy()
+            digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
+
+    def select(self, index: Tensor) -> "Samples":
+        """The points of an index or a mask; their weights add up to one again."""
+        picked = {name: getattr(self, name)[..., index] for name in _ARRAYS}
+        return Samples(**picked | {"weights": picked["weights"] / picked["weights"].sum()}, systems=self.systems)
+
+    def save(self, path: str | Path) -> None:
+        """Write a NumPy archive."""
+        with Path(path).open("wb") as file:
+            np.savez(file, systems=np.array(self.systems, str), **{name: getattr(self, name) for name in _ARRAYS})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Samples":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(file[name]) for name in _ARRAYS}
+            return cls(**arrays, systems=tuple(file["systems"].tolist()))
+
+
+def join(sets: Sequence[Samples], shares: Sequence[float] | None = None) -> Samples:
+    """Several sets as one.
+
+    Parameters
+    ----------
+    sets : sequence of Samples
+        What to join.
+    shares : sequence of float, optional
+        Of each in the weight; equal by default.
+    """
+    shares = [1.0] * len(sets) if shares is None else shares
+    starts = np.cumsum([0, *(len(part.systems) for part in sets)]).tolist()
+    return Samples(
+        density=torch.cat([part.density for part in sets], dim=-1),
+        gradient=torch.cat([part.gradient for part in sets], dim=-1),
+        tau=torch.cat([part.tau for part in sets], dim=-1),
+        weights=torch.cat([share / sum(shares) * part.weights for share, part in zip(shares, sets)]),
+        system=torch.cat([torch.where(part.system < 0, -1, part.system + i) for part, i in zip(sets, starts)]),
+        systems=tuple(name for part in sets for name in part.systems),
+    )
+
+
+# ---- mesh ----------------------------------------------------------------------------------------------------------
+
+
+def sample_mesh(count: int, seed: int = 0) -> Samples:
+    """Points spread evenly over the variables, all of one weight.
+
+    A scrambled Sobol sequence of log rs from 0.02 to 20 bohr, of zeta (zero in half of the points, else from -1 to 1),
+    and of s / (1 + s) and alpha / (1 + alpha) up to s = alpha = `LARGEST_RATIO`.
+
+    Parameters
+    ----------
+    count : int
+        Number of points.
+    seed : int
+        Of the scrambling.
+    """
+    sequence = qmc.Sobol(4, rng=np.random.default_rng(seed)).random_base2(math.ceil(math.log2(count)))
+    u = torch.from_numpy(sequence[:count].T.copy())
+    zeta = torch.where(u[1] < 0.5, 0.0, 4 * u[1] - 3)
+    fraction = u[2:] * LARGEST_RATIO / (1 + LARGEST_RATIO)
+    s, alpha = fraction / (1 - fraction)
+    return mesh_points(0.02 * 1000 ** u[0], zeta, s, alpha)
+
+
+def mesh_points(rs: Tensor, zeta: Tensor, s: Tensor, alpha: Tensor) -> Samples:
+    """Points of given variables, all of one weight.
+
+    Both channels have their share of the gradient, in one direction, and the same alpha.
+
+    Parameters
+    ----------
+    rs, zeta, s, alpha : Tensor
+        (n,) Wigner-Seitz radius (bohr), polarisation, reduced gradient and iso-orbital indicator, see `xc.reduced`.
+    """
+    n = 3 / (4 * math.pi * rs**3)
+    share = torch.stack((1 + zeta, 1 - zeta)) / 2
+    density = share * n
+    slope = 2 * (3 * math.pi**2) ** (1 / 3) * s * n ** (4 / 3)
+    zero = torch.zeros_like(slope)
+    # tau_s = |grad n_s|^2 / (8 n_s) + alpha 3/10 (6 pi^2)^(2/3) n_s^(5/3), and grad n_s / n_s is that of n
+    tau = share * slope**2 / (8 * n) + alpha * 0.3 * (6 * math.pi**2) ** (2 / 3) * density ** (5 / 3)
+    return Samples(
+        density=density,
+        gradient=share[:, None] * torch.stack((zero, zero, slope)),
+        tau=tau,
+        weights=torch.full_like(n, 1 / len(n)),
+        system=torch.full_like(n, -1, dtype=torch.int64),
+    )
+
+
+# ---- molecules and crystals ----------------------------------------------------------------------------------------
+
+
+def sample_molecules(
+    names: Sequence[str], functional: Functional, count: int, *, basis: str, pseudo: str | None = None, seed: int = 0
+) -> Samples:
+    """Points of the self-consistent densities of molecules and atoms, from PySCF.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As in ASE's G2 set.
+    functional : Functional
+        What they are calculated with.
+    count : int
+        Points of each, drawn in proportion to their weight.
+    basis, pseudo : str
+        PySCF's names of a basis, and of pseudopotentials or None for all electrons.
+    seed : int
+        Of the drawing.
+    """
+    rng = np.random.default_rng(seed)
+    systems = []
+    for name in tqdm(names, desc="molecules", disable=None):
+        mf = solve_molecule(molecule(name), functional, basis, pseudo, grid_level=1)
+        systems.append(_draw(*grid_features(mf), f"{name} {pseudo or 'all-electron'} {basis}", count, rng))
+    return join(systems)
+
+
+def sample_crystals(
+    crystals: Mapping[str, Atoms], functional: Functional, count: int, *, seed: int = 0, **parameters: Any
+) -> Samples:
+    """Points of the self-consistent densities of crystals.
+
+    Parameters
+    ----------
+    crystals : mapping of str to Atoms
+        By name.
+    functional : Functional
+        What they are calculated with.
+    count : int
+        Points of each, drawn in proportion to their weight.
+    seed : int
+        Of the drawing.
+    **parameters
+        Of `NNXCCalculator`.
+    """
+    rng = np.random.default_rng(seed)
+    calculator = NNXCCalculator(functional, **parameters)
+    systems = []
+    for name, atoms in tqdm(crystals.items(), desc="crystals", disable=None):
+        systems.append(_draw(*_features(calculator._ground_state(atoms)), name, count, rng))
+    return join(systems)
+
+
+def _features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
+    """Features on one point of each set of equivalent points of the FFT box, and the volumes of the sets, bohr^3."""
+    crystal, basis = state.crystal, state.basis
+    # SCAN stands for a functional that reads everything
+    fields = basis.grid.to_real(fields_of(crystal, basis, SCAN(), state.orbitals, state.electrons))
+    density, tau = fields.chunk(2)
+    slope = gradient(density, basis.grid.shape, crystal.reciprocal)
+    features = {"density": density.flatten(1), "gradient": slope.flatten(2), "tau": tau.flatten(1)}
+    points = basis.orbits.representatives
+    picked = {name: spin_channels(field.index_select(-1, points)) for name, field in features.items()}
+    return picked, basis.orbits.counts * crystal.volume / basis.grid.size
+
+
+def _draw(features: Mapping[str, Tensor], volumes: Tensor, name: str, count: int, rng: np.random.Generator) -> Samples:
+    """Points drawn in proportion to n^(4/3) times `volumes` (n,), bohr^3, in even steps along the running sum."""
+    energies = volumes * features["density"].sum(0).clamp(min=0) ** (4 / 3)
+    marks = torch.from_numpy((np.arange(count) + rng.random(count)) / count) * energies.sum()
+    index, times = torch.searchsorted(energies.cumsum(0), marks).clamp(max=len(energies) - 1).unique(return_counts=True)
+    return Samples(
+        **{name: feature[..., index] for name, feature in features.items()},
+        weights=times.to(volumes.dtype) / count,
+        system=torch.zeros_like(index),
+        systems=(name,),
+    )
+
+
+# ---- the set of `nnxc clone` ---------------------------------------------------------------------------------------
+
+MOLECULES = ("H2O", "CH4", "N2", "HCN", "LiF", "SiH4", "HCl", "SO2", "Na2", "O2", "NO", "H", "N", "Si", "Cl")
+CRYSTALS = ("C", "Ge", "Ca", "Ag", "Fe")
+
+
+def sample_defaults(functional: Functional, count: int, seed: int = 0) -> Samples:
+    """The set that clones are made of: a mesh, molecules with all and with valence electrons, crystals.
+
+    Parameters
+    ----------
+    functional : Functional
+        The parent, with which densities are calculated.
+    count : int
+        Number of points, about: half of them a mesh, a quarter molecules, a quarter crystals.
+    seed : int
+        Of the drawing.
+    """
+    each = count // (8 * len(MOLECULES))
+    crystals = {name: bulk(name) for name in CRYSTALS}
+    crystals["Fe"].set_initial_magnetic_moments([2.3])
+    crystals["LiF"] = bulk("LiF", "rocksalt", a=4.06)
+    sets = [
+        sample_mesh(count // 2, seed),
+        sample_molecules(MOLECULES, functional, each, basis="def2-svp", seed=seed),
+        sample_molecules(MOLECULES, functional, each, basis="gth-dzvp", pseudo="gth-pbe", seed=seed),
+        sample_crystals(crystals, functional, count // (4 * len(crystals)), seed=seed, kpts=(4, 4, 4)),
+    ]
+    return join(sets, (2, 1, 1, 2))

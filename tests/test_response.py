@@ -1,0 +1,260 @@
+"""Linear response and gradients through the SCF against finite differences of tightly converged ones."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.units import Bohr
+from torch import Tensor
+
+from ase_nnxc.ks.basis import Basis, fft_box, make_basis
+from ase_nnxc.ks.crystal import Crystal
+from ase_nnxc.ks.eigensolver import davidson
+from ase_nnxc.ks.ground_state import GroundState, fields_of
+from ase_nnxc.ks.occupations import Smearing
+from ase_nnxc.ks.response import Differentiable, Response, ResponseError, differentiable, divided_differences
+from ase_nnxc.ks.scf import SCFSettings, scf
+from ase_nnxc.ks.symmetry import find_symmetry, identity, monkhorst_pack
+from ase_nnxc.pseudos import find_pseudos
+from ase_nnxc.registry import get_functional
+from ase_nnxc.xc import Functional
+
+TIGHT = SCFSettings(energy=1e-14)
+FERMI_DIRAC, GAUSSIAN = Smearing("fermi-dirac", 0.01), Smearing("gaussian", 0.01)
+
+
+class Bent(Functional):
+    """The energy of a parent times one parameter, and exchange of the uniform gas times another."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.parent = get_functional(name)
+        self.features = self.parent.features
+        self.scale = torch.nn.Parameter(torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Energy per volume (n,)."""
+        bent = (features["density"].clamp(min=1e-12) ** (4 / 3)).sum(0)
+        return self.scale[0] * self.parent(features) - self.scale[1] * bent
+
+
+def crystal_of(atoms: Atoms) -> Crystal:
+    tables = find_pseudos(atoms.get_chemical_symbols(), "pbe", "gth-pbe")
+    moments = atoms.get_initial_magnetic_moments()
+    return Crystal(
+        torch.as_tensor(atoms.cell.array / Bohr),
+        torch.as_tensor(atoms.get_scaled_positions(wrap=False)),
+        tuple(tables[s] for s in atoms.get_chemical_symbols()),
+        torch.as_tensor(moments) if moments.any() else None,
+    )
+
+
+def basis_of(crystal: Crystal, ecut: float, kpts: tuple[int, int, int], symmetric: bool = True, gpts=None) -> Basis:
+    kinds = [list(crystal.species).index(p) for p in crystal.potentials]
+    symmetry = identity(len(kinds))
+    if symmetric:
+        symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms)
+    box = gpts or fft_box(crystal.lattice, ecut, symmetry.box_multiples())
+    return make_basis(crystal, ecut, monkhorst_pack(kpts, gamma=True), symmetry, box)
+
+
+def silicon() -> Atoms:
+    return bulk("Si", "diamond", a=5.4)
+
+
+def aluminium() -> Atoms:
+    return bulk("Al", "fcc", a=4.0)
+
+
+def triplet() -> Atoms:
+    atoms = Atoms("H2", cell=[4.6, 4.8, 5.2], positions=[[0.1, 0.0, 0.2], [1.5, 1.4, 2.0]], pbc=True)
+    atoms.set_initial_magnetic_moments([1.0, 1.0])
+    return atoms
+
+
+def nickel() -> Atoms:
+    atoms = bulk("Ni", "fcc", a=3.6)
+    atoms.set_initial_magnetic_moments([1.0])
+    return atoms
+
+
+def solve(
+    atoms: Atoms, ecut: float, kpts, xc: str, smearing: Smearing, settings: SCFSettings = TIGHT, **kwargs
+) -> GroundState:
+    crystal = crystal_of(atoms)
+    return scf(crystal, basis_of(crystal, ecut, kpts, **kwargs), Bent(xc), smearing, settings=settings)
+
+
+def smooth_weights(state: GroundState, seed: int = 0) -> Tensor:
+    """Something to weigh the fields with (nfields, n1, n2, n3), with the symmetry of the crystal."""
+    basis, generator = state.basis, torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(state.fields), *basis.grid.shape, dtype=torch.float64, generator=generator)
+    damping = torch.exp(-0.5 * basis.grid.wavevectors(state.crystal.reciprocal).square().sum(-1))
+    return basis.grid.to_real(damping * basis.grid.to_fourier(basis.orbits.symmetrize(noise)))
+
+
+def slope(function: Callable[[float], float], h: float) -> float:
+    """Derivative at zero to fourth order."""
+    return (8 * (function(h) - function(-h)) - (function(2 * h) - function(-2 * h))) / (12 * h)
+
+
+def check_gradient(state: GroundState, loss: Callable[[Differentiable], Tensor], rel: float, h: float = 1e-2) -> None:
+    """The gradient by a direction in the space of the functional's parameters against shifted SCFs."""
+    scale, direction = state.functional.scale, torch.tensor([0.3, 1.0], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(loss(differentiable(state)), scale)
+
+    def shifted(x: float) -> float:
+        functional = Bent("PBE")
+        functional.parent, functional.features = state.functional.parent, state.functional.features
+        functional.scale.data += x * direction
+        moved = scf(state.crystal, state.basis, functional, state.smearing, settings=TIGHT, start=state)
+        return float(loss(differentiable(moved)).detach())
+
+    assert float(gradient @ direction) == pytest.approx(slope(shifted, h), rel=rel)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("atoms", "ecut", "kpts", "xc", "smearing"),
+    [
+        (silicon(), 5.0, (2, 2, 2), "r2SCAN", GAUSSIAN),
+        (aluminium(), 6.0, (4, 4, 4), "LDA", FERMI_DIRAC),
+        pytest.param(triplet(), 8.0, (1, 1, 1), "PBE", GAUSSIAN, marks=SLOW),
+        pytest.param(silicon(), 6.0, (2, 2, 2), "PBE", GAUSSIAN, marks=SLOW),
+        pytest.param(aluminium(), 6.0, (4, 4, 4), "r2SCAN", Smearing("methfessel-paxton", 0.02), marks=SLOW),
+        pytest.param(aluminium(), 6.0, (4, 4, 4), "PBE", Smearing("marzari-vanderbilt", 0.01), marks=SLOW),
+        pytest.param(triplet(), 10.0, (1, 1, 1), "r2SCAN", GAUSSIAN, marks=SLOW),
+        pytest.param(nickel(), 30.0, (3, 3, 3), "PBE", GAUSSIAN, marks=SLOW),
+    ],
+)
+def test_gradient_of_a_loss_on_the_fields_is_that_of_shifted_ground_states(
+    atoms: Atoms, ecut: float, kpts, xc: str, smearing: Smearing
+) -> None:
+    state = solve(atoms, ecut, kpts, xc, smearing)
+    check_gradient(state, lambda out: out.fields.square().sum(), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def metal() -> GroundState:
+    return solve(aluminium(), 6.0, (4, 4, 4), "PBE", GAUSSIAN)
+
+
+@pytest.fixture(scope="module")
+def magnet() -> GroundState:
+    return solve(triplet(), 6.0, (1, 1, 1), "r2SCAN", Smearing("gaussian", 0.02), SCFSettings(energy=1e-12))
+
+
+def test_gradients_of_levels_and_entropy_are_those_of_shifted_ground_states(
+    metal: GroundState,
+) -> None:
+    weights = metal.basis.weights[:, None]
+
+    def loss(out: Differentiable) -> Tensor:
+        entropy = (GAUSSIAN.entropy(out.eigenvalues, out.fermi_level) * weights).sum()
+        occupations = GAUSSIAN.occupations(out.eigenvalues, out.fermi_level)
+        moments = (occupations * (1 + weights) * out.eigenvalues.square()).sum()
+        return moments + 0.3 * out.fermi_level + 10 * entropy
+
+    check_gradient(metal, loss, rel=1e-5)
+
+
+def test_gradient_at_fixed_orbitals_is_not_that_of_the_extrapolated_energy(metal: GroundState) -> None:
+    """The free energy is stationary, what is added to it is not."""
+    weights = 2 * metal.basis.weights[:, None]
+    out = differentiable(metal)
+    entropy = -GAUSSIAN.width * (GAUSSIAN.entropy(out.eigenvalues, out.fermi_level) * weights).sum()
+    assert float(entropy.detach()) == pytest.approx(metal.terms["entropy"], rel=1e-10)
+    (gradient,) = torch.autograd.grad(GAUSSIAN.extrapolation * entropy, metal.functional.scale)
+    assert float(gradient.abs().max()) > 1e-5
+
+
+def test_irreducible_mesh_gives_the_gradient_of_the_full_mesh() -> None:
+    gradients = []
+    for symmetric in (True, False):
+        state = solve(aluminium(), 5.0, (3, 3, 3), "PBE", GAUSSIAN, symmetric=symmetric, gpts=(12, 12, 12))
+        out = differentiable(state, tolerance=1e-9)
+        loss = out.fields.square().sum() + out.fermi_level
+        gradients.append(torch.autograd.grad(loss, state.functional.scale)[0])
+    assert torch.allclose(*gradients, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("name", ["metal", "magnet"])
+def test_response_is_symmetric_and_keeps_the_electrons(name: str, request: pytest.FixtureRequest) -> None:
+    state = request.getfixturevalue(name)
+    response = Response(state)
+    first, second = (smooth_weights(state, seed) for seed in (1, 2))
+    changes = [response.chi0(v, 1e-10) for v in (first, second)]
+    a, b = (float((v * state.basis.grid.to_real(c)).sum()) for v, c in ((second, changes[0]), (first, changes[1])))
+    assert a == pytest.approx(b, rel=1e-8)
+    assert abs(complex(changes[0][0, 0])) * float(state.crystal.volume) < 1e-12
+    kernels = [state.basis.grid.to_fourier(response.kernel(c)) for c in changes]
+    a, b = (float(state.basis.grid.inner(k, c).sum()) for k, c in zip(kernels, reversed(changes)))
+    assert a == pytest.approx(b, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["metal", "magnet"])
+def test_response_without_interaction_is_that_of_shifted_potentials(name: str, request: pytest.FixtureRequest) -> None:
+    state = request.getfixturevalue(name)
+    crystal, basis, response = state.crystal, state.basis, Response(state)
+    problem, perturbation = response.problem, smooth_weights(state)
+    shift = response.on_grid(perturbation)
+
+    def fields(x: float) -> Tensor:
+        blocks = []
+        for spin, k in basis.blocks(crystal.nspin):
+            hamiltonian = problem.hamiltonian(k, response.potentials[spin] + x * shift[spin], torch.complex128)
+            blocks.append(davidson(hamiltonian, state.orbitals[spin][k], 1e-10, response.nbands, max_steps=20))
+        values = torch.stack([b.values for b in blocks]).view_as(state.eigenvalues)
+        degeneracy = 2 // crystal.nspin
+        fermi = state.smearing.fermi_level(values, basis.weights, crystal.nelectrons, degeneracy)
+        electrons = state.smearing.occupations(values, fermi) * degeneracy * basis.weights[:, None]
+        return fields_of(crystal, basis, state.functional, basis.by_spin([b.vectors for b in blocks]), electrons)
+
+    h = 1e-2 / float(perturbation.abs().max())
+    expected = (8 * (fields(h) - fields(-h)) - (fields(2 * h) - fields(-2 * h))) / (12 * h)
+    change = response.chi0(perturbation, 1e-10)
+    assert float((change - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("name", ["metal", "magnet"])
+def test_kernel_is_the_derivative_of_the_potentials(name: str, request: pytest.FixtureRequest) -> None:
+    state = request.getfixturevalue(name)
+    response = Response(state)
+    change = response.chi0(smooth_weights(state), 1e-8)  # leaves an empty channel empty
+    h = 1e-4 * float(state.fields.abs().max() / change.abs().max())
+    plus, minus = (response.problem.potentials(state.fields + x * change)[0] for x in (h, -h))
+    density = state.basis.grid.to_real(state.fields[0])  # potentials of nothing, an empty channel's too, do not matter
+    expected = density * (plus - minus)[0] / (2 * h)
+    found = density * response.on_grid(response.kernel(change))[0]
+    assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+def test_divided_differences_are_smooth_where_levels_meet() -> None:
+    smearing, distances = Smearing("marzari-vanderbilt", 0.01), torch.logspace(-12, -1, 45, dtype=torch.float64)
+    levels = torch.cat((torch.tensor([0.2], dtype=torch.float64), 0.2 + distances))
+    found = divided_differences(smearing, levels, 0.203)[0]
+    slope_there = smearing.derivatives(levels[0], 0.203)
+    assert float(found[0]) == pytest.approx(float(slope_there), rel=1e-12)
+    assert torch.allclose(found[1:10], slope_there.expand(9), rtol=1e-6)
+    quotient = (smearing.occupations(levels, 0.203)[1:] - smearing.occupations(levels, 0.203)[0]) / distances
+    assert torch.allclose(found[1:][distances > 1e-4], quotient[distances > 1e-4], rtol=1e-10)
+
+
+def test_fermi_level_without_response_is_an_error(metal: GroundState) -> None:
+    cold = Smearing("methfessel-paxton", 0.01)
+    eigenvalues = metal.fermi_level + torch.where(metal.occupations > 0.5, -0.0135, 0.0135)  # df/de > 0
+    with pytest.raises(ResponseError, match="Fermi level has no well-defined response: methfessel-paxton"):
+        Response(replace(metal, smearing=cold, eigenvalues=eigenvalues))
+
+
+def test_changed_parameters_are_an_error(metal: GroundState) -> None:
+    out = differentiable(metal)
+    with torch.no_grad():
+        metal.functional.scale += 0.0
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.fields.sum().backward()
