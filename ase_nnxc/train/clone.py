@@ -32,7 +32,7 @@ from .samples import Samples
 FEATURES = ("density", "gradient", "tau")
 UNIFORM_EXCHANGE = -0.75 * (3 / math.pi) ** (1 / 3)
 CHUNK = 1024  # points whose derivatives by all parameters are held at once
-FIRST_DAMPING, LARGEST_DAMPING = 1e-3, 1e6  # in units of the largest diagonal element of J^T J
+FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e12
 
 
 @dataclass(frozen=True)
@@ -176,33 +176,22 @@ def _fit(functional: Functional, parent: Functional, samples: Samples, settings:
 
 
 def _levenberg_marquardt(training: "_Residuals", validation: "_Residuals", steps: int) -> tuple[Tensor, int]:
-    """Parameters (p,) of the lowest validation loss on the way down the training loss, and the number of steps.
-
-    The damping follows H. B. Nielsen (K. Madsen, H. B. Nielsen and O. Tingleff, Methods for non-linear least squares
-    problems, 2nd ed., Technical University of Denmark (2004), algorithm 3.16).
-    """
+    """Parameters (p,) of the lowest validation loss on the way down the training loss, and the number of steps."""
     theta = training.start()
-    loss, damping, growth = training.loss(theta), 0.0, 2.0
+    loss, damping = training.loss(theta), FIRST_DAMPING
     best, best_loss = theta, validation.loss(theta)
-    one = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
     bar = tqdm(range(1, steps + 1), desc=f"fit of {training.functional.kind}", disable=None)
     for step in bar:
         gradient, hessian = training.normal_equations(theta)
-        largest = float(hessian.diagonal().max())
-        damping = damping or FIRST_DAMPING * largest
-        gain = 0.0
-        while not gain > 0:
-            if damping > LARGEST_DAMPING * largest:
+        diagonal = hessian.diagonal().clamp(min=1e-12 * float(hessian.diagonal().max()))
+        trial_loss = math.inf
+        while not trial_loss < loss:
+            if damping > LARGEST_DAMPING:
                 return best, step  # no step leads further down: a minimum
-            shift = torch.linalg.solve(hessian + damping * one, gradient)
-            trial_loss = training.loss(theta - shift)
-            # of the decrease, the part that the linear model foretells
-            gain = (loss - trial_loss) / float(shift @ (damping * shift + gradient))
-            if gain > 0:
-                damping, growth = damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 2.0
-            else:
-                damping, growth = damping * growth, 2 * growth
-        theta, loss = theta - shift, trial_loss
+            trial = theta - torch.linalg.solve(hessian + (damping * diagonal).diag(), gradient)
+            trial_loss = training.loss(trial)
+            damping *= 1 / 3 if trial_loss < loss else 4
+        theta, loss = trial, trial_loss
         validation_loss = validation.loss(theta)
         if validation_loss < best_loss:
             best, best_loss = theta, validation_loss
