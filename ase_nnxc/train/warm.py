@@ -57,7 +57,7 @@ class WarmCalculators:
             key = f"{record.name}/{i}"
             try:
                 energies.append(_energy(atoms, calculator, fixed_density))
-            except Exception:
+            except Exception:  # whatever it was: its state is not gone on from
                 calculator.reset()
                 self._held.pop(key, None)
                 raise
