@@ -1,6 +1,7 @@
 """NNXCCalculator: the ASE calculator. Parameters in, results out; units change here (eV, Angstrom outside)."""
 
 import copy
+import dataclasses
 import difflib
 import math
 import os
@@ -35,9 +36,11 @@ from .units import BOHR, GPA, HARTREE
 if TYPE_CHECKING:
     import torch
 
+    from .differentiable import Differentiable
     from .ks.basis import Basis
     from .ks.crystal import Crystal
     from .ks.ground_state import GroundState
+    from .ks.occupations import Smearing
     from .ks.pseudo import GTH
     from .ks.scf import Step
     from .ks.symmetry import Symmetry
@@ -345,19 +348,30 @@ class NNXCCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Compute: one SCF for each geometry, forces and stress when first asked for."""
+        self._update(atoms, properties, system_changes)
+
+    def _update(
+        self,
+        atoms: Atoms | None,
+        properties: Sequence[str],
+        system_changes: Sequence[str] = all_changes,
+        general: bool = False,
+    ) -> "GroundState":
+        """Compute, and return the ground state; a `general` one does not use the symmetry of the crystal."""
         import torch
 
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise InputError("no atoms to calculate: attach the calculator to an Atoms object or pass one")
         with torch.inference_mode(False), torch.no_grad():
-            state = self._ground_state(self.atoms)
+            state = self._ground_state(self.atoms, general)
             if not self.results:
                 self._collect_energies(state)
             if {"forces", "stress"} & set(properties) and "forces" not in self.results:
                 self._collect_derivatives(state)
             if "stress" in properties:
                 self._watch_pulay_stress(self.atoms, state)
+        return state
 
     def energy_tensor(self, atoms: Atoms | None = None) -> "torch.Tensor":
         """Free energy, eV, as a tensor () whose gradient by the parameters of the functional is exact.
@@ -370,12 +384,51 @@ class NNXCCalculator(Calculator):
         atoms : Atoms, optional
             Default: those that were calculated last.
         """
+        return self.differentiable(atoms).free_energy
+
+    def differentiable(
+        self,
+        atoms: Atoms | None = None,
+        *,
+        positions: "torch.Tensor | None" = None,
+        strain: "torch.Tensor | None" = None,
+    ) -> "Differentiable":
+        """The ground state as tensors that carry gradients through the SCF, for losses of any kind.
+
+        Gradients go to the parameters of a functional object, and to positions and strain where these are given and
+        require them; for the latter two the ground state is found without symmetry.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+        positions : Tensor, optional
+            (natoms, 3) float64, Angstrom: take the atoms there.
+        strain : Tensor, optional
+            (3, 3) float64: then strain cell and positions r -> r (1 + strain).
+
+        Raises
+        ------
+        InputError
+            If there are no atoms, a shape does not fit, or the functional's parameters lie on another device.
+        """
         import torch
 
-        self.calculate(atoms or self.atoms, ["free_energy"])
+        from .differentiable import Differentiable
+        from .ks.differentiable import differentiable
+
+        atoms = atoms or self.atoms
+        if atoms is None:
+            raise InputError("no atoms to calculate: attach the calculator to an Atoms object or pass one")
+        displacements, moved, atoms = _moved(atoms, positions, strain)
         with torch.inference_mode(False):
-            assert self._state is not None
-            return self._state.energy_tensor() * HARTREE
+            general = any(t is not None and t.requires_grad for t in (displacements, moved))
+            state = self._update(atoms, ["free_energy"], general=general)
+            if state.functional is not self._xc.functional and isinstance(self.parameters["xc"], torch.nn.Module):
+                raise InputError(f"gradients need the functional on {state.crystal.device}, where is calculated")
+            tolerance = 3 * math.sqrt(self.parameters["convergence"]["energy"] / HARTREE)
+            displacements, moved = (None if t is None else t.to(state.crystal.device) for t in (displacements, moved))
+            return Differentiable(differentiable(state, displacements, moved, tolerance))
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation: what ASE compares, and the numbers in a functional object.
@@ -391,28 +444,31 @@ class NNXCCalculator(Calculator):
         """As ASE's, with a look at the functional also where no atoms are given: those calculated last."""
         return super().get_property(name, self.atoms if atoms is None else atoms, allow_calculation)
 
-    def _ground_state(self, atoms: Atoms) -> "GroundState":
+    def _ground_state(self, atoms: Atoms, general: bool) -> "GroundState":
         """That of the atoms and the functional as they are now, solved for unless it is the one held."""
         geometry = (*_fingerprint(atoms), self._xc.fingerprint().encode())
-        if self._state is None or geometry != self._solved:
+        state = self._state
+        if state is None or geometry != self._solved or (general and len(state.basis.symmetry) > 1):
             self._solved, self.results = None, {}  # whatever happens now, the old numbers are not these atoms'
-            self._state = self._solve(atoms)
+            state = self._state = self._solve(atoms, general)
             self._solved = geometry
-        return self._state
+        return state
 
-    def _solve(self, atoms: Atoms) -> "GroundState":
+    def _solve(self, atoms: Atoms, general: bool) -> "GroundState":
         import torch
 
-        from .ks.basis import make_basis
-        from .ks.occupations import Smearing, TooFewBands
+        from .ks.occupations import TooFewBands
         from .ks.scf import ConvergenceError, SCFSettings, can_start, scf
+        from .ks.symmetry import identity
 
         clock = time.perf_counter()
         p, plan, device = self.parameters, self._plan(atoms), _device(self.parameters["device"])
-        crystal, functional = plan.crystal.to(device), _on_device(self._xc.functional, device)
-        basis = make_basis(crystal, plan.ecut, plan.mesh.points, plan.symmetry, plan.box, p["smooth_cutoff"])
+        if general:
+            symmetry = identity(len(atoms), time_reversal=plan.symmetry.time_reversal)
+            plan = dataclasses.replace(plan, symmetry=symmetry)
+        functional = _on_device(self._xc.functional, device)
+        crystal, basis, smearing = self._stage(plan, device)
         _check_bands(p["nbands"], crystal.nelectrons, min(s.npw for s in basis.spheres))
-        smearing = Smearing(p["smearing"]["name"], p["smearing"]["width"] / HARTREE)
         settings = SCFSettings(p["convergence"]["energy"] * crystal.nelectrons / HARTREE, p["maxiter"])
         start = self._state if self._state is not None and can_start(self._state.crystal, crystal) else None
         self._write_header(atoms, plan, basis, device)
@@ -434,6 +490,15 @@ class NNXCCalculator(Calculator):
         self._history = state.history
         self._log.ground_state(state, time.perf_counter() - clock)
         return state
+
+    def _stage(self, plan: "_Plan", device: "torch.device") -> "tuple[Crystal, Basis, Smearing]":
+        """What a ground state is found in, or was."""
+        from .ks.basis import make_basis
+        from .ks.occupations import Smearing
+
+        p, crystal = self.parameters, plan.crystal.to(device)
+        basis = make_basis(crystal, plan.ecut, plan.mesh.points, plan.symmetry, plan.box, p["smooth_cutoff"])
+        return crystal, basis, Smearing(p["smearing"]["name"], p["smearing"]["width"] / HARTREE)
 
     def _write_header(self, atoms: Atoms, plan: "_Plan", basis: "Basis", device: "torch.device") -> None:
         tables = (f"{s} {t.name} (sha256 {table_digest(t)[:12]})" for s, t in plan.tables.items())
@@ -503,6 +568,79 @@ class NNXCCalculator(Calculator):
                 stacklevel=2,
             )
 
+    # -- ground states to keep -------------------------------------------------------------------------------------
+
+    @property
+    def held_state(self) -> "GroundState | None":
+        """The ground state that the next SCF starts from, of whatever functional and geometry; None before the first.
+
+        It holds the functional object itself: if its numbers have changed since, so has what the state makes of it.
+        """
+        return self._state
+
+    def ground_state(self, atoms: Atoms | None = None) -> "GroundState":
+        """The ground state (`ase_nnxc.ks.ground_state`, Hartree atomic units), solved for unless it is held.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+        """
+        self.calculate(atoms or self.atoms, ["free_energy"])
+        assert self._state is not None
+        return self._state
+
+    def pack_state(self) -> dict[str, Any]:
+        """The ground state that is held, as tensors and plain data for torch.save; see `unpack_state`.
+
+        Left out is what follows from the atoms and the parameters.
+
+        Raises
+        ------
+        InputError
+            If none is held.
+        """
+        state = self._state
+        if state is None:
+            raise InputError("no ground state is held: calculate something first")
+        data = {name: getattr(state, name) for name in _PACKED}
+        return data | {"solved": [part.hex() for part in self._solved or ()]}
+
+    def unpack_state(self, atoms: Atoms, data: Mapping[str, Any]) -> None:
+        """Hold the ground state of `pack_state`, of a calculator with these parameters for these atoms.
+
+        If functional and geometry are those that it was solved with, no SCF is needed for them.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            Whose ground state.
+        data : mapping
+            What `pack_state` gave.
+
+        Raises
+        ------
+        InputError
+            If it is not one of these atoms with these parameters.
+        """
+        import torch
+
+        from .ks.ground_state import GroundState
+
+        if data.keys() != {*_PACKED, "solved"}:
+            raise InputError(f"a ground state has {', '.join(_PACKED)} and solved, not {', '.join(data)}")
+        with torch.inference_mode(False):
+            plan, device = self._plan(atoms), _device(self.parameters["device"])
+            functional = _on_device(self._xc.functional, device)
+            packed = {name: _to_device(data[name], device) for name in _PACKED}
+            crystal, basis, smearing = self._stage(plan, device)
+            state = GroundState(crystal, basis, functional, smearing, **packed, history=[])
+        if not _is_consistent(state):
+            raise InputError("the ground state is not one of these atoms with these parameters")
+        self.reset()
+        self._state, self._mesh, self._resolved = state, plan.mesh, self._explicit(plan)
+        self._solved = tuple(bytes.fromhex(part) for part in data["solved"]) or None
+
 
 @dataclass(frozen=True)
 class _Mesh:
@@ -554,6 +692,31 @@ def _fingerprint(atoms: Atoms) -> tuple[bytes, ...]:
     return tuple(np.ascontiguousarray(a).tobytes() for a in arrays)
 
 
+def _moved(
+    atoms: Atoms, positions: "torch.Tensor | None", strain: "torch.Tensor | None"
+) -> "tuple[torch.Tensor | None, torch.Tensor | None, Atoms]":
+    """Displacements (natoms, 3), bohr, and strain (3, 3), zero, as functions of the given ones, and the atoms there."""
+    import torch
+
+    atoms = atoms.copy()
+    for name, tensor, shape in (("positions", positions, (len(atoms), 3)), ("strain", strain, (3, 3))):
+        if tensor is not None and (tensor.shape != shape or tensor.dtype != torch.float64):
+            raise InputError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, torch.float64 {shape} is expected")
+    stretch = torch.eye(3, dtype=torch.float64, device="cpu")
+    if strain is not None:
+        stretch = stretch + strain.detach().cpu()
+    if positions is not None:
+        atoms.positions = positions.detach().cpu().numpy()
+    atoms.set_cell(atoms.cell.array @ stretch.numpy(), scale_atoms=True)
+    # (r + dr) (S + dS) = (r S + dr S) (1 + S^-1 dS)
+    displacements = moved = None
+    if positions is not None:
+        displacements = (positions - positions.detach()) @ stretch.to(positions.device) / BOHR
+    if strain is not None:
+        moved = torch.linalg.inv(stretch).to(strain.device) @ (strain - strain.detach())
+    return displacements, moved, atoms
+
+
 def _on_device(functional: "Functional", device: "torch.device") -> "Functional":
     """The functional, or a copy of it on another device: a module that a user holds is not moved."""
     if all(t.device == device for t in (*functional.parameters(), *functional.buffers())):
@@ -575,6 +738,27 @@ def _device(name: Any) -> "torch.device":
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device={name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+_PACKED = ("orbitals", "eigenvalues", "occupations", "fermi_level", "fields", "terms")
+"""What is written of a ground state."""
+
+
+def _is_consistent(state: "GroundState") -> bool:
+    """Whether the orbitals and fields of a state are of the size that its basis and its functional ask for."""
+    from .ks.terms.xc import nfields
+
+    nspin, basis = state.crystal.nspin, state.basis
+    waves = [[psi.shape[-1] for psi in row] for row in state.orbitals]
+    fields = (nfields(state.functional, nspin), len(basis.grid.index))
+    return waves == [[sphere.npw for sphere in basis.spheres]] * nspin and state.fields.shape == fields
+
+
+def _to_device(value: Any, device: "torch.device") -> Any:
+    """Tensors, in lists too, on a device; other things as they are."""
+    if isinstance(value, list):
+        return [_to_device(item, device) for item in value]
+    return value.to(device) if hasattr(value, "to") else value
 
 
 def _in_directory(txt: Any, directory: str) -> Any:

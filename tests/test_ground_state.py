@@ -1,7 +1,6 @@
 """The core against itself (finite differences, symmetry, spin, translations, rotations) and against DFTK's numbers."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +8,10 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.units import Bohr
+from kohn_sham import basis_of, crystal_of, rattled_silicon_carbide, slope
 from pyscf.dft import libxc
 
-from ase_nnxc.ks.basis import Basis, fft_box, make_basis, make_sphere, smooth_size
+from ase_nnxc.ks.basis import Basis, make_basis, make_sphere, smooth_size
 from ase_nnxc.ks.crystal import Crystal
 from ase_nnxc.ks.eigensolver import davidson
 from ase_nnxc.ks.ground_state import GroundState, density_energies, energy_terms, fields_of
@@ -30,47 +29,11 @@ from ase_nnxc.xc import Functional, NeuralCorrelation, NeuralExchange, Sum, desc
 TIGHT = SCFSettings(energy=1e-13)
 
 
-def crystal_of(atoms: Atoms, pseudos: str = "gth-pbe") -> Crystal:
-    tables = find_pseudos(atoms.get_chemical_symbols(), "pbe", pseudos)
-    moments = atoms.get_initial_magnetic_moments()
-    return Crystal(
-        torch.as_tensor(atoms.cell.array / Bohr),
-        torch.as_tensor(atoms.get_scaled_positions(wrap=False)),
-        tuple(tables[s] for s in atoms.get_chemical_symbols()),
-        torch.as_tensor(moments) if moments.any() else None,
-    )
-
-
-def basis_of(
-    crystal: Crystal, ecut: float, kpts: tuple[int, int, int], symmetric: bool = True, smooth: bool = False, gpts=None
-) -> Basis:
-    kinds = [list(crystal.species).index(p) for p in crystal.potentials]
-    symmetry = identity(len(kinds))
-    if symmetric:
-        symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms)
-    box = gpts or fft_box(crystal.lattice, ecut, symmetry.box_multiples())
-    return make_basis(crystal, ecut, monkhorst_pack(kpts, gamma=True), symmetry, box, smooth)
-
-
 def solve(
     crystal: Crystal, basis: Basis, smearing: Smearing | None = None, start=None, settings=TIGHT, xc="PBE", **kwargs
 ):
     smearing = smearing or Smearing("gaussian", 0.01)
     return scf(crystal, basis, get_functional(xc), smearing, settings=settings, start=start, **kwargs)
-
-
-def rattled_silicon_carbide() -> Atoms:
-    """Two species, no symmetry but time reversal."""
-    atoms = bulk("SiC", "zincblende", a=4.36)
-    strain = np.array([[0.02, 0.01, 0], [0.01, -0.01, 0.03], [0, 0.03, 0]])
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
-    atoms.positions[1] += [0.05, -0.03, 0.08]
-    return atoms
-
-
-def slope(energy: Callable[[float], float], h: float) -> float:
-    """Derivative at zero to fourth order."""
-    return (8 * (energy(h) - energy(-h)) - (energy(2 * h) - energy(-2 * h))) / (12 * h)
 
 
 @pytest.mark.parametrize(("xc", "smooth"), [("PBE", False), ("PBE", True), ("r2SCAN", True)])
@@ -274,7 +237,7 @@ def test_components_after_one_diagonalisation_are_those_of_dftk() -> None:
     basis = make_basis(crystal, 15.0, points, identity(2), (27, 27, 27))
     q2 = basis.grid.wavevectors(crystal.reciprocal).square().sum(-1)
     guess = 4 * torch.exp(-q2 * 1.1**2) * structure_factors(basis.grid, crystal.positions)[None] / crystal.volume
-    terms = density_energies(crystal, basis, LibxcLDA(), guess * crystal.volume)
+    terms = density_energies(crystal, basis, LibxcLDA(), basis.grid.to_real(guess))
     assert float(terms["hartree"]) == pytest.approx(0.3527293727197568, abs=1e-6)
     assert float(terms["xc"]) == pytest.approx(-2.3033165870558165, abs=1e-6)
 
@@ -297,7 +260,7 @@ def test_components_after_one_diagonalisation_are_those_of_dftk() -> None:
         "ewald": -8.397893578467201,
     }
     assert {name: terms[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    pbe = density_energies(crystal, basis, get_functional("PBE"), density * crystal.volume)
+    pbe = density_energies(crystal, basis, get_functional("PBE"), basis.grid.to_real(density))
     assert float(pbe["xc"]) == pytest.approx(-2.469375219486637, abs=1e-6)
 
 

@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"version", "units", "xc"},
     {"ks"},
-    {"conventional", "fit", "interop", "pseudos", "report"},
+    {"conventional", "differentiable", "fit", "interop", "pseudos", "report"},
     {"checkpoints"},
     {"registry"},
     {"calculator"},

@@ -7,58 +7,17 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.units import Bohr
+from kohn_sham import TIGHT, Bent, basis_of, crystal_of, slope, triplet
 from torch import Tensor
 
-from ase_nnxc.ks.basis import Basis, fft_box, make_basis
-from ase_nnxc.ks.crystal import Crystal
+from ase_nnxc.ks.differentiable import Differentiable, differentiable
 from ase_nnxc.ks.eigensolver import davidson
 from ase_nnxc.ks.ground_state import GroundState, fields_of
 from ase_nnxc.ks.occupations import Smearing
-from ase_nnxc.ks.response import Differentiable, Response, ResponseError, differentiable, divided_differences
+from ase_nnxc.ks.response import Response, ResponseError, divided_differences
 from ase_nnxc.ks.scf import SCFSettings, scf
-from ase_nnxc.ks.symmetry import find_symmetry, identity, monkhorst_pack
-from ase_nnxc.pseudos import find_pseudos
-from ase_nnxc.registry import get_functional
-from ase_nnxc.xc import Functional
 
-TIGHT = SCFSettings(energy=1e-14)
-FERMI_DIRAC, GAUSSIAN = Smearing("fermi-dirac", 0.01), Smearing("gaussian", 0.01)
-
-
-class Bent(Functional):
-    """The energy of a parent times one parameter, and exchange of the uniform gas times another."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.parent = get_functional(name)
-        self.features = self.parent.features
-        self.scale = torch.nn.Parameter(torch.tensor([1.0, 0.0], dtype=torch.float64))
-
-    def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Energy per volume (n,)."""
-        bent = (features["density"].clamp(min=1e-12) ** (4 / 3)).sum(0)
-        return self.scale[0] * self.parent(features) - self.scale[1] * bent
-
-
-def crystal_of(atoms: Atoms) -> Crystal:
-    tables = find_pseudos(atoms.get_chemical_symbols(), "pbe", "gth-pbe")
-    moments = atoms.get_initial_magnetic_moments()
-    return Crystal(
-        torch.as_tensor(atoms.cell.array / Bohr),
-        torch.as_tensor(atoms.get_scaled_positions(wrap=False)),
-        tuple(tables[s] for s in atoms.get_chemical_symbols()),
-        torch.as_tensor(moments) if moments.any() else None,
-    )
-
-
-def basis_of(crystal: Crystal, ecut: float, kpts: tuple[int, int, int], symmetric: bool = True, gpts=None) -> Basis:
-    kinds = [list(crystal.species).index(p) for p in crystal.potentials]
-    symmetry = identity(len(kinds))
-    if symmetric:
-        symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms)
-    box = gpts or fft_box(crystal.lattice, ecut, symmetry.box_multiples())
-    return make_basis(crystal, ecut, monkhorst_pack(kpts, gamma=True), symmetry, box)
+FERMI_DIRAC, GAUSSIAN = Smearing("fermi-dirac", 0.005), Smearing("gaussian", 0.01)
 
 
 def silicon() -> Atoms:
@@ -67,12 +26,6 @@ def silicon() -> Atoms:
 
 def aluminium() -> Atoms:
     return bulk("Al", "fcc", a=4.0)
-
-
-def triplet() -> Atoms:
-    atoms = Atoms("H2", cell=[4.6, 4.8, 5.2], positions=[[0.1, 0.0, 0.2], [1.5, 1.4, 2.0]], pbc=True)
-    atoms.set_initial_magnetic_moments([1.0, 1.0])
-    return atoms
 
 
 def nickel() -> Atoms:
@@ -94,11 +47,6 @@ def smooth_weights(state: GroundState, seed: int = 0) -> Tensor:
     noise = torch.randn(len(state.fields), *basis.grid.shape, dtype=torch.float64, generator=generator)
     damping = torch.exp(-0.5 * basis.grid.wavevectors(state.crystal.reciprocal).square().sum(-1))
     return basis.grid.to_real(damping * basis.grid.to_fourier(basis.orbits.symmetrize(noise)))
-
-
-def slope(function: Callable[[float], float], h: float) -> float:
-    """Derivative at zero to fourth order."""
-    return (8 * (function(h) - function(-h)) - (function(2 * h) - function(-2 * h))) / (12 * h)
 
 
 def check_gradient(state: GroundState, loss: Callable[[Differentiable], Tensor], rel: float, h: float = 1e-2) -> None:
@@ -202,7 +150,7 @@ def test_response_without_interaction_is_that_of_shifted_potentials(name: str, r
     state = request.getfixturevalue(name)
     crystal, basis, response = state.crystal, state.basis, Response(state)
     problem, perturbation = response.problem, smooth_weights(state)
-    shift = response.on_grid(perturbation)
+    shift = problem.on_grid(perturbation)
 
     def fields(x: float) -> Tensor:
         blocks = []
@@ -230,7 +178,7 @@ def test_kernel_is_the_derivative_of_the_potentials(name: str, request: pytest.F
     plus, minus = (response.problem.potentials(state.fields + x * change)[0] for x in (h, -h))
     density = state.basis.grid.to_real(state.fields[0])  # potentials of nothing, an empty channel's too, do not matter
     expected = density * (plus - minus)[0] / (2 * h)
-    found = density * response.on_grid(response.kernel(change))[0]
+    found = density * response.problem.on_grid(response.kernel(change))[0]
     assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 

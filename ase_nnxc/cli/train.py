@@ -13,7 +13,9 @@ from .common import Parser, UsageError
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-PROPERTIES = ("energy", "forces", "stress")
+    from ase_nnxc.train.records import Record
+
+PROPERTIES = ("energy", "forces", "stress", "density", "band_gap")  # as in ase_nnxc.train.records
 
 
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -22,9 +24,14 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     common.add_argument("--calculator", type=Path, metavar="YAML", help="keywords of the calculator, a mapping")
     common.add_argument("--json", action="store_true", help="print JSON in place of a table")
 
-    dataset = commands.add_parser("dataset", parents=[common], help="records of structures with calculated energies")
+    dataset = commands.add_parser("dataset", parents=[common], help="records of structures with calculated properties")
     dataset.add_argument("output", type=Path, metavar="OUTPUT", help="file of records: .json, .db, .extxyz")
-    dataset.add_argument("structures", nargs="+", metavar="STRUCTURE", help="files that ASE reads, elements, formulas")
+    dataset.add_argument(
+        "structures",
+        nargs="+",
+        metavar="STRUCTURE",
+        help="elements, formulas, files of records or any that ASE reads, with all their images",
+    )
     dataset.add_argument("--structure", metavar="TYPE", help="prototype of the formulas, as for `nnxc eos`")
     dataset.add_argument("--xc", help="functional (default PBE)")
     dataset.add_argument("--ase", metavar="NAME", help="another calculator of ASE, as emt or gpaw, in place of ours")
@@ -34,6 +41,12 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     dataset.add_argument("--span", type=float, default=0.06, metavar="X", help="range of their volumes (default 0.06)")
     dataset.add_argument(
         "--properties", default="energy", metavar="P", help=f"some of {','.join(PROPERTIES)} (default energy)"
+    )
+    dataset.add_argument(
+        "--align",
+        action="store_true",
+        help="keep the energies in files of records, of another code, but for a constant for each element that brings "
+        "them to those of our calculator",
     )
     dataset.set_defaults(run=_dataset)
 
@@ -49,7 +62,19 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _dataset(args: argparse.Namespace) -> int:
-    from ase_nnxc.train.records import label, scaled_structures, write_records
+    from ase_nnxc.train.records import write_records
+
+    records = _aligned(args) if args.align else _labelled(args)
+    write_records(args.output, records)
+    if args.json:
+        print(json.dumps({"records": [record.name for record in records], "file": str(args.output)}))
+    else:
+        print(f"{len(records)} records are in {args.output}")
+    return 0
+
+
+def _labelled(args: argparse.Namespace) -> list[Record]:
+    from ase_nnxc.train.records import label, read_records, scaled_structures
 
     properties = args.properties.split(",")
     if not set(properties) <= set(PROPERTIES):
@@ -59,15 +84,27 @@ def _dataset(args: argparse.Namespace) -> int:
     calculator = _labeller(args)
     records = []
     for text in args.structures:
-        atoms, name = read_structure(text, None if Path(text).is_file() else args.structure)
-        structures = scaled_structures(atoms, args.points, args.span) if args.points > 1 else (atoms,)
-        records.append(label(name, structures, calculator, properties))
-    write_records(args.output, records)
-    if args.json:
-        print(json.dumps({"records": [record.name for record in records], "file": str(args.output)}))
-    else:
-        print(f"{len(records)} records are in {args.output}")
-    return 0
+        if Path(text).is_file():
+            found = [(r.name, r.structures, r.coefficients) for r in read_records(text)]
+        else:
+            atoms, name = read_structure(text, args.structure)
+            found = [(name, (atoms,), None)]
+        for name, structures, coefficients in found:
+            if args.points > 1:
+                if len(structures) > 1:
+                    raise UsageError(f"--points: {name} of {text} is of several structures already")
+                structures = scaled_structures(structures[0], args.points, args.span)
+            records.append(label(name, structures, calculator, properties, coefficients))
+    return records
+
+
+def _aligned(args: argparse.Namespace) -> list[Record]:
+    from ase_nnxc.train.records import align_energies, read_records
+
+    if args.ase is not None or args.points != 1 or args.structure is not None or args.properties != "energy":
+        raise UsageError("--align goes with --xc and --calculator alone: nothing but energies of our own is calculated")
+    records = [record for path in args.structures for record in read_records(path)]
+    return align_energies(records, _calculator(args, args.xc or "PBE"))
 
 
 def _labeller(args: argparse.Namespace) -> Calculator:
@@ -106,6 +143,8 @@ def _train(args: argparse.Namespace) -> int:
     history = run.trainer.run()
     folder = run.save()
     last = history[-1]
+    if run.trainer.rank != 0:  # rank 0 tells it
+        return 0
     if args.json:
         print(json.dumps({"model": folder.name, "folder": str(folder), "epochs": len(history), "last": last}))
     else:

@@ -4,6 +4,7 @@ The free energy F = E - T S is stationary in orbitals and occupations, so at fix
 its derivatives with respect to positions, strain (and a functional's parameters) are the exact first-order ones.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +22,7 @@ from .terms.hartree import coulomb_kernel, hartree_energy
 from .terms.kinetic import kinetic_energy
 from .terms.local import local_potential, superposition
 from .terms.nonlocal_ import coupling, projectors
-from .terms.xc import nfields, up_and_down, xc_energy, xc_potential
+from .terms.xc import nfields, xc_energy
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +83,14 @@ class GroundState:
         """
         with torch.enable_grad():
             real = self.basis.grid.to_real(self.fields)
-            xc = xc_energy(self.functional, real, self.basis, self.crystal.reciprocal, self.crystal.volume)
-        return self.free_energy + (xc - self.terms["xc"])
+            cell = self.crystal.reciprocal, self.crystal.volume
+            xc = xc_energy(self.functional, real, self.basis, *cell, self.parameters)
+            return self.free_energy + (xc - self.terms["xc"])
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Those of the functional that require gradients."""
+        return [p for p in self.functional.parameters() if p.requires_grad]
 
     @property
     def total_moment(self) -> float:
@@ -116,77 +123,50 @@ class GroundState:
 
         Both at fixed orbital coefficients, which makes the stress the one of a fixed set of plane waves.
         """
-        electrons = self.electrons
-        tau_potentials = self._tau_potentials()
+        electrons, kinetic = self.electrons, self.kinetic_tensors()
 
-        def of_orbitals(block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        def of_orbitals(block: tuple[int, int]) -> list[Tensor]:
             spin, k = block
             with torch.enable_grad():
-                strain, displacements, crystal = _movable(self.crystal)
+                movements, crystal = movable(self.crystal)
                 sphere, psi = self.basis.spheres[k], self.orbitals[spin][k]
-                kinetic, nonlocal_ = orbital_energies(crystal, self.basis, sphere, psi, electrons[spin, k])
-                energy = kinetic + nonlocal_
-                if tau_potentials is not None:
-                    weighted = _weighted_kinetic(tau_potentials[spin], sphere, psi, electrons[spin, k])
-                    # int v tau = 1/2 sum_ij M_ij b_i b_j
-                    energy = energy + 0.5 * (weighted * (crystal.reciprocal @ crystal.reciprocal.mT)).sum()
-                return _gradients(energy, strain, displacements)
+                energy = torch.stack(orbital_energies(crystal, self.basis, sphere, psi, electrons[spin, k])).sum()
+                return gradients(energy, movements)
 
         with torch.enable_grad():
-            strain, displacements, crystal = _movable(self.crystal)
-            charges = self.fields * self.crystal.volume
-            parts = density_energies(crystal, self.basis, self.functional, charges)
-            d_strain, d_positions = _gradients(torch.stack(list(parts.values())).sum(), strain, displacements)
-        for ds, dr in iterate_kpoints(of_orbitals, self.basis.blocks(self.crystal.nspin), self.crystal.device):
-            d_strain, d_positions = d_strain + ds, d_positions + dr
+            movements, crystal = movable(self.crystal)
+            fields = strained_fields(self.basis, self.crystal, crystal, self.basis.grid.to_real(self.fields), kinetic)
+            parts = density_energies(crystal, self.basis, self.functional, fields)
+            total = gradients(torch.stack(list(parts.values())).sum(), movements)
+        for part in iterate_kpoints(of_orbitals, self.basis.blocks(self.crystal.nspin), self.crystal.device):
+            total = [a + b for a, b in zip(total, part)]
+        d_positions, d_strain = total
         symmetry, lattice = self.basis.symmetry, self.crystal.lattice
         stress = symmetry.symmetrize_stress(0.5 * (d_strain + d_strain.mT) / self.crystal.volume, lattice)
         forces = symmetry.symmetrize_forces(-d_positions, lattice)
         return forces, stress
 
-    def _tau_potentials(self) -> Tensor | None:
-        """v = dE_xc/dtau of each spin (nspin, n1, n2, n3), if the energy depends on tau."""
+    def kinetic_tensors(self) -> Tensor | None:
+        """`kinetic_tensors` of the orbitals, if the energy depends on tau."""
         if len(self.fields) == self.crystal.nspin:
             return None
-        real = self.basis.grid.to_real(self.fields)
-        arguments = (self.basis, self.crystal.reciprocal, self.crystal.volume)
-        slopes = xc_potential(self.functional, real, *arguments)[1]
-        return up_and_down(slopes[self.crystal.nspin :])
+        return kinetic_tensors(self.crystal, self.basis, self.orbitals, self.electrons)
 
 
-def _weighted_kinetic(potential: Tensor, sphere: Sphere, psi: Tensor, electrons: Tensor) -> Tensor:
-    """M_ij = sum_n f_n int v Re(D_i psi_n* D_j psi_n), (3, 3), with D_i psi = sum_G (k+G)_i c_G exp(i (k+G) r).
-
-    The components of k+G are those along the reciprocal vectors, so that strain leaves M as it is.
-
-    Parameters
-    ----------
-    potential : Tensor
-        (n1, n2, n3) v, the derivative of the energy by tau.
-    sphere, psi, electrons
-        As for `orbital_energies`.
-    """
-    shape = (potential.shape[0], potential.shape[1], potential.shape[2])
-    components = (sphere.miller + sphere.kpoint).to(psi.dtype)
-    total = torch.zeros(3, 3, dtype=potential.dtype, device=potential.device)
-    for orbital, number in zip(psi, electrons.tolist()):
-        if number != 0:
-            waves = to_box(orbital * components.mT, sphere, shape)
-            weighted = torch.view_as_real(waves * potential).flatten(1)
-            total += number / potential.numel() * (weighted @ torch.view_as_real(waves).flatten(1).mT)
-    return total
-
-
-def _movable(crystal: Crystal) -> tuple[Tensor, Tensor, Crystal]:
-    """Zero strain and displacements that record gradients, and the crystal under them."""
-    strain = torch.zeros_like(crystal.lattice, requires_grad=True)
+def movable(crystal: Crystal) -> tuple[list[Tensor], Crystal]:
+    """Displacements (natoms, 3) and strain (3, 3), zero, that record gradients, and the crystal under them."""
     displacements = torch.zeros_like(crystal.positions, requires_grad=True)
-    return strain, displacements, crystal.deformed(strain, displacements)
+    strain = torch.zeros_like(crystal.lattice, requires_grad=True)
+    return [displacements, strain], crystal.deformed(strain, displacements)
 
 
-def _gradients(energy: Tensor, strain: Tensor, displacements: Tensor) -> tuple[Tensor, Tensor]:
-    ds, dr = torch.autograd.grad(energy, (strain, displacements), allow_unused=True)
-    return ds, torch.zeros_like(displacements) if dr is None else dr
+def gradients(energy: Tensor, inputs: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
+    """Derivatives of an energy by inputs, zero by those that it does not depend on."""
+    if not energy.requires_grad:
+        return [torch.zeros_like(x) for x in inputs]
+    return list(
+        torch.autograd.grad(energy, inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    )
 
 
 def orbital_energies(
@@ -212,25 +192,90 @@ def orbital_energies(
     return kinetic, nonlocal_
 
 
-def density_energies(crystal: Crystal, basis: Basis, functional: Functional, charges: Tensor) -> dict[str, Tensor]:
+def density_energies(
+    crystal: Crystal, basis: Basis, functional: Functional, fields: Tensor, parameters: Sequence[Tensor] = ()
+) -> dict[str, Tensor]:
     """The terms of the energy, Hartree, that depend on the density alone, and the ions' own.
 
     Parameters
     ----------
     crystal, basis, functional
         What to evaluate.
-    charges : Tensor
-        (nfields, ng) Fourier coefficients of the fields times the volume: electrons and, of tau, Hartree. Strain leaves
-        those of the density alone.
+    fields : Tensor
+        (nfields, n1, n2, n3) on the grid.
+    parameters : sequence of Tensor
+        Of the functional, that the energy is to be differentiable in.
     """
-    grid, volume = basis.grid, crystal.volume
-    fields = charges / volume
+    grid, volume, reciprocal = basis.grid, crystal.volume, crystal.reciprocal
+    density = grid.to_fourier(fields[0])
     return {
-        "local": volume * grid.inner(fields[0], local_potential(crystal, grid)),
-        "hartree": hartree_energy(fields[0], coulomb_kernel(grid, crystal.reciprocal), grid, volume),
-        "xc": xc_energy(functional, grid.to_real(fields), basis, crystal.reciprocal, volume),
+        "local": volume * grid.inner(density, local_potential(crystal, grid)),
+        "hartree": hartree_energy(density, coulomb_kernel(grid, reciprocal), grid, volume),
+        "xc": xc_energy(functional, fields, basis, reciprocal, volume, parameters),
         "ewald": ewald_energy(crystal.lattice, crystal.positions, crystal.charges),
     }
+
+
+def strained_fields(
+    basis: Basis, crystal: Crystal, strained: Crystal, fields: Tensor, kinetic: Tensor | None
+) -> Tensor:
+    """Fields (nfields, n1, n2, n3) that orbitals of the same coefficients make in a strained crystal.
+
+    n Omega stays as it is, and tau Omega = 1/2 sum_ij t_ij b_i b_j changes with the reciprocal vectors b.
+
+    Parameters
+    ----------
+    basis : Basis
+        Of the crystal.
+    crystal, strained : Crystal
+        Before and after.
+    fields : Tensor
+        (nfields, n1, n2, n3) before.
+    kinetic : Tensor or None
+        `kinetic_tensors` (nspin, 3, 3, n1, n2, n3), if there are fields of tau.
+    """
+    fields = fields * (crystal.volume / strained.volume)
+    if kinetic is None:
+        return fields
+    change = strained.reciprocal @ strained.reciprocal.mT - crystal.reciprocal @ crystal.reciprocal.mT
+    tau = 0.5 * torch.einsum("sijxyz,ij->sxyz", kinetic, change) / strained.volume
+    return torch.cat((fields[: len(tau)], fields[len(tau) :] + basis.orbits.symmetrize(tau)))
+
+
+def kinetic_tensors(crystal: Crystal, basis: Basis, orbitals: list[list[Tensor]], electrons: Tensor) -> Tensor:
+    """t_ij = sum_n f_n Re(D_i psi_n* D_j psi_n) Omega, total and of the magnetisation: (nspin, 3, 3, n1, n2, n3).
+
+    D_i psi = sum_G (k+G)_i c_G exp(i (k+G) r) Omega^(-1/2) with the components of k+G along the reciprocal vectors, so
+    that strain leaves t as it is. tau Omega = 1/2 sum_ij t_ij b_i b_j.
+
+    Parameters
+    ----------
+    crystal, basis, orbitals, electrons
+        As for `fields_of`.
+    """
+
+    def of_orbitals(block: tuple[int, int]) -> Tensor:
+        spin, k = block
+        sphere = basis.spheres[k]
+        components = (sphere.miller + sphere.kpoint).mT
+        total = torch.zeros(3, 3, basis.grid.size, dtype=torch.float64, device=crystal.device)
+        for psi, number in zip(orbitals[spin][k], electrons[spin, k].tolist()):
+            if number != 0:
+                waves = to_box(psi * components, sphere, basis.grid.shape)
+                parts = torch.view_as_real(waves).view(3, -1, 2)
+                for i in range(3):
+                    total[i, i:] += number * (parts[i] * parts[i:]).sum(-1)
+        return total
+
+    channels = torch.zeros(crystal.nspin, 3, 3, basis.grid.size, dtype=torch.float64, device=crystal.device)
+    blocks = basis.blocks(crystal.nspin)
+    for (spin, _), part in zip(blocks, iterate_kpoints(of_orbitals, blocks, crystal.device)):
+        channels[spin] += part
+    for i, j in ((1, 0), (2, 0), (2, 1)):
+        channels[:, i, j] = channels[:, j, i]
+    if crystal.nspin == 2:
+        channels = torch.stack((channels[0] + channels[1], channels[0] - channels[1]))
+    return channels.view(crystal.nspin, 3, 3, *basis.grid.shape)
 
 
 def fields_of(
@@ -299,7 +344,7 @@ def energy_terms(
 
     parts = map_kpoints(of_orbitals, basis.blocks(crystal.nspin), crystal.device)
     with torch.no_grad():
-        terms = density_energies(crystal, basis, functional, fields * crystal.volume)
+        terms = density_energies(crystal, basis, functional, basis.grid.to_real(fields))
     return {
         "kinetic": sum(p[0] for p in parts),
         "nonlocal": sum(p[1] for p in parts),

@@ -1,28 +1,24 @@
-"""Linear response of a ground state, and by it the gradients of anything that an SCF gives.
+"""Linear response of a ground state to a change of its Hamiltonian.
 
-The fields F (density; see `terms.xc`) are a fixed point: F = Phi(v), v = v[F; theta]. With chi0 = dPhi/dv, the response
-of the orbitals at fixed electron number, and K = dv/dF, a change of v by d_theta v makes dF = (1 - chi0 K)^-1 chi0
-d_theta v. Both are symmetric, so that for a loss L(F) one solution serves all parameters,
-
-    (1 - chi0 K) z = chi0 dL/dF,    dL/dtheta = <z, d_theta v_xc>.
+The fields F (density; see `terms.xc`) are a fixed point: F = Phi(v), v = v[F]. With chi0 = dPhi/dv, the response of the
+orbitals at fixed electron number, and K = dv/dF, a change of v by dv makes dF = (1 - chi0 K)^-1 chi0 dv.
 
 chi0 follows E. Cances, M. F. Herbst, G. Kemlin, A. Levitt and B. Stamm, Lett. Math. Phys. 113, 21 (2023): among the
 converged bands it is an explicit sum of divided differences of the occupations; what lies outside of them is solved for
 by Sternheimer's equation, inside GMRES only as well as each step needs it: M. F. Herbst and B. Sun,
 arXiv:2505.02319 (2025).
 
-A change of the potentials is given by slopes (nfields, n1, n2, n3), derivatives of an energy per volume by the fields.
+A change of the potentials is given by slopes (nfields, n1, n2, n3), derivatives of an energy per volume by the fields,
+all else by what it adds to H psi.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .eigensolver import precondition
 from .ground_state import GroundState, fields_of
@@ -30,7 +26,7 @@ from .hamiltonian import Hamiltonian
 from .occupations import Smearing
 from .parallel import map_kpoints
 from .scf import EMPTY, Problem
-from .terms.xc import _chunks, _features, _sum, up_and_down
+from .terms.xc import xc_energy
 
 SINGLE_PRECISION = 1e-4  # looser relative residuals of Sternheimer's equation are reached in complex64
 LOOSEST = 3e-2  # relative residual of Sternheimer's equation that is always asked for
@@ -38,6 +34,9 @@ STEPS = 100  # most steps of either solver
 NEGLIGIBLE = 1e-12  # a smaller occupation changes nothing
 NO_METAL = 1e-8  # slopes of the occupations times their width that add up to less: the Fermi level does not matter
 ILL_DEFINED = 1e-2  # share of the slopes' sum in that of their sizes below which the Fermi level has no response
+
+Operator = Callable[[int, int, Tensor], Tensor]
+"""What a change of H makes of orbitals (n, npw) of the spin and k-point with these numbers."""
 
 
 class ResponseError(RuntimeError):
@@ -228,7 +227,10 @@ class Response:
         self.problem = Problem(crystal, basis, state.functional)
         self.tolerance = tolerance or max(1e-9, 10 * math.sqrt(state.history[-1].error / crystal.nelectrons))
         self.potentials, _ = self.problem.potentials(state.fields)
-        self.real_fields = basis.grid.to_real(state.fields)
+        with torch.enable_grad():
+            self._fields = basis.grid.to_real(state.fields).requires_grad_()
+            xc = xc_energy(state.functional, self._fields, basis, crystal.reciprocal, crystal.volume)
+            (self._slopes,) = torch.autograd.grad(xc, self._fields, create_graph=True)
         # the SCF has converged the bands that hold electrons somewhere, and one more
         self.filled = _bands_above(EMPTY, state.occupations)  # (nspin, nk)
         self.nbands = min(int(self.filled.max()) + 1, state.occupations.shape[-1])
@@ -253,56 +255,38 @@ class Response:
 
     def kernel(self, change: Tensor) -> Tensor:
         """K dF: slopes (nfields, n1, n2, n3) that a change (nfields, ng) of the fields makes."""
-        grid = self.state.basis.grid
-        slopes = self._xc(change, ())[0]
-        slopes[0] += grid.to_real(self.problem.kernel * change[0])
+        basis, volume = self.state.basis, self.state.crystal.volume
+        real = basis.grid.to_real(change)
+        (slopes,) = torch.autograd.grad(self._slopes, self._fields, real, retain_graph=True)
+        slopes = basis.orbits.symmetrize(slopes * (basis.grid.size / volume))
+        slopes[0] += basis.grid.to_real(self.problem.kernel * change[0])
         return slopes
 
-    def parameter_gradients(self, change: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """d/dtheta <dF, v_xc[F; theta]> of parameters of the functional, for fields dF (nfields, ng)."""
-        scale = self.state.crystal.volume / self.state.basis.grid.size
-        return tuple(scale * g for g in self._xc(change, parameters)[1])
-
-    def _xc(self, change: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-        """Gradients of sum_r v_xc dF by the fields, averaged by symmetry, and by parameters."""
-        state = self.state
-        functional, basis, reciprocal = state.functional, state.basis, state.crystal.reciprocal
-        with torch.enable_grad():
-            leaf = self.real_fields.detach().requires_grad_()
-            features = _features(functional, leaf, basis, reciprocal)
-            changes = _features(functional, basis.grid.to_real(change), basis, reciprocal)  # they are linear
-            by_features: list[tuple[Tensor, ...]] = []
-            by_parameters = [torch.zeros_like(p) for p in parameters]
-            for (counts, *chunk), (_, *along) in zip(_chunks(basis, features), _chunks(basis, changes)):
-                leaves = [f.detach().requires_grad_() for f in chunk]
-                slopes = torch.autograd.grad(_sum(functional, counts, *leaves), leaves, create_graph=True)
-                derivative = torch.stack([(s * d).sum() for s, d in zip(slopes, along)]).sum()
-                gradients = torch.autograd.grad(
-                    derivative, (*leaves, *parameters), allow_unused=True, materialize_grads=True
-                )
-                by_features.append(gradients[: len(leaves)])
-                by_parameters = [a + b for a, b in zip(by_parameters, gradients[len(leaves) :])]
-            cotangents = [torch.cat(parts, dim=-1) for parts in zip(*by_features)]
-            (slope,) = torch.autograd.grad(features, leaf, cotangents)
-        return basis.orbits.symmetrize(slope), by_parameters
-
-    def chi0(self, slopes: Tensor, tolerance: float | None = None) -> Tensor:
-        """Change of the fields (nfields, ng) by slopes (nfields, n1, n2, n3) at fixed interaction.
-
-        The electron number is kept. `slopes` must have the symmetry of the crystal.
-        """
-        first = self.first_order(slopes, tolerance)
-        state = self.state
+    def chi0(self, slopes: Tensor, tolerance: float | None = None, operator: Operator | None = None) -> Tensor:
+        """Change of the fields (nfields, ng) at fixed interaction; arguments of `first_order`."""
+        first, state = self.first_order(slopes, tolerance, operator), self.state
         return fields_of(state.crystal, state.basis, state.functional, first.orbitals, first.electrons)
 
-    def first_order(self, slopes: Tensor, tolerance: float | None = None) -> FirstOrder:
-        """Change of orbitals and occupations by slopes (nfields, n1, n2, n3); arguments of `chi0`."""
-        perturbation = self.on_grid(slopes)
+    def first_order(
+        self, slopes: Tensor, tolerance: float | None = None, operator: Operator | None = None
+    ) -> FirstOrder:
+        """Change of orbitals and occupations at fixed interaction and electron number.
+
+        Parameters
+        ----------
+        slopes : Tensor
+            (nfields, n1, n2, n3) change of the potentials, with the symmetry of the crystal.
+        tolerance : float, optional
+            Relative error of the orbitals; by default that of the response.
+        operator : callable, optional
+            Any other change of H, with that symmetry.
+        """
+        perturbation = self.problem.on_grid(slopes)
         accuracy = min(LOOSEST, tolerance or self.tolerance)
         state = self.state
 
         def one(block: tuple[int, int]) -> _Block:
-            return self._block(*block, perturbation[block[0]], accuracy)
+            return self._block(*block, perturbation[block[0]], accuracy, operator)
 
         blocks = state.basis.blocks(state.crystal.nspin)
         results = map_kpoints(one, blocks, state.crystal.device)
@@ -320,18 +304,8 @@ class Response:
             orbitals.append(torch.cat((psi + eta, psi - eta)))
         return FirstOrder(state.basis.by_spin(orbitals), electrons.flatten(2))
 
-    def on_grid(self, slopes: Tensor) -> Tensor:
-        """Potentials (nspin, 1 or 2, n1, n2, n3) of each spin, as those of `Problem.potentials`."""
-        grid, nspin = self.state.basis.grid, self.state.crystal.nspin
-        local = up_and_down(slopes[:nspin])
-        if len(slopes) == nspin:
-            return local[:, None]
-        tau = up_and_down(slopes[nspin:])
-        squares = grid.wavevectors(self.state.crystal.reciprocal).square().sum(-1)
-        return torch.stack((local - 0.25 * grid.to_real(squares * grid.to_fourier(tau)), tau), dim=1)
-
-    def _block(self, spin: int, k: int, perturbation: Tensor, tolerance: float) -> _Block:
-        """Response of one block to potentials (1 or 2, n1, n2, n3) on the grid."""
+    def _block(self, spin: int, k: int, perturbation: Tensor, tolerance: float, added: Operator | None) -> _Block:
+        """Response of one block to potentials (1 or 2, n1, n2, n3) on the grid and what else is added to H."""
         dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
         state, filled, count = self.state, int(self.filled[spin, k]), int(self.touched[spin, k])
         space = state.orbitals[spin][k][: self.nbands].to(dtype)
@@ -340,6 +314,8 @@ class Response:
         operator = self.problem.hamiltonian(k, perturbation, dtype)
         operator = replace(operator, kinetic=torch.zeros_like(operator.kinetic), projectors=operator.projectors[:0])
         right = operator.apply(space[:count])
+        if added is not None:
+            right += added(spin, k, state.orbitals[spin][k][:count]).to(dtype)
         couplings = (space.conj() @ right.mT).to(torch.complex128)  # <m|dH|n>
         # sum_mn psi_m c_mn psi_n*, c_mn = <m|dH|n> (f_m - f_n) / (e_m - e_n), counts pairs with an empty one
         # twice
@@ -360,8 +336,8 @@ class Response:
         total = sum(float((s[: len(de)] * de).sum()) for s, de in zip(slopes, shifts))
         return total / float(slopes.sum())
 
-    def solve(self, slopes: Tensor) -> Tensor:
-        """Change of the fields (nfields, ng) by slopes (nfields, n1, n2, n3) with the interaction.
+    def solve(self, slopes: Tensor, operator: Operator | None = None) -> Tensor:
+        """Change of the fields (nfields, ng) with the interaction; arguments of `first_order`.
 
         dF = chi0 (slopes + K dF), by GMRES.
         """
@@ -374,7 +350,7 @@ class Response:
             change = self._screen(vector)
             return change - self.chi0(self.kernel(change), error)
 
-        bare = self.chi0(slopes, 0.3 * self.tolerance)
+        bare = self.chi0(slopes, 0.3 * self.tolerance, operator)
         return self._screen(gmres(apply, bare, inner, self.tolerance))
 
     def _screen(self, change: Tensor) -> Tensor:
@@ -388,75 +364,3 @@ class Response:
         if len(states) == 2:
             screened[1] -= (states[0] - states[1]) * self.problem.kernel * screened[0]
         return screened
-
-
-class Differentiable(NamedTuple):
-    """What an SCF gives, as tensors that carry gradients by the functional's parameters.
-
-    Attributes
-    ----------
-    fields : Tensor
-        (nfields, n1, n2, n3): `GroundState.fields` on the grid.
-    eigenvalues : Tensor
-        (nspin, nk, nbands) Hartree. Of degenerate levels only symmetric functions have derivatives.
-    fermi_level : Tensor
-        Scalar, Hartree.
-    """
-
-    fields: Tensor
-    eigenvalues: Tensor
-    fermi_level: Tensor
-
-
-def differentiable(state: GroundState, tolerance: float | None = None) -> Differentiable:
-    """Fields, eigenvalues and Fermi level as differentiable functions of the functional's parameters.
-
-    Anything made of them can be differentiated by `backward`, which solves one system of linear equations: occupations
-    and entropies are functions of eigenvalues and Fermi level.
-
-    Parameters
-    ----------
-    state : GroundState
-        Of a functional with parameters that require gradients.
-    tolerance : float, optional
-        Relative error of the response; by default that of the state's own density.
-
-    Raises
-    ------
-    ResponseError
-        By `backward`, if there is no response or it was not found.
-    """
-    parameters = [p for p in state.functional.parameters() if p.requires_grad]
-    return Differentiable(*_GroundState.apply(state, tolerance, *parameters))
-
-
-class _GroundState(torch.autograd.Function):
-    """(parameters) -> (fields, eigenvalues, Fermi level) of a state already found."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, state: GroundState, tolerance: float | None, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.state, ctx.tolerance = state, tolerance
-        ctx.save_for_backward(*parameters)  # torch notices if they have changed in between
-        fermi_level = torch.tensor(state.fermi_level, dtype=torch.float64, device=state.crystal.device)
-        return state.basis.grid.to_real(state.fields), state.eigenvalues.clone(), fermi_level
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, fields: Tensor, eigenvalues: Tensor, fermi_level: Tensor) -> tuple[Tensor | None, ...]:
-        state, parameters = ctx.state, ctx.saved_tensors
-        response = Response(state, ctx.tolerance)
-        crystal, basis = state.crystal, state.basis
-        slopes = basis.orbits.symmetrize(fields) * (basis.grid.size / crystal.volume)
-        by_level = eigenvalues.clone()
-        if response.metallic:  # dmu = sum f' de / sum f'
-            by_level[..., : response.nbands] += fermi_level * response.slopes / response.slopes.sum()
-        # de_n = <n|dv|n>: a loss on eigenvalues is one on the potential, which changes by theta and by the fields
-        change = torch.zeros_like(state.fields)
-        if bool(by_level.any()):
-            change = fields_of(crystal, basis, state.functional, state.orbitals, by_level)
-            slopes = slopes + response.kernel(change)
-        if bool(slopes.any()):
-            change = change + response.solve(slopes)
-        return None, None, *response.parameter_gradients(change, parameters)

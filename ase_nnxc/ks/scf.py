@@ -119,18 +119,24 @@ class Problem:
         to the sum of eigenvalues, makes the Harris-Foulkes energy.
         """
         grid, volume = self.basis.grid, self.crystal.volume
-        real, nspin = grid.to_real(fields), self.crystal.nspin
+        real = grid.to_real(fields)
         e_xc, slopes = xc_potential(self.functional, real, self.basis, self.crystal.reciprocal, volume)
         if not (math.isfinite(e_xc) and bool(slopes.isfinite().all())):
             raise FloatingPointError("the functional gives NaN or infinity, as energy or as potential")
         contracted = float((slopes * real).sum() * volume) / grid.size
         hartree = float(hartree_energy(fields[0], self.kernel, grid, volume))
-        local = up_and_down(slopes[:nspin]) + grid.to_real(self.local + self.kernel * fields[0])
+        slopes[0] += grid.to_real(self.local + self.kernel * fields[0])
+        return self.on_grid(slopes), e_xc - contracted - hartree
+
+    def on_grid(self, slopes: Tensor) -> Tensor:
+        """Potentials of each spin, as `potentials` gives them, of derivatives (nfields, n1, n2, n3) by the fields."""
+        grid, nspin = self.basis.grid, self.crystal.nspin
+        local = up_and_down(slopes[:nspin])
         if len(slopes) == nspin:
-            return local[:, None], e_xc - contracted - hartree
+            return local[:, None]
         tau = up_and_down(slopes[nspin:])
         laplacian = grid.to_real(-grid.wavevectors(self.crystal.reciprocal).square().sum(-1) * grid.to_fourier(tau))
-        return torch.stack((local + 0.25 * laplacian, tau), dim=1), e_xc - contracted - hartree
+        return torch.stack((local + 0.25 * laplacian, tau), dim=1)
 
     def missing_bands(self, nbands: int) -> int:
         """How many bands to add when the highest of `nbands` holds electrons: a quarter, if there are plane waves."""

@@ -165,13 +165,13 @@ class Symmetry:
         return _k_label(kpts.numpy() @ inverse, self.time_reversal)  # k' = W^-T k
 
 
-def identity(natoms: int) -> Symmetry:
-    """No symmetry at all, not even time reversal."""
+def identity(natoms: int, time_reversal: bool = False) -> Symmetry:
+    """No symmetry at all, but time reversal if that is asked for."""
     return Symmetry(
         rotations=torch.eye(3, dtype=torch.int64, device="cpu")[None],
         translations=torch.zeros((1, 3), dtype=torch.float64, device="cpu"),
         atom_maps=torch.arange(natoms, device="cpu")[None],
-        time_reversal=False,
+        time_reversal=time_reversal,
     )
 
 

@@ -98,7 +98,7 @@ def counterparts(functional: Functional, parent: Functional) -> list[tuple[Funct
 
 
 def part_of(parent: Functional, kind: str) -> Functional:
-    """Exchange ("x"), correlation ("c") or all ("xc") of a functional.
+    """Exchange ("x"), correlation ("c") or all ("xc") of a functional, on the same parameters.
 
     Raises
     ------
@@ -113,7 +113,11 @@ def part_of(parent: Functional, kind: str) -> Functional:
     description = describe(parent)
     if parent.kind != "xc" or "part" not in description["config"]:
         raise ValueError(f"{type(parent).__name__} of kind {parent.kind!r} has no part of kind {kind!r}")
-    return build(description | {"config": description["config"] | {"part": kind}})
+    part = build(description | {"config": description["config"] | {"part": kind}})
+    for name, parameter in parent.named_parameters():
+        owner, _, own = name.rpartition(".")
+        part.get_submodule(owner).register_parameter(own, parameter)
+    return part
 
 
 def new_network(parent: Functional, network: Literal["constrained", "mlp"], seed: int) -> Functional:

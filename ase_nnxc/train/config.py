@@ -5,7 +5,7 @@ Everything in a file is checked before anything runs. Paths in it are relative t
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from ..calculator import NNXCCalculator
 from ..checkpoints import is_reserved, model_roots
 from ..registry import get_functional
 from ..xc import Functional, build
-from .objectives import NORMS, OBJECTIVES, FunctionalAnchor, ParameterAnchor
+from .objectives import NORMS, OBJECTIVES
+from .penalties import Bounds, FunctionalAnchor, KernelSize, ParameterAnchor
 from .records import Record, read_records
 from .trainer import Penalty, Settings, Trainer
 
@@ -31,7 +32,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "records": (str, list),
     "validation": (str, list),
     "objectives": dict,
-    "anchors": dict,
+    "penalties": dict,
     "optimizer": dict,
     "scheduler": dict,
     "settings": dict,
@@ -95,9 +96,9 @@ def read_config(path: str | Path) -> Run:
 
     name, functional, records and objectives must be there. `functional` is a name, or a mapping of architecture,
     version and config as in a checkpoint's card; `objectives` are keys of `OBJECTIVES` with weight and norm;
-    `anchors` are "parameters" with a weight, and "functional" with parent and weight; `optimizer` and `scheduler`
-    have the name of a class of torch and its arguments; `settings` are those of `Settings`; `calculator` holds keywords
-    of `NNXCCalculator` but xc.
+    `penalties` are "parameter_anchor", "bounds" and "kernel_size", each with its weight, and "functional_anchor" with
+    parent and weight (see `ase_nnxc.train.penalties`); `optimizer` and `scheduler` have the name of a class of torch
+    and its arguments; `settings` are those of `Settings`; `calculator` holds keywords of `NNXCCalculator` but xc.
 
     Parameters
     ----------
@@ -142,7 +143,7 @@ def _make(data: Mapping[str, Any], base: Path) -> Run:
         _records(data["records"], base),
         _objectives(data["objectives"]),
         validation=_records(data["validation"], base) if "validation" in data else None,
-        penalties=_anchors(data.get("anchors", {}), functional),
+        penalties=_penalties(data.get("penalties", {}), functional),
         optimizer=optimizer,
         scheduler=_scheduler(data["scheduler"], optimizer) if "scheduler" in data else None,
         settings=_settings(data.get("settings", {})),
@@ -182,20 +183,21 @@ def _objectives(chosen: Mapping[str, Any]) -> list[Any]:
     return made
 
 
-def _anchors(chosen: Mapping[str, Any], functional: Functional) -> list[Penalty]:
-    _check_keys("anchors.", chosen, ("parameters", "functional"))
-    made: list[Penalty] = []
-    if "parameters" in chosen:
-        if not _is_number(chosen["parameters"]):
-            raise InputError("anchors.parameters: its weight, a number, is expected")
-        made.append(ParameterAnchor(functional, chosen["parameters"]))
-    if "functional" in chosen:
-        arguments = chosen["functional"]
-        if not isinstance(arguments, dict) or arguments.keys() != {"parent", "weight"}:
-            raise InputError("anchors.functional: parent and weight are expected")
-        if not _is_number(arguments["weight"]):
-            raise InputError("anchors.functional.weight: a number is expected")
-        made.append(FunctionalAnchor(get_functional(arguments["parent"]), arguments["weight"]))
+def _penalties(chosen: Mapping[str, Any], functional: Functional) -> list[Penalty]:
+    known: dict[str, Callable[..., Penalty]] = {
+        "parameter_anchor": lambda weight: ParameterAnchor(functional, weight),
+        "functional_anchor": lambda weight, parent: FunctionalAnchor(get_functional(parent), weight),
+        "bounds": Bounds,
+        "kernel_size": KernelSize,
+    }
+    _check_keys("penalties.", chosen, known)
+    made = []
+    for name, arguments in chosen.items():
+        needed = {"weight", "parent"} if name == "functional_anchor" else {"weight"}
+        arguments = arguments if isinstance(arguments, dict) else {"weight": arguments}
+        if arguments.keys() != needed or not _is_number(arguments["weight"]):
+            raise InputError(f"penalties.{name}: {' and '.join(sorted(needed))} must be given, weight is a number")
+        made.append(known[name](**arguments))
     return made
 
 

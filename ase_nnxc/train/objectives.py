@@ -1,12 +1,16 @@
-"""Objectives: what a functional is asked to get right, as losses on the free energies of a record.
+"""Objectives: what a functional is asked to get right, as losses on predictions for the structures of a record.
 
-Free energies are stationary in the density, so each loss here has its exact gradient by the functional's parameters
-from the free energies' own, without the response of the density. That holds for lattice constants and bulk moduli, too,
-which come from free energies by a linear fit (`ase_nnxc.fit`).
+Free energies are stationary in the density, so losses on these have their exact gradient by the functional's parameters
+without the response of the density. That holds for lattice constants and bulk moduli, too, which come from free
+energies by a linear fit (`ase_nnxc.fit`). Forces, stress, densities and band gaps take the response; in epochs at fixed
+densities (`Settings.fixed_density_epochs`) they are left out, as nothing is known of them there.
 
-An objective makes errors of predicted energies (n,) of the n structures of a record, in eV; its loss is `weight` times
-the mean square ("l2"), the mean absolute value ("l1"), or any callable of these errors. In place of an objective the
-trainer also takes any callable of (energies, record) that returns a loss, a tensor ().
+An objective makes errors of a `Prediction` and its record; its loss is `weight` times the mean square ("l2"), the mean
+absolute value ("l1"), or any callable of these errors. In place of an objective the trainer also takes any callable of
+(prediction, record) that returns a loss, a tensor ().
+
+Absolute energies are compared between equal pseudopotentials. Those of another code are first shifted to ours by a
+constant for each element (`ase_nnxc.train.records.align_energies`).
 """
 
 from collections.abc import Callable
@@ -17,11 +21,10 @@ import torch
 from ase.calculators.calculator import InputError
 from torch import Tensor
 
+from ..calculator import NNXCCalculator
 from ..fit import BirchMurnaghan, fit_birch_murnaghan
-from ..xc import Functional
-from .clone import uniform_exchange
-from .records import Record
-from .samples import sample_mesh
+from .prediction import Prediction
+from .records import Record, calculators_for, other_table
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda errors: errors.square().mean(),
@@ -31,7 +34,7 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss on the free energies of a record.
+    """A loss on the predictions for a record.
 
     Parameters
     ----------
@@ -43,7 +46,9 @@ class Objective:
     Attributes
     ----------
     absolute : bool
-        Whether absolute energies are compared, which asks for equal pseudopotentials.
+        Whether what is compared depends on the pseudopotentials, so that these must be equal.
+    response : bool
+        Whether more than free energies is read.
     unit : str
         Of the errors.
     """
@@ -52,6 +57,7 @@ class Objective:
     norm: str | Callable[[Tensor], Tensor] = "l2"
 
     absolute: ClassVar[bool] = False
+    response: ClassVar[bool] = False
     unit: ClassVar[str] = "eV"
 
     def __post_init__(self) -> None:
@@ -62,14 +68,25 @@ class Objective:
         """Whether the record has what is compared."""
         raise NotImplementedError
 
-    def errors(self, energies: Tensor, record: Record) -> Tensor:
-        """Of the energies (n,), eV, of the structures; any shape."""
+    def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
+        """Why the record cannot be compared with what the calculator predicts; None if it can."""
+        symbol = other_table(record, calculator) if self.absolute else None
+        if symbol is None:
+            return None
+        return (
+            f"absolute energies and densities of record {record.name!r} ({record.provenance.code}) cannot be compared: "
+            f"its pseudopotential of {symbol} is another one, or not told. Use differences of energies, or "
+            "align_energies (nnxc dataset --align)"
+        )
+
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
+        """Of the prediction, in `unit`; any shape."""
         raise NotImplementedError
 
-    def __call__(self, energies: Tensor, record: Record) -> Tensor:
+    def __call__(self, prediction: Prediction, record: Record) -> Tensor:
         """The loss ()."""
         norm = self.norm if callable(self.norm) else NORMS[self.norm]
-        return self.weight * norm(self.errors(energies, record))
+        return self.weight * norm(self.errors(prediction, record))
 
 
 class TotalEnergy(Objective):
@@ -87,10 +104,10 @@ class TotalEnergy(Objective):
         """With energies."""
         return "energy" in record.targets
 
-    def errors(self, energies: Tensor, record: Record) -> Tensor:
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
         """(E - E_ref) / |E_ref|^(1/2), (n,)."""
-        reference = _like(record.targets["energy"], energies)
-        return (energies - reference) / reference.abs().sqrt()
+        reference = _like(record.targets["energy"], prediction.energies)
+        return (prediction.energies - reference) / reference.abs().sqrt()
 
 
 class EnergyPerAtom(Objective):
@@ -103,9 +120,9 @@ class EnergyPerAtom(Objective):
         """With energies."""
         return "energy" in record.targets
 
-    def errors(self, energies: Tensor, record: Record) -> Tensor:
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
         """(E - E_ref) / N, (n,)."""
-        return (energies - _like(record.targets["energy"], energies)) / _like(record.natoms, energies)
+        return _per_atom(prediction.energies, record)
 
 
 class EnergyDifferences(Objective):
@@ -120,9 +137,9 @@ class EnergyDifferences(Objective):
         """With energies of several structures of the same atoms."""
         return "energy" in record.targets and _one_composition(record)
 
-    def errors(self, energies: Tensor, record: Record) -> Tensor:
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
         """((E - <E>) - (E_ref - <E_ref>)) / N, (n,)."""
-        errors = (energies - _like(record.targets["energy"], energies)) / _like(record.natoms, energies)
+        errors = _per_atom(prediction.energies, record)
         return errors - errors.mean()
 
 
@@ -133,8 +150,9 @@ class ReactionEnergy(Objective):
         """With a reaction energy."""
         return "reaction_energy" in record.targets
 
-    def errors(self, energies: Tensor, record: Record) -> Tensor:
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
         """Predicted minus target (), eV."""
+        energies = prediction.energies
         return _like(record.coefficients, energies) @ energies - _like(record.targets["reaction_energy"], energies)
 
 
@@ -150,8 +168,9 @@ class LatticeConstant(Objective):
         """With four volumes or more, and a volume or energies."""
         return _is_scan(record) and bool({"volume", "energy"} & record.targets.keys())
 
-    def errors(self, energies: Tensor, record: Record) -> Tensor:
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
         """a / a_ref - 1, ()."""
+        energies = prediction.energies
         if "volume" in record.targets:
             reference = _like(record.targets["volume"], energies)
         else:
@@ -171,13 +190,89 @@ class BulkModulus(Objective):
         """With four volumes or more, and a bulk modulus or energies."""
         return _is_scan(record) and bool({"bulk_modulus", "energy"} & record.targets.keys())
 
-    def errors(self, energies: Tensor, record: Record) -> Tensor:
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
         """B0 / B0_ref - 1, ()."""
+        energies = prediction.energies
         if "bulk_modulus" in record.targets:
             reference = _like(record.targets["bulk_modulus"], energies)
         else:
             reference = _fit(_like(record.targets["energy"], energies), record).bulk_modulus
         return _fit(energies, record).bulk_modulus / reference - 1
+
+
+class Forces(Objective):
+    """Components of the forces."""
+
+    response = True
+    unit = "eV/Angstrom"
+
+    def applies(self, record: Record) -> bool:
+        """With forces."""
+        return "forces" in record.targets
+
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
+        """F - F_ref of all structures, (3 natoms,)."""
+        pairs = zip(prediction.forces, record.targets["forces"], strict=True)
+        return torch.cat([(forces - _like(reference, forces)).flatten() for forces, reference in pairs])
+
+
+class Stress(Objective):
+    """Components of the stress, in Voigt's order."""
+
+    response = True
+    unit = "eV/Angstrom^3"
+
+    def applies(self, record: Record) -> bool:
+        """With stresses."""
+        return "stress" in record.targets
+
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
+        """sigma - sigma_ref, (n, 6)."""
+        return prediction.stress - _like(record.targets["stress"], prediction.stress)
+
+
+class Density(Objective):
+    """Density of the valence electrons, on the points of equal FFT boxes.
+
+    With the norm "l1" the loss is the integral of |n - n_ref| divided by the number of electrons, or, of several
+    structures with equal boxes, the mean of it.
+    """
+
+    absolute = True
+    response = True
+    unit = "1"
+
+    def applies(self, record: Record) -> bool:
+        """With densities."""
+        return "density" in record.targets
+
+    def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
+        """Also a box that the calculator does not take."""
+        calculators = calculators_for(record.structures, calculator)
+        for atoms, calc, density in zip(record.structures, calculators, record.targets["density"]):
+            box = tuple(calc.resolve(atoms)["gpts"])
+            if box != density.shape:
+                return f"the density of record {record.name!r} is on a box of {density.shape}, not of {box}: set gpts"
+        return super().obstacle(record, calculator)
+
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
+        """(n - n_ref) / <n_ref> on the points of all structures, (npoints,); <n_ref> the electrons per volume."""
+        pairs = zip(prediction.densities, record.targets["density"], strict=True)
+        return torch.cat([((n - _like(n_ref, n)) / float(n_ref.mean())).flatten() for n, n_ref in pairs])
+
+
+class BandGap(Objective):
+    """Kohn-Sham gaps between the highest occupied and the lowest empty level."""
+
+    response = True
+
+    def applies(self, record: Record) -> bool:
+        """With band gaps."""
+        return "band_gap" in record.targets
+
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
+        """E_gap - E_gap,ref, (n,)."""
+        return prediction.band_gaps - _like(record.targets["band_gap"], prediction.band_gaps)
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -187,12 +282,21 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "reaction_energy": ReactionEnergy,
     "lattice_constant": LatticeConstant,
     "bulk_modulus": BulkModulus,
+    "forces": Forces,
+    "stress": Stress,
+    "density": Density,
+    "band_gap": BandGap,
 }
 """By the names that configurations and metrics use."""
 
 
 def _like(values: object, energies: Tensor) -> Tensor:
     return torch.as_tensor(values, dtype=energies.dtype, device=energies.device)
+
+
+def _per_atom(energies: Tensor, record: Record) -> Tensor:
+    """(E - E_ref) / N, (n,)."""
+    return (energies - _like(record.targets["energy"], energies)) / _like(record.natoms, energies)
 
 
 def _one_composition(record: Record) -> bool:
@@ -206,54 +310,3 @@ def _is_scan(record: Record) -> bool:
 
 def _fit(energies: Tensor, record: Record) -> BirchMurnaghan:
     return fit_birch_murnaghan(_like(record.volumes, energies), energies)
-
-
-# ---- penalties on the functional itself -----------------------------------------------------------------------------
-
-
-class ParameterAnchor:
-    """Penalty on trainable parameters that leave their values of now: weight times the mean of (theta - theta_0)^2.
-
-    Parameters
-    ----------
-    functional : Functional
-        Whose parameters.
-    weight : float
-        Factor of the penalty.
-    """
-
-    def __init__(self, functional: Functional, weight: float) -> None:
-        self.weight = weight
-        self.start = {n: p.detach().clone() for n, p in functional.named_parameters() if p.requires_grad}
-
-    def __call__(self, functional: Functional) -> Tensor:
-        """The penalty ()."""
-        moved = [(p - self.start[n]).flatten() for n, p in functional.named_parameters() if n in self.start]
-        return self.weight * torch.cat(moved).square().mean()
-
-
-class FunctionalAnchor:
-    """Penalty on a functional that leaves another, point by point: weight times the mean of (F - F_parent)^2.
-
-    F = e / (n eps_x^LDA(n)) with the total density n, on points that cover density, polarisation, reduced gradient and
-    iso-orbital indicator (`sample_mesh`).
-
-    Parameters
-    ----------
-    parent : Functional
-        Of the same kind; its parameters as they are now.
-    weight : float
-        Factor of the penalty.
-    points : int
-        Number of points.
-    """
-
-    def __init__(self, parent: Functional, weight: float, points: int = 1024) -> None:
-        samples = sample_mesh(points)
-        self.weight, self.features, self.uniform = weight, samples.features, uniform_exchange(samples.density)
-        with torch.no_grad():
-            self.parent = parent(self.features) / self.uniform
-
-    def __call__(self, functional: Functional) -> Tensor:
-        """The penalty ()."""
-        return self.weight * (functional(self.features) / self.uniform - self.parent).square().mean()

@@ -6,10 +6,11 @@ positions), trajectories, databases. There each image is a structure; images who
 same "record" make one record, and the other targets stand in the `info` of the first of them.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,22 @@ TARGETS = {
     "stress": "eV/Angstrom^3",
     "volume": "Angstrom^3",
     "bulk_modulus": "eV/Angstrom^3",
+    "density": "electrons/Angstrom^3",
+    "band_gap": "eV",
 }
 """What a record may tell, with its unit.
 
 energy (n,) free energies of the n structures; reaction_energy () the sum of the record's coefficients times energies;
 forces (natoms, 3) and stress (6,) of each structure, in ASE's form; volume () and bulk_modulus () at zero pressure, of
-the cell of the structures.
+the cell of the structures; density (n1, n2, n3) of each structure, of the valence electrons on the points of the FFT
+box; band_gap (n,), from the highest occupied to the lowest empty level.
 """
 
+PROPERTIES = ("energy", "forces", "stress", "density", "band_gap")
+"""What `label` calculates."""
+
 _OF_IMAGE = ("energy", "forces", "stress")  # in files of ASE: results of the images
+_BY_STRUCTURE = ("forces", "density")  # arrays whose shapes may differ
 
 
 @dataclass(frozen=True)
@@ -119,16 +127,21 @@ class Record:
         """A target as an array, or a tuple of arrays where atoms may differ in number."""
         if key not in TARGETS:
             raise InputError(f"record {self.name!r} has the unknown target {key!r}; known are {', '.join(TARGETS)}")
-        if key == "forces":
-            arrays = tuple(np.array(forces, float) for forces in value)
-            fits = [a.shape for a in arrays] == [(len(atoms), 3) for atoms in self.structures]
-        else:
-            arrays = (np.array(value, float),)
-            n = len(self.structures)
-            fits = arrays[0].shape == {"energy": (n,), "stress": (n, 6)}.get(key, ())
-        if not fits or not all(np.isfinite(a).all() for a in arrays):
+        n = len(self.structures)
+        fits = {
+            "forces": lambda shapes: shapes == [(len(atoms), 3) for atoms in self.structures],
+            "density": lambda shapes: [len(shape) for shape in shapes] == [3] * n,
+            "stress": lambda shapes: shapes == [(n, 6)],
+            "energy": lambda shapes: shapes == [(n,)],
+            "band_gap": lambda shapes: shapes == [(n,)],
+        }.get(key, lambda shapes: shapes == [()])
+        try:
+            arrays = tuple(_unpacked(one) for one in value) if key in _BY_STRUCTURE else (np.array(value, float),)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"record {self.name!r}: {key} is not made of numbers") from error
+        if not fits([array.shape for array in arrays]) or not all(np.isfinite(array).all() for array in arrays):
             raise InputError(f"record {self.name!r}: {key} is not finite, or not one for each structure")
-        return arrays if key == "forces" else arrays[0]
+        return arrays if key in _BY_STRUCTURE else arrays[0]
 
     @property
     def natoms(self) -> np.ndarray:
@@ -142,8 +155,9 @@ class Record:
 
     def todict(self) -> dict[str, Any]:
         """Plain data."""
+        pack = {"density": _packed}
         targets = {
-            key: [v.tolist() for v in value] if isinstance(value, tuple) else value.tolist()
+            key: [pack.get(key, np.ndarray.tolist)(v) for v in value] if key in _BY_STRUCTURE else value.tolist()
             for key, value in self.targets.items()
         }
         return {
@@ -166,6 +180,18 @@ def digest(records: Iterable[Record]) -> str:
     """SHA-256 of everything in the records, hexadecimal."""
     text = json.dumps([record.todict() for record in records], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _packed(array: np.ndarray) -> dict[str, Any]:
+    """A large array as plain data, to the last bit: little-endian float64 in base64."""
+    return {"shape": list(array.shape), "base64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
+
+
+def _unpacked(value: Any) -> np.ndarray:
+    """An array of numbers, or of what `_packed` made."""
+    if not isinstance(value, Mapping):
+        return np.array(value, float)
+    return np.frombuffer(base64.b64decode(value["base64"]), "<f8").reshape(value["shape"]).astype(float)
 
 
 def _bare(atoms: Atoms) -> Atoms:
@@ -251,11 +277,21 @@ def label(
         One or more.
     calculator : Calculator
         Any of ASE.
-    properties : sequence of {"energy", "forces", "stress"}
-        What to calculate.
+    properties : sequence of {"energy", "forces", "stress", "density", "band_gap"}
+        What to calculate; the last two with an `NNXCCalculator` only.
     coefficients : sequence of float, optional
         Makes the record one of a reaction, with the target reaction_energy.
+
+    Raises
+    ------
+    InputError
+        If a property is unknown, another calculator is asked for density or band gap, or a reaction has no energies.
     """
+    known = PROPERTIES if isinstance(calculator, NNXCCalculator) else _OF_IMAGE
+    if not set(properties) <= set(known):
+        raise InputError(f"properties={', '.join(properties)}: {type(calculator).__name__} gives {', '.join(known)}")
+    if coefficients is not None and "energy" not in properties:
+        raise InputError(f"properties={', '.join(properties)}: a reaction needs energy")
     if isinstance(calculator, NNXCCalculator):
         calculators: Sequence[Calculator] = calculators_for(structures, calculator)
     else:
@@ -264,33 +300,32 @@ def label(
     for atoms, calc in zip(structures, calculators):
         structure = _bare(atoms)
         structure.calc = calc
-        get = {
-            "energy": lambda: _free_energy(structure),
-            "forces": structure.get_forces,
-            "stress": structure.get_stress,
-        }
         for key in properties:
-            targets[key].append(get[key]())
+            targets[key].append(_calculated(key, structure))
     if coefficients is not None:
         targets["reaction_energy"] = float(np.dot(coefficients, targets["energy"]))
     made = None if coefficients is None else tuple(coefficients)
     return Record(name, tuple(structures), targets, made, _provenance(calculator, structures))
 
 
-def _free_energy(atoms: Atoms) -> float:
+def _calculated(key: str, atoms: Atoms) -> Any:
+    """One of `PROPERTIES`, by the calculator that is attached."""
+    calculator = atoms.calc
+    if isinstance(calculator, NNXCCalculator) and key in ("density", "band_gap"):
+        return getattr(calculator.differentiable(atoms), key).detach().cpu().numpy()
+    if key != "energy":
+        return calculator.get_property(key, atoms)
     try:
-        return float(atoms.get_potential_energy(force_consistent=True))
+        return atoms.get_potential_energy(force_consistent=True)
     except PropertyNotImplementedError:
-        return float(atoms.get_potential_energy())
+        return atoms.get_potential_energy()
 
 
 def _provenance(calculator: Calculator, structures: Sequence[Atoms]) -> Provenance:
     settings = json.loads(json.dumps(calculator.todict(), default=str))
     if not isinstance(calculator, NNXCCalculator):
         return Provenance(type(calculator).__name__, str(settings.get("xc", "unknown")), settings=settings)
-    tables: dict[str, str] = {}
-    for atoms in structures:
-        tables |= table_digests(atoms, calculator)
+    tables = _all_digests(structures, calculator)
     return Provenance(f"ase_nnxc {__version__}", str(settings["xc"]), tables, settings)
 
 
@@ -298,6 +333,74 @@ def table_digests(atoms: Atoms, calculator: NNXCCalculator) -> dict[str, str]:
     """`table_digest` of the pseudopotentials, by element, that a calculator takes for the atoms."""
     names = calculator.resolve(atoms)["pseudos"]
     return {symbol: table_digest(find_entry(symbol, name).read()) for symbol, name in names.items()}
+
+
+def _all_digests(structures: Sequence[Atoms], calculator: NNXCCalculator) -> dict[str, str]:
+    return {symbol: digest for atoms in structures for symbol, digest in table_digests(atoms, calculator).items()}
+
+
+def other_table(record: Record, calculator: NNXCCalculator) -> str | None:
+    """An element whose pseudopotential the record's targets are not known to share with a calculator, if any."""
+    for atoms in record.structures:
+        for symbol, own in table_digests(atoms, calculator).items():
+            if record.provenance.tables.get(symbol) != own:
+                return symbol
+    return None
+
+
+def align_energies(records: Sequence[Record], calculator: NNXCCalculator) -> list[Record]:
+    """Records of another code or of other pseudopotentials, their energies shifted to those of a calculator.
+
+    The shift is a constant o_Z for each element Z, found by linear least squares over all structures,
+
+        min_o sum_i ((E_ref,i - sum_Z N_iZ o_Z - E_i) / N_i)^2,
+
+    E_i the calculator's free energies, N_iZ the number of atoms of Z and N_i of all; where compositions leave them
+    open, the smallest. What is left of E_ref - E can be compared as absolute energies are, with the calculator's
+    pseudopotentials, whose digests the records get. The constants stand in the settings of their provenance.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of one code and one functional; those without energies stay as they are.
+    calculator : NNXCCalculator
+        With the functional that training starts with, and its settings.
+
+    Raises
+    ------
+    InputError
+        If the records are of several codes or functionals, or tell densities, which stay another potential's.
+    """
+    told = [record for record in records if "energy" in record.targets]
+    sources = sorted({f"{record.provenance.code}, {record.provenance.functional}" for record in told})
+    if len(sources) > 1:
+        raise InputError(f"energies of {'; '.join(sources)} have no common zero: align those of each by themselves")
+    for record in told:
+        if "density" in record.targets:
+            raise InputError(f"record {record.name!r} has a density, which a shift of energies makes no other")
+    symbols = sorted({symbol for record in told for atoms in record.structures for symbol in atoms.symbols})
+    counts = {record.name: _counts(record, symbols) for record in told}
+    rows, right = [], []
+    for record in told:
+        own = label(record.name, record.structures, calculator).targets["energy"]
+        rows.append(counts[record.name] / record.natoms[:, None])
+        right.append((record.targets["energy"] - own) / record.natoms)
+    offsets = np.linalg.lstsq(np.vstack(rows), np.concatenate(right), rcond=1e-10)[0] if told else np.zeros(0)
+    by_symbol = dict(zip(symbols, offsets.tolist()))
+
+    def aligned(record: Record) -> Record:
+        tables = _all_digests(record.structures, calculator)
+        settings = {**record.provenance.settings, "offsets": {s: by_symbol[s] for s in tables}}
+        targets = {**record.targets, "energy": record.targets["energy"] - counts[record.name] @ offsets}
+        provenance = replace(record.provenance, tables=tables, settings=settings)
+        return replace(record, targets=targets, provenance=provenance)
+
+    return [aligned(record) if "energy" in record.targets else record for record in records]
+
+
+def _counts(record: Record, symbols: Sequence[str]) -> np.ndarray:
+    """Number of atoms of each element in each structure (n, nsymbols)."""
+    return np.array([[atoms.symbols.count(symbol) for symbol in symbols] for atoms in record.structures])
 
 
 def calculators_for(structures: Sequence[Atoms], calculator: NNXCCalculator) -> list[NNXCCalculator]:
@@ -348,6 +451,8 @@ def write_records(path: str | Path, records: Sequence[Record]) -> None:
 def read_records(path: str | Path) -> list[Record]:
     """Records of a file that `write_records` or ASE wrote; images without "record" are one record each.
 
+    These are called as the file, and numbered if they are several.
+
     Raises
     ------
     InputError
@@ -378,10 +483,10 @@ def _read(path: Path) -> list[Record]:
         images: list[Atoms] = []
         for row in ase.db.connect(path).select():
             images.append(row.toatoms())
-            images[-1].info = {"record": row.get("record", f"row-{row.id}"), **row.data}
+            images[-1].info = {**({"record": row.record} if "record" in row else {}), **row.data}
     else:
         images = list(ase.io.iread(path, index=":"))
-    return _from_images(images)
+    return _from_images(images, path.stem)
 
 
 def _to_images(record: Record) -> list[Atoms]:
@@ -403,10 +508,11 @@ def _to_images(record: Record) -> list[Atoms]:
     return images
 
 
-def _from_images(images: Sequence[Atoms]) -> list[Record]:
+def _from_images(images: Sequence[Atoms], name: str) -> list[Record]:
     groups: dict[str, list[Atoms]] = {}
     for i, image in enumerate(images):
-        groups.setdefault(str(image.info.get("record", f"image-{i}")), []).append(image)
+        own = name if len(images) == 1 else f"{name}-{i}"
+        groups.setdefault(str(image.info.get("record", own)), []).append(image)
     return [_from_group(name, group) for name, group in groups.items()]
 
 

@@ -217,7 +217,7 @@ def sample_crystals(
     calculator = NNXCCalculator(functional, **parameters)
     systems = []
     for name, atoms in tqdm(crystals.items(), desc="crystals", disable=None):
-        systems.append(_draw(*_features(calculator._ground_state(atoms)), name, count, rng))
+        systems.append(_draw(*_features(calculator.ground_state(atoms)), name, count, rng))
     return join(systems)
 
 

@@ -2,20 +2,28 @@
 
 A step takes the gradient of the loss of some records, mean over these, and gives it to a torch optimizer. After every
 step all that is needed to go on lies in the folder of the run, so that a run that was ended anywhere, and is started
-again, ends at the same parameters.
+again, ends at the same parameters: random numbers follow from the seed and the number of the step.
+
+Started by `torchrun`, each process calculates records of its own, the same ones in all epochs, gradients and losses are
+added up, and all take the same step.
 """
 
+import hashlib
 import json
 import math
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from ase.calculators.calculator import CalculationFailed, InputError
 from matplotlib.figure import Figure
@@ -24,18 +32,23 @@ from tqdm import tqdm
 
 from ..calculator import NNXCCalculator, _device
 from ..checkpoints import save_functional
+from ..ks.response import ResponseError
 from ..registry import pseudo_family
 from ..xc import Functional, describe
 from .objectives import OBJECTIVES, Objective
-from .records import Record, digest, table_digests
+from .prediction import Prediction
+from .ranks import Ranks, shares
+from .records import Record, digest
 from .warm import WarmCalculators
 
-Loss = Callable[[Tensor, Record], Tensor]
+Loss = Callable[[Prediction, Record], Tensor]
 Penalty = Callable[[Functional], Tensor]
+
+_FAILURES = (CalculationFailed, InputError, ResponseError, ValueError)  # of a record; ValueError: no minimum of a curve
 
 
 class TrainingError(CalculationFailed):
-    """Too many structures could not be calculated."""
+    """Too many structures could not be calculated, or a penalty could not."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ class Settings:
         Records in each step; default: all.
     fixed_density_epochs : int
         So many epochs at first keep the orbitals of the start, in training and validation: cheap, and good enough far
-        from the goal.
+        from the goal. Only energies are known of these; objectives that read more are left out there.
     clip : float, optional
         Largest norm of the gradient; longer ones are shortened to it.
     patience : int, optional
@@ -58,9 +71,9 @@ class Settings:
     tolerated_failures : float
         Share of the training records that may fail in an epoch; with more, the run stops.
     memory : float
-        GiB of ground states to keep warm.
+        GiB of ground states to keep warm, on each rank.
     seed : int
-        Of the order of the records.
+        Of the order of the records, and of the random numbers that objectives and penalties draw from torch.
     """
 
     epochs: int = 100
@@ -104,7 +117,8 @@ class Trainer:
         How to train.
     folder : path, optional
         Gets metrics.jsonl, learning-curve.png and what a run needs to be resumed. A run that is found there, of the
-        same records, functional and settings, is resumed.
+        same records, functional, objectives, penalties, optimizer, scheduler and settings, is resumed. All ranks must
+        see it.
 
     Attributes
     ----------
@@ -112,6 +126,8 @@ class Trainer:
         One for each finished epoch, as written to the metrics.
     failures : dict of str to str
         Names of the records that failed, with the last message.
+    rank : int
+        Number of this process among those that train together; 0 writes files, warnings and progress.
 
     Raises
     ------
@@ -136,23 +152,37 @@ class Trainer:
         self.functional = _trainable(calculator)
         self.training, self.objectives, self.penalties = list(training), list(objectives), list(penalties)
         self.validation = list(validation) if validation is not None else self.training
+        self._labels = _labels(self.objectives)
         self._check_records()
-        parameters = [p for p in self.functional.parameters() if p.requires_grad]
-        self.optimizer = optimizer or torch.optim.Adam(parameters, lr=1e-3)
+        self._parameters = [p for p in self.functional.parameters() if p.requires_grad]
+        self.optimizer = optimizer or torch.optim.Adam(self._parameters, lr=1e-3)
         self.scheduler = scheduler
         self.folder = None if folder is None else Path(folder)
         self.history: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
         self._warm = WarmCalculators(calculator, self.settings.memory)
-        self._parameters = parameters
         self._epoch, self._step, self._total = 0, 0, 0  # steps of the epoch, and of all, that are done
         self._seconds = 0.0
         self._sums = _Sums()
         self._best = self._no_best()
+        self._identity = self._make_identity()
+        self._ranks = Ranks()
+        self.rank = self._ranks.number
+        self._own = self._join()
         self._best_tensors = _copied(self.functional)
+        self._latest: Path | None = None  # the last complete resume folder
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._resume()
+            self._resume(self.folder)
+
+    def _join(self) -> set[str]:
+        """Begin as rank 0 does; the names of the records that are this rank's."""
+        for identity in self._ranks.gather(lambda: self._identity):
+            _compare(identity, self._identity, "other ranks have other {}")
+        self.functional.load_state_dict(self._ranks.first(lambda: _copied(self.functional, "cpu")))
+        trained = {record.name for record in self.training}
+        others = [record for record in self.validation if record.name not in trained]
+        ranks = shares(self.training, self._ranks.count) | shares(others, self._ranks.count)
+        return {name for name, rank in ranks.items() if rank == self.rank}
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -170,7 +200,8 @@ class Trainer:
             If too many structures fail.
         """
         steps = self.settings.epochs * len(self._batches())
-        with tqdm(total=steps, initial=self._total, desc="training", unit="step", disable=None) as bar:
+        quiet = True if self.rank else None  # None: on terminals only
+        with tqdm(total=steps, initial=self._total, desc="training", unit="step", disable=quiet) as bar:
             while self._epoch < self.settings.epochs and not self._is_patience_over():
                 self._run_epoch(bar)
         self.functional.load_state_dict(self._best_tensors)
@@ -187,7 +218,7 @@ class Trainer:
         metrics = self._end_epoch()
         metrics["seconds"] = round(self._seconds + time.perf_counter() - clock, 3)
         self.history.append(metrics)
-        self._write_metrics(metrics)
+        self._ranks.first(lambda: self._write_metrics(metrics))
         self._epoch, self._step, self._seconds, self._sums = self._epoch + 1, 0, 0.0, _Sums()
         self._write_resume()
         bar.set_postfix(loss=f"{metrics['loss']:.2e}", validation=f"{metrics['validation_loss']:.2e}", refresh=False)
@@ -201,79 +232,117 @@ class Trainer:
 
     def _take_step(self, batch: Sequence[Record]) -> None:
         fixed_density = self._epoch < self.settings.fixed_density_epochs
+        start = [p.detach().clone() for p in self._parameters]
         sums = _Sums()
 
         def closure() -> float:
             nonlocal sums
             self.optimizer.zero_grad()
             sums = self._backward(batch, fixed_density)
-            return sums.loss / sums.count
+            return sums.mean()
 
         try:
             self.optimizer.step(closure)
         except _NothingToLearn as stop:
-            sums = _Sums(failed=stop.failed)  # parameters stay
+            sums = _Sums(failed=stop.failed)
+            with torch.no_grad():  # the optimizer may have tried others
+                for p, old in zip(self._parameters, start):
+                    p.copy_(old)
         self._sums.add(sums)
 
     def _backward(self, batch: Sequence[Record], fixed_density: bool) -> "_Sums":
         """Put the gradient of the mean loss of the records that succeed, and of the penalties, on the parameters."""
-        sums = self._evaluate(batch, fixed_density, backward=True)
+        sums, gradient = self._evaluate(batch, fixed_density, with_gradient=True)
         if sums.count == 0:
             raise _NothingToLearn(sums.failed)
-        for p in self._parameters:
-            if p.grad is not None:
-                p.grad /= sums.count
-        for penalty in self.penalties:
-            value = penalty(self.functional)
-            value.backward()
-            sums.loss += float(value.detach()) * sums.count
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = torch.cat([g.flatten() for g in gradients]).norm()
-        if not norm.isfinite():
-            self._report(batch, "the gradient is not finite")
-            raise _NothingToLearn([record.name for record in batch])
+        gradient /= sums.count
+        if self.penalties:
+            value, slope = self._ranks.first(self._penalise)
+            sums.loss += value * sums.count
+            gradient += slope
         if self.settings.clip is not None:
-            for gradient in gradients:
-                gradient *= (self.settings.clip / norm).clamp(max=1)
+            gradient *= (self.settings.clip / gradient.norm()).clamp(max=1)
+        for p, part in zip(self._parameters, gradient.split([p.numel() for p in self._parameters])):
+            p.grad = part.view_as(p).to(p)
         return sums
 
-    def _evaluate(self, records: Sequence[Record], fixed_density: bool = False, backward: bool = False) -> "_Sums":
-        """Losses and errors of the records; those that fail are told and left out."""
-        sums = _Sums()
+    def _evaluate(
+        self, records: Sequence[Record], fixed_density: bool = False, with_gradient: bool = False
+    ) -> "tuple[_Sums, Tensor]":
+        """Losses and errors, and the gradient (nparameters,), summed over the records that do not fail, of all ranks.
+
+        Records that fail are told and left out.
+        """
+        own = [record for record in records if record.name in self._own]
+        sums, gradient = _Sums(), _no_gradient(self._parameters)
+        for part, slope in self._ranks.gather(lambda: self._evaluate_own(own, fixed_density, with_gradient)):
+            sums.add(part)
+            gradient += slope
+        self._report(sums.failed)
+        return sums, gradient
+
+    def _evaluate_own(
+        self, records: Sequence[Record], fixed_density: bool, with_gradient: bool
+    ) -> "tuple[_Sums, Tensor]":
+        """Those sums over records of this rank."""
+        sums, gradient = _Sums(), _no_gradient(self._parameters)
         for record in records:
             try:
-                energies = self._warm.energies(record, fixed_density)
-                loss = torch.stack([o(energies, record) for o in self._objectives_of(record)]).sum()
-                if not loss.isfinite():
-                    raise CalculationFailed("the loss is not finite")
-            except (CalculationFailed, InputError, ValueError) as error:  # ValueError: a curve without minimum
-                self._report([record], str(error))
-                sums.failed.append(record.name)
-                continue
-            if backward:
-                loss.backward()
-            sums.add_record(float(loss.detach()), self._squared_errors(energies.detach(), record))
-        return sums
+                with self._random_numbers(record.name):
+                    prediction = self._warm.predict(record, fixed_density)
+                    reading = self._reading(record, fixed_density)
+                    loss = torch.stack([o(prediction, record) for _, o in reading]).sum()
+                    slope = (_gradient if with_gradient else _no_gradient)(self._parameters, loss)
+                    if not (loss.isfinite() and slope.isfinite().all()):
+                        raise CalculationFailed("the loss or its gradient is not finite")
+                squares = _squared_errors(prediction, record, reading)
+                sums.add(_Sums(float(loss.detach()), 1, squares, dict.fromkeys(squares, 1)))
+                gradient += slope  # now that nothing has failed
+            except _FAILURES as error:
+                sums.failed[record.name] = str(error)
+        return sums, gradient
 
-    def _objectives_of(self, record: Record) -> list[Loss]:
-        return [o for o in self.objectives if not isinstance(o, Objective) or o.applies(record)]
+    def _penalise(self) -> tuple[float, Tensor]:
+        """The sum of the penalties and its gradient (nparameters,)."""
+        with self._random_numbers("penalties"):
+            value = torch.stack([penalty(self.functional) for penalty in self.penalties]).sum()
+            slope = _gradient(self._parameters, value)
+        if not (value.isfinite() and slope.isfinite().all()):
+            raise TrainingError("a penalty or its gradient is not finite")
+        return float(value.detach()), slope
 
-    def _squared_errors(self, energies: Tensor, record: Record) -> dict[str, float]:
-        """Mean squared error of each objective that tells errors."""
-        own = [o for o in self._objectives_of(record) if isinstance(o, Objective)]
-        return {_label(o): float(o.errors(energies, record).square().mean()) for o in own}
+    @contextmanager
+    def _random_numbers(self, what: str) -> Iterator[None]:
+        """Let what is drawn from torch's generators follow from the seed and the step; they end as they were."""
+        seed = hashlib.sha256(f"{self.settings.seed} {self._total} {what}".encode()).digest()
+        device = self._parameters[0].device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.default_generator.manual_seed(int.from_bytes(seed[:7], "big"))
+            if device.type == "cuda":
+                torch.cuda.default_generators[device.index].manual_seed(int.from_bytes(seed[:7], "big"))
+            yield
 
-    def _report(self, records: Sequence[Record], message: str) -> None:
+    def _reading(self, record: Record, fixed_density: bool = False) -> list[tuple[str, Loss]]:
+        """Labels and objectives of those that read the record, and can where orbitals are kept."""
+
+        def reads(objective: Loss) -> bool:
+            if not isinstance(objective, Objective):
+                return True
+            return objective.applies(record) and not (fixed_density and objective.response)
+
+        return [(label, o) for label, o in zip(self._labels, self.objectives) if reads(o)]
+
+    def _report(self, failed: Mapping[str, str]) -> None:
         """Tell of records that failed: the first time by a warning."""
-        for record in records:
-            if record.name not in self.failures:
-                warnings.warn(f"record {record.name!r} is left out: {message}", stacklevel=4)
-            self.failures[record.name] = message
+        new = {name: message for name, message in failed.items() if name not in self.failures}
+        if new:
+            self._ranks.first(lambda: _warn(new))
+        self.failures |= failed
 
     # -- the end of an epoch ---------------------------------------------------------------------------------------
 
     def _end_epoch(self) -> dict[str, Any]:
-        failed = sorted(set(self._sums.failed))
+        failed = sorted(self._sums.failed)
         if len(failed) > self.settings.tolerated_failures * len(self.training):
             told = "; ".join(f"{name}: {self.failures[name]}" for name in failed)
             raise TrainingError(
@@ -281,17 +350,17 @@ class Trainer:
             )
         if self._epoch == self.settings.fixed_density_epochs:
             self._best |= self._no_best()  # what was good at fixed densities need not be
-        validation = self._evaluate(self.validation, self._epoch < self.settings.fixed_density_epochs)
-        loss = validation.loss / validation.count if validation.count else math.inf
+        validation, _ = self._evaluate(self.validation, self._epoch < self.settings.fixed_density_epochs)
+        loss = validation.mean()
         # without a record that was there before, a loss says nothing of an improvement
-        if loss < self._best["loss"] and set(validation.failed) <= set(self._best["failed"]):
-            self._best = {"loss": loss, "failed": validation.failed, "epoch": self._epoch + 1}
+        if loss < self._best["loss"] and validation.failed.keys() <= set(self._best["failed"]):
+            self._best = {"loss": loss, "failed": list(validation.failed), "epoch": self._epoch + 1}
             self._best_tensors = _copied(self.functional)
         rate = self.optimizer.param_groups[0]["lr"]
         self._step_scheduler(loss)
         return {
             "epoch": self._epoch + 1,
-            "loss": self._sums.loss / self._sums.count if self._sums.count else math.inf,
+            "loss": self._sums.mean(),
             "validation_loss": loss,
             "errors": self._sums.errors(),
             "validation_errors": validation.errors(),
@@ -324,7 +393,9 @@ class Trainer:
     def save(
         self, root: str | os.PathLike[str], *, name: str, version: int = 1, description: str, **fields: Any
     ) -> Path:
-        """Write the functional as a checkpoint, with a card of data, settings, metrics and time.
+        """Write the functional as a checkpoint, with a card of data, objectives, settings, metrics and time.
+
+        Where several ranks train, all must call it.
 
         Parameters
         ----------
@@ -338,8 +409,7 @@ class Trainer:
             "records": [record.name for record in self.training],
             "data_sha256": digest(self.training),
             "validation_sha256": digest(self.validation),
-            "objectives": [_label(o) for o in self.objectives],
-            "optimizer": type(self.optimizer).__name__,
+            **{name: self._identity[name] for name in ("objectives", "penalties", "optimizer", "scheduler")},
             "settings": asdict(self.settings),
             "calculator": self._plain_parameters(),
             "epochs": len(self.history),
@@ -347,16 +417,10 @@ class Trainer:
             "failed": self.failures,
         }
         fields = {"pseudos": f"gth-{pseudo_family(self.functional)}", **fields}
-        metrics = {key: value for key, value in best.items() if key != "seconds"}
-        return save_functional(
-            self.functional,
-            root,
-            name=name,
-            version=version,
-            description=description,
-            training=training,
-            metrics=metrics,
-            **fields,
+        metrics = {key: _facts(value) for key, value in best.items() if key != "seconds"}
+        fields |= {"name": name, "version": version, "description": description}
+        return self._ranks.first(
+            lambda: save_functional(self.functional, root, training=training, metrics=metrics, **fields)
         )
 
     def _plain_parameters(self) -> dict[str, Any]:
@@ -366,90 +430,87 @@ class Trainer:
     # -- checks ----------------------------------------------------------------------------------------------------
 
     def _check_records(self) -> None:
-        """InputError for records that no objective reads, and for absolute energies of other potentials."""
+        """InputError for records that no objective reads, and for those that cannot be compared."""
         if not self.training or not self.validation or not self.objectives:
             raise InputError("records and objectives are needed: there are none")
         both = {record.name: record for record in (*self.training, *self.validation)}
         if len(both) < len({id(record) for record in (*self.training, *self.validation)}):
             raise InputError("two records, of training and validation together, have one name")
         for record in both.values():
-            applying = self._objectives_of(record)
-            if not applying:
+            reading = [objective for _, objective in self._reading(record)]
+            if not reading:
                 told = ", ".join(record.targets) or "nothing"
                 raise InputError(f"no objective reads record {record.name!r}, which tells {told}")
-            if any(isinstance(o, Objective) and o.absolute for o in applying):
-                self._check_tables(record)
-
-    def _check_tables(self, record: Record) -> None:
-        symbol = _other_table(record, self.calculator)
-        if symbol is not None:
-            raise InputError(
-                f"absolute energies of record {record.name!r} ({record.provenance.code}) cannot be compared: "
-                f"its pseudopotential of {symbol} is another one, or not told. Use differences of energies"
-            )
+            for obstacle in (o.obstacle(record, self.calculator) for o in reading if isinstance(o, Objective)):
+                if obstacle is not None:
+                    raise InputError(obstacle)
+            if self.settings.fixed_density_epochs and not self._reading(record, fixed_density=True):
+                raise InputError(
+                    f"record {record.name!r} tells no energies, so that no objective reads it at fixed densities: set "
+                    "fixed_density_epochs=0"
+                )
 
     # -- resuming --------------------------------------------------------------------------------------------------
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be resumed, as plain data."""
+    def _make_identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed, as plain data; of a run that has not begun."""
         changeable = ("epochs", "patience", "memory", "tolerated_failures")
+        groups = self.optimizer.state_dict()["param_groups"]
+        optimizer = [{key: _facts(value) for key, value in group.items() if key != "params"} for group in groups]
+        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
         return {
             "records": digest(self.training),
             "validation records": digest(self.validation),
-            "functional": json.dumps(describe(self.functional)["architecture"]),
-            "objectives": str([_label(o) for o in self.objectives]),
-            "optimizer": type(self.optimizer).__name__,
-            "settings": json.dumps({k: v for k, v in asdict(self.settings).items() if k not in changeable}),
-            "calculator": json.dumps(self._plain_parameters()),
+            "functional": _facts(describe(self.functional)),
+            "objectives": {label: _facts(objective) for label, objective in zip(self._labels, self.objectives)},
+            "penalties": [_facts(penalty) for penalty in self.penalties],
+            "optimizer": {"class": type(self.optimizer).__name__, "groups": optimizer},
+            "scheduler": scheduler and {"class": type(self.scheduler).__name__, "state": _facts(scheduler)},
+            "settings": {key: value for key, value in asdict(self.settings).items() if key not in changeable},
+            "calculator": self._plain_parameters(),
         }
 
     def _write_resume(self) -> None:
-        """Write all that is needed to go on to a new folder, and rename it when it is complete."""
+        """Write all that is needed to go on to a new folder, each rank its ground states, and rename it at the end."""
         if self.folder is None:
             return
-        older = _resume_folders(self.folder)
         final = self.folder / f"resume-{self._total + self._epoch:08d}"
         temporary = final.with_suffix(".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        names = self._warm.save(temporary, older[-1] if older else None)
-        metrics = self.folder / "metrics.jsonl"
-        torch.save(
-            {
-                "identity": self._identity(),
-                "functional": self.functional.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-                "place": [self._epoch, self._step, self._total],
-                "seconds": self._seconds,
-                "sums": asdict(self._sums),
-                "history": self.history,
-                "failures": self.failures,
-                "best": self._best,
-                "best_tensors": self._best_tensors,
-                "warm": names,
-                "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
-            },
-            temporary / "trainer.pt",
-        )
-        temporary.rename(final)
-        for folder in older:
-            shutil.rmtree(folder)
+        self._ranks.first(lambda: _make_anew(temporary))
+        shares = self._ranks.gather(lambda: self._warm.save(temporary, self._latest))
+        ground_states = [name for share in shares for name in share]
+        self._ranks.first(lambda: self._complete_resume(temporary, final, ground_states))
+        self._latest = final
 
-    def _resume(self) -> None:
+    def _complete_resume(self, temporary: Path, final: Path, ground_states: list[str]) -> None:
+        metrics = final.parent / "metrics.jsonl"
+        data = {
+            "identity": self._identity,
+            "functional": self.functional.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "place": [self._epoch, self._step, self._total],
+            "seconds": self._seconds,
+            "sums": asdict(self._sums),
+            "history": self.history,
+            "failures": self.failures,
+            "best": self._best,
+            "best_tensors": self._best_tensors,
+            "warm": ground_states,
+            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+        }
+        torch.save(data, temporary / "trainer.pt")
+        temporary.rename(final)
+        for older in _resume_folders(final.parent)[:-1]:
+            shutil.rmtree(older)
+
+    def _resume(self, folder: Path) -> None:
         """Take up the run that the folder holds, if it holds one."""
-        assert self.folder is not None
-        for leftover in self.folder.glob("resume-*.tmp"):
-            shutil.rmtree(leftover)
-        folders = _resume_folders(self.folder)
-        metrics = self.folder / "metrics.jsonl"
-        if not folders:
-            metrics.unlink(missing_ok=True)
+        self._latest = self._ranks.first(lambda: _clean(folder))
+        if self._latest is None:
             return
-        data = torch.load(folders[-1] / "trainer.pt", weights_only=True)
-        for what, value in self._identity().items():
-            if data["identity"][what] != value:
-                raise InputError(f"{self.folder} holds a run with other {what}: take another folder, or remove it")
+        data = torch.load(self._latest / "trainer.pt", weights_only=True)
+        _compare(data["identity"], self._identity, f"{folder} holds a run with other {{}}: take another one")
         self.functional.load_state_dict(data["functional"])
         self.optimizer.load_state_dict(data["optimizer"])
         if self.scheduler is not None:
@@ -458,16 +519,15 @@ class Trainer:
         self._seconds, self._sums = data["seconds"], _Sums(**data["sums"])
         self.history, self.failures = data["history"], data["failures"]
         self._best, self._best_tensors = data["best"], data["best_tensors"]
-        records = {record.name: record for record in (*self.training, *self.validation)}
-        self._warm.load(folders[-1], data["warm"], records)
-        if metrics.exists():
-            os.truncate(metrics, data["metrics_bytes"])  # lines of an epoch that is done again
+        own = {record.name: record for record in (*self.training, *self.validation) if record.name in self._own}
+        self._warm.load(self._latest, data["warm"], own)
+        self._ranks.first(lambda: _truncate(folder / "metrics.jsonl", data["metrics_bytes"]))
 
 
 class _NothingToLearn(Exception):
-    """No record of a step gave a finite gradient; `failed` are their names."""
+    """All records of a step failed, for the reasons given by name."""
 
-    def __init__(self, failed: list[str]) -> None:
+    def __init__(self, failed: dict[str, str]) -> None:
         super().__init__()
         self.failed = failed
 
@@ -478,13 +538,9 @@ class _Sums:
 
     loss: float = 0.0
     count: int = 0
-    squares: dict[str, float] = field(default_factory=dict)  # by objective
+    squares: dict[str, float] = field(default_factory=dict)  # by label of the objective
     counts: dict[str, int] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
-
-    def add_record(self, loss: float, squares: Mapping[str, float]) -> None:
-        """One more record that succeeded."""
-        self.add(_Sums(loss, 1, dict(squares), dict.fromkeys(squares, 1)))
+    failed: dict[str, str] = field(default_factory=dict)  # why, by name of the record
 
     def add(self, other: "_Sums") -> None:
         """All of another."""
@@ -492,11 +548,47 @@ class _Sums:
         for name, square in other.squares.items():
             self.squares[name] = self.squares.get(name, 0.0) + square
             self.counts[name] = self.counts.get(name, 0) + other.counts[name]
-        self.failed += other.failed
+        self.failed |= other.failed
+
+    def mean(self) -> float:
+        """Loss of a record; infinite if all have failed."""
+        return self.loss / self.count if self.count else math.inf
 
     def errors(self) -> dict[str, float]:
         """Root mean square error of each objective, in its unit."""
         return {name: math.sqrt(square / self.counts[name]) for name, square in self.squares.items()}
+
+
+def _gradient(parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
+    """(nparameters,) float64 on the CPU."""
+    slopes = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([slope.flatten() for slope in slopes]).to("cpu", torch.float64)
+
+
+def _no_gradient(parameters: Sequence[Tensor], _: Tensor | None = None) -> Tensor:
+    return torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64, device="cpu")
+
+
+def _warn(failed: Mapping[str, str]) -> None:
+    for name, message in failed.items():
+        warnings.warn(f"record {name!r} is left out: {message}", stacklevel=2)
+
+
+def _clean(folder: Path) -> Path | None:
+    """Make a run's folder, or remove what an interrupted run left half done; the newest complete resume folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob("resume-*.tmp"):
+        shutil.rmtree(leftover)
+    complete = _resume_folders(folder)
+    if not complete:
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    return complete[-1] if complete else None
+
+
+def _make_anew(folder: Path) -> None:
+    """An empty folder, whatever was there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
 
 
 def _resume_folders(folder: Path) -> list[Path]:
@@ -504,12 +596,61 @@ def _resume_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("resume-*") if path.suffix != ".tmp")
 
 
-def _copied(functional: Functional) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in functional.state_dict().items()}
+def _truncate(metrics: Path, size: int) -> None:
+    """Remove lines of an epoch that is done again."""
+    if metrics.exists():
+        os.truncate(metrics, size)
 
 
-def _label(objective: Loss) -> str:
-    """The name of an objective in metrics."""
+def _compare(found: Mapping[str, Any], expected: Mapping[str, Any], complaint: str) -> None:
+    """InputError, naming the first difference, unless two runs have the same identity."""
+    for what, value in expected.items():
+        if found.get(what) != value:
+            raise InputError(complaint.format(what))
+
+
+def _facts(thing: Any, inside: bool = False) -> Any:
+    """Plain data by which a thing differs from others: of arrays the digest, of functions the name.
+
+    Of an object the attributes; of objects in these the class, if they are no functionals.
+    """
+    if thing is None or isinstance(thing, bool | int | str):
+        return thing
+    if isinstance(thing, float):
+        return thing if math.isfinite(thing) else str(thing)
+    if isinstance(thing, Tensor):
+        return _facts(thing.detach().cpu().numpy())
+    if isinstance(thing, np.ndarray | np.generic):
+        return "sha256 " + hashlib.sha256(thing.tobytes()).hexdigest()
+    if isinstance(thing, Mapping):
+        return {str(key): _facts(value, inside) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [_facts(value, inside) for value in thing]
+    kind = thing if isinstance(thing, type | FunctionType | BuiltinFunctionType | MethodType) else type(thing)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(thing, torch.nn.Module):
+        return {"class": name, **_facts(thing.state_dict())}
+    if inside or kind is thing:
+        return name
+    return {"class": name, **_facts(getattr(thing, "__dict__", {}), inside=True)}
+
+
+def _copied(functional: Functional, device: str | None = None) -> dict[str, Tensor]:
+    return {name: tensor.detach().to(device, copy=True) for name, tensor in functional.state_dict().items()}
+
+
+def _labels(objectives: Sequence[Loss]) -> list[str]:
+    """Names of the objectives in metrics, the second of a name with "-2"."""
+    seen: Counter[str] = Counter()
+    labels = []
+    for objective in objectives:
+        name = _name(objective)
+        seen[name] += 1
+        labels.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return labels
+
+
+def _name(objective: Loss) -> str:
     for name, cls in OBJECTIVES.items():
         if type(objective) is cls:
             return name
@@ -530,19 +671,17 @@ def _trainable(calculator: NNXCCalculator) -> Functional:
     return functional
 
 
-def _other_table(record: Record, calculator: NNXCCalculator) -> str | None:
-    """An element whose pseudopotential the record's energies are not known to share, if there is one."""
-    for atoms in record.structures:
-        for symbol, own in table_digests(atoms, calculator).items():
-            if record.provenance.tables.get(symbol) != own:
-                return symbol
-    return None
+def _squared_errors(prediction: Prediction, record: Record, reading: Sequence[tuple[str, Loss]]) -> dict[str, float]:
+    """Mean squared error of each objective that tells errors, by its label."""
+    own = [(label, o) for label, o in reading if isinstance(o, Objective)]
+    with torch.no_grad():
+        return {label: float(o.errors(prediction, record).square().mean()) for label, o in own}
 
 
 def evaluate(calculator: NNXCCalculator, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Errors of a calculator's free energies on records, by every objective that can be told.
+    """Errors of a calculator's predictions on records, by every objective that can be told.
 
-    Absolute energies are compared where the record's were made with the same pseudopotentials.
+    Absolute energies and densities are compared where the record's were made with the same pseudopotentials.
 
     Parameters
     ----------
@@ -561,12 +700,11 @@ def evaluate(calculator: NNXCCalculator, records: Sequence[Record]) -> list[dict
     for record in tqdm(records, desc="records", disable=None):
         row: dict[str, Any] = {"record": record.name}
         try:
-            same = _other_table(record, calculator) is None
-            energies = warm.energies(record).detach()
-            chosen = {n: make() for n, make in OBJECTIVES.items() if same or not make.absolute}
-            squares = {n: o.errors(energies, record).square().mean() for n, o in chosen.items() if o.applies(record)}
-            row["errors"] = {n: {"rms": math.sqrt(s), "unit": chosen[n].unit} for n, s in squares.items()}
-        except (CalculationFailed, InputError, ValueError) as error:
+            made: dict[str, Objective] = {name: cls() for name, cls in OBJECTIVES.items()}
+            reading = [(n, o) for n, o in made.items() if o.applies(record) and not o.obstacle(record, calculator)]
+            squares = _squared_errors(warm.predict(record), record, reading)
+            row["errors"] = {n: {"rms": math.sqrt(s), "unit": made[n].unit} for n, s in squares.items()}
+        except _FAILURES as error:
             row["error"] = str(error)
         rows.append(row)
     return rows

@@ -7,9 +7,12 @@ Fields (nfields, ...) are the total density and, with spin, the magnetisation de
 kinetic energy density tau, the same of tau follow, Hartree bohr^-3.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from ...xc.functional import Functional
 from ..basis import Basis
@@ -76,12 +79,98 @@ def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
     return energy @ counts
 
 
-def _chunks(basis: Basis, features: list[Tensor]) -> list[tuple[Tensor, ...]]:
+class _Sum(torch.autograd.Function):
+    """Energy per volume summed over points, as a function of features and parameters; it has second derivatives, too.
+
+    The graph of a functional is held for `CHUNK` points at a time, which are evaluated again for the derivatives by
+    parameters and for second ones.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, functional: Functional, counts: Tensor, nfeatures: int, *inputs: Tensor) -> Tensor:
+        total, slopes = counts.new_zeros(()), []
+        wanted = any(ctx.needs_input_grad[3 : 3 + nfeatures])
+        for points, *chunk in _chunks(counts, inputs[:nfeatures]):
+            with torch.set_grad_enabled(wanted):
+                leaves = [f.detach().requires_grad_(wanted) for f in chunk]
+                energy = _sum(functional, points, *leaves)
+            total += energy.detach()
+            if wanted:
+                slopes.append(torch.autograd.grad(energy, leaves))
+        ctx.problem = functional, counts, nfeatures, len(inputs)
+        ctx.save_for_backward(*inputs, *_joined(slopes))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        slopes = _Slopes.apply(ctx.problem, *ctx.saved_tensors)
+        return None, None, None, *(None if s is None else weight * s for s in slopes)
+
+
+class _Slopes(torch.autograd.Function):
+    """Derivatives of `_Sum` by features, known already if they are wanted, and by parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: tuple[Functional, Tensor, int, int], *tensors: Tensor) -> tuple[Tensor | None, ...]:
+        functional, counts, nfeatures, ninputs = ctx.problem = problem
+        inputs, known = tensors[:ninputs], tensors[ninputs:]
+        ctx.save_for_backward(*inputs)
+        ctx.set_materialize_grads(False)
+        features, parameters = inputs[:nfeatures], inputs[nfeatures:]
+        by_parameters = [torch.zeros_like(p) for p in parameters]
+        for points, *chunk in _chunks(counts, features) if parameters else ():
+            with torch.enable_grad():
+                energy = _sum(functional, points, *chunk)
+            by_parameters = _added(by_parameters, torch.autograd.grad(energy, parameters, **_UNUSED))
+        by_features = [slope.clone() for slope in known] if known else [None] * nfeatures
+        return *by_features, *by_parameters
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *weights: Tensor | None) -> tuple[Tensor | None, ...]:
+        functional, counts, nfeatures, ninputs = ctx.problem
+        features, parameters = ctx.saved_tensors[:nfeatures], ctx.saved_tensors[nfeatures:]
+        along = [torch.zeros_like(f) if w is None else w for f, w in zip(features, weights)]
+        weighted = [(p, w) for p, w in zip(parameters, weights[nfeatures:]) if w is not None]
+        by_features, by_parameters = [], [torch.zeros_like(p) for p in parameters]
+        for (points, *chunk), (_, *changes) in zip(_chunks(counts, features), _chunks(counts, along)):
+            with torch.enable_grad():
+                leaves = [f.detach().requires_grad_() for f in chunk]
+                energy = _sum(functional, points, *leaves)
+                inputs, changes = leaves + [p for p, _ in weighted], changes + [w for _, w in weighted]
+                slopes = torch.autograd.grad(energy, inputs, create_graph=True, **_UNUSED)
+                derivative = torch.stack([(s * w).sum() for s, w in zip(slopes, changes)]).sum()
+            gradients = torch.autograd.grad(derivative, (*leaves, *parameters), **_UNUSED)
+            by_features.append(gradients[:nfeatures])
+            by_parameters = _added(by_parameters, gradients[nfeatures:])
+        known = len(ctx.needs_input_grad) - 1 - ninputs
+        return None, *_joined(by_features), *by_parameters, *(None,) * known
+
+
+_UNUSED: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
+
+
+def _chunks(counts: Tensor, features: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """Counts (n,) and features (..., n) of as many points as are evaluated at once."""
-    return list(zip(*(t.split(CHUNK, dim=-1) for t in (basis.orbits.counts, *features))))
+    return list(zip(*(t.split(CHUNK, dim=-1) for t in (counts, *features))))
 
 
-def xc_energy(functional: Functional, fields: Tensor, basis: Basis, reciprocal: Tensor, volume: Tensor) -> Tensor:
+def _joined(chunks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    return [torch.cat(parts, dim=-1) for parts in zip(*chunks)]
+
+
+def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    return [x + y for x, y in zip(a, b)]
+
+
+def xc_energy(
+    functional: Functional,
+    fields: Tensor,
+    basis: Basis,
+    reciprocal: Tensor,
+    volume: Tensor,
+    parameters: Sequence[Tensor] = (),
+) -> Tensor:
     """Exchange-correlation energy, Hartree.
 
     Parameters
@@ -93,14 +182,13 @@ def xc_energy(functional: Functional, fields: Tensor, basis: Basis, reciprocal: 
     basis : Basis
         Grid and symmetry.
     reciprocal, volume : Tensor
-        Of the cell; the energy is differentiable in them, in the fields and in the functional's parameters.
+        Of the cell; the energy is twice differentiable in them and in the fields.
+    parameters : sequence of Tensor, optional
+        Those of the functional that it is differentiable in, too.
     """
     features = _features(functional, fields, basis, reciprocal)
-    sums = [  # backward evaluates each chunk again and holds the graph of one at a time
-        checkpoint(_sum, functional, *chunk, use_reentrant=False, preserve_rng_state=False)
-        for chunk in _chunks(basis, features)
-    ]
-    return volume / basis.grid.size * torch.stack(sums).sum()
+    total = _Sum.apply(functional, basis.orbits.counts, len(features), *features, *parameters)
+    return volume / basis.grid.size * total
 
 
 def xc_potential(
@@ -112,12 +200,6 @@ def xc_potential(
     """
     with torch.enable_grad():
         leaf = fields.detach().requires_grad_()
-        features = _features(functional, leaf, basis, reciprocal)
-        total, slopes = 0.0, []
-        for counts, *chunk in _chunks(basis, features):
-            leaves = [f.detach().requires_grad_() for f in chunk]
-            energy = _sum(functional, counts, *leaves)
-            slopes.append(torch.autograd.grad(energy, leaves))
-            total += float(energy.detach())
-        (slope,) = torch.autograd.grad(features, leaf, [torch.cat(parts, dim=-1) for parts in zip(*slopes)])
-    return float(volume) / basis.grid.size * total, basis.orbits.symmetrize(slope)
+        energy = xc_energy(functional, leaf, basis, reciprocal, volume)
+        (slope,) = torch.autograd.grad(energy, leaf)
+    return float(energy.detach()), basis.orbits.symmetrize(slope * (basis.grid.size / volume))

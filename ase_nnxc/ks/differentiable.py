@@ -1,0 +1,384 @@
+"""What an SCF gives, as differentiable functions of atoms, strain and the functional's parameters.
+
+The free energy E(lambda, x) is stationary in the orbitals and occupations x, so that F' = dE/dlambda at fixed x. For
+a loss L(F', fields, eigenvalues) take the perturbation of H that L itself makes, H_L = dL/dx: its first-order response
+dx gives all gradients at once,
+
+    dL/dlambda = d/dlambda [ w E_lambda + E_x dx + L ] at fixed x and dx,    w = dL/dF',
+
+one linear system for any number of parameters (S. Baroni, S. de Gironcoli, A. Dal Corso and P. Giannozzi, Rev. Mod.
+Phys. 73, 515 (2001), section II, with the roles of the two perturbations exchanged where the loss is one of them).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .ground_state import (
+    GroundState,
+    density_energies,
+    fields_of,
+    gradients,
+    kinetic_tensors,
+    movable,
+    orbital_energies,
+    strained_fields,
+)
+from .hamiltonian import from_box, to_box
+from .parallel import iterate_kpoints
+from .response import FirstOrder, Operator, Response, ResponseError
+from .terms.xc import up_and_down, xc_potential
+
+NO_FERMI_LEVEL = 1e-6  # larger derivatives of a loss by the Fermi level of an insulator are an error
+
+
+@dataclass(frozen=True, eq=False)
+class Differentiable:
+    """A ground state as tensors with gradients; anything made of them goes through `backward`.
+
+    Losses on the free energy alone are differentiated without a response; any other loss solves one system of linear
+    equations, which raises `ResponseError` if there is no response or it was not found.
+
+    Attributes
+    ----------
+    state : GroundState
+        That of these numbers.
+    free_energy : Tensor
+        Scalar F, Hartree.
+    fields : Tensor
+        (nfields, n1, n2, n3): `GroundState.fields` on the grid.
+    eigenvalues : Tensor
+        (nspin, nk, nbands) Hartree. Of degenerate levels only symmetric functions have derivatives.
+    fermi_level : Tensor
+        Scalar, Hartree.
+    """
+
+    state: GroundState
+    free_energy: Tensor
+    fields: Tensor
+    eigenvalues: Tensor
+    fermi_level: Tensor
+    _displacements: Tensor  # (natoms, 3) and
+    _strain: Tensor  # (3, 3), that this is a function of, both zero
+    _slopes: tuple[Tensor, Tensor]  # zeros that carry the gradients of dF by them
+
+    @cached_property
+    def occupations(self) -> Tensor:
+        """(nspin, nk, nbands) in [0, 1] per spin orbital."""
+        return self.state.smearing.occupations(self.eigenvalues, self.fermi_level)
+
+    @cached_property
+    def energy(self) -> Tensor:
+        """Free energy extrapolated to zero width of the smearing (), Hartree."""
+        smearing, degeneracy = self.state.smearing, 2 / self.state.crystal.nspin
+        entropy = smearing.entropy(self.eigenvalues, self.fermi_level).sum((0, 2)) @ self.state.basis.weights
+        return self.free_energy - smearing.extrapolation * smearing.width * degeneracy * entropy
+
+    @cached_property
+    def forces(self) -> Tensor:
+        """(natoms, 3) Hartree/bohr."""
+        forces, _ = self._derivatives
+        # displacements come before the strain: r = (1 + strain)^T (r_0 + u)
+        stretch = torch.eye(3, dtype=torch.float64, device=forces.device) + self._strain
+        return (forces - self._slopes[0]) @ torch.linalg.inv(stretch).mT
+
+    @cached_property
+    def stress(self) -> Tensor:
+        """(3, 3) of the strained cell, Hartree/bohr^3."""
+        _, stress = self._derivatives
+        volume = self.state.crystal.volume
+        stretch = torch.eye(3, dtype=torch.float64, device=stress.device) + self._strain
+        changed = stretch.mT @ (volume * stress + self._slopes[1]) / (volume * torch.linalg.det(stretch))
+        return 0.5 * (changed + changed.mT)
+
+    @cached_property
+    def _derivatives(self) -> tuple[Tensor, Tensor]:
+        return self.state.derivatives()
+
+
+def differentiable(
+    state: GroundState,
+    displacements: Tensor | None = None,
+    strain: Tensor | None = None,
+    tolerance: float | None = None,
+) -> Differentiable:
+    """A ground state as a differentiable function of the functional's parameters and, where given, of the atoms.
+
+    Parameters
+    ----------
+    state : GroundState
+        Already found.
+    displacements : Tensor, optional
+        (natoms, 3) zeros, bohr, before the strain.
+    strain : Tensor, optional
+        (3, 3) zeros: r -> (1 + strain) r.
+    tolerance : float, optional
+        Relative error of the response; by default that of the state's own density.
+
+    Raises
+    ------
+    ValueError
+        If atoms or cell are to move in a basis that uses the symmetry of the crystal.
+    """
+    crystal = state.crystal
+    moving = any(x is not None and x.requires_grad for x in (displacements, strain))
+    if moving and len(state.basis.symmetry) > 1:
+        raise ValueError("derivatives by positions and strain need a ground state without symmetry")
+    displacements = torch.zeros_like(crystal.positions) if displacements is None else displacements
+    strain = torch.zeros_like(crystal.lattice) if strain is None else strain
+    numbers = _GroundState.apply(state, tolerance, displacements, strain, *state.parameters)
+    free_energy, fields, eigenvalues, fermi_level, *slopes = numbers
+    return Differentiable(
+        state, free_energy, fields, eigenvalues, fermi_level, displacements, strain, (slopes[0], slopes[1])
+    )
+
+
+class _GroundState(torch.autograd.Function):
+    """(displacements, strain, parameters) -> (free energy, fields, eigenvalues, Fermi level, zeros for dF/d...)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        state: GroundState,
+        tolerance: float | None,
+        displacements: Tensor,
+        strain: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.state, ctx.tolerance = state, tolerance
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*parameters)  # torch notices if they have changed in between
+        numbers = (torch.full_like(state.fields.real[0, 0], x) for x in (state.free_energy, state.fermi_level))
+        free_energy, fermi_level = numbers
+        fields = state.basis.grid.to_real(state.fields)
+        zeros = torch.zeros_like(displacements), torch.zeros_like(strain)
+        return free_energy, fields, state.eigenvalues.clone(), fermi_level, *zeros
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,
+        free_energy: Tensor | None,
+        fields: Tensor | None,
+        eigenvalues: Tensor | None,
+        fermi_level: Tensor | None,
+        *along: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        state, parameters = ctx.state, ctx.saved_tensors
+        moving = any(ctx.needs_input_grad[2:4])
+        total: list[Tensor] = []
+        if free_energy is not None:
+            total = [free_energy * g for g in _first_derivatives(state, parameters, moving)]
+        if any(x is not None for x in (fields, eigenvalues, fermi_level, *along)):
+            adjoint = _Adjoint(state, ctx.tolerance, fields, eigenvalues, fermi_level, along, moving)
+            second = adjoint.derivatives(parameters)
+            total = [a + b for a, b in zip(total, second)] if total else second
+        return None, None, *(total or (None,) * (2 + len(parameters)))
+
+
+def _first_derivatives(state: GroundState, parameters: Sequence[Tensor], moving: bool) -> list[Tensor]:
+    """Derivatives of the free energy by displacements, strain and parameters."""
+    crystal = state.crystal
+    movements = [torch.zeros_like(crystal.positions), torch.zeros_like(crystal.lattice)]
+    if moving:
+        forces, stress = state.derivatives()
+        movements = [-forces, crystal.volume * stress]
+    if not parameters:
+        return movements
+    return movements + gradients(state.energy_tensor(), parameters)
+
+
+class _Adjoint:
+    """The perturbation that a loss makes, the response to it, and the gradients which follow.
+
+    Parameters
+    ----------
+    state, tolerance
+        As for `differentiable`.
+    fields, eigenvalues, fermi_level : Tensor or None
+        Derivatives of the loss by these.
+    along : sequence of Tensor or None
+        Those by dF/d(displacements) and dF/d(strain).
+    moving : bool
+        Whether gradients by displacements and strain are wanted.
+    """
+
+    def __init__(
+        self,
+        state: GroundState,
+        tolerance: float | None,
+        fields: Tensor | None,
+        eigenvalues: Tensor | None,
+        fermi_level: Tensor | None,
+        along: Sequence[Tensor | None],
+        moving: bool,
+    ):
+        self.state, self.moving, self.response = state, moving, Response(state, tolerance)
+        crystal, basis = state.crystal, state.basis
+        real = basis.grid.to_real(state.fields)
+        # all that a functional sees is symmetric, and so is what acts on a loss
+        self.by_fields = torch.zeros_like(real) if fields is None else basis.orbits.symmetrize(fields)
+        self.levels = self._levels(eigenvalues, fermi_level)
+        zeros = torch.zeros_like(crystal.positions), torch.zeros_like(crystal.lattice)
+        directions = [z if w is None else w for z, w in zip(zeros, along)]
+        self.along = [
+            basis.symmetry.symmetrize_forces(directions[0], crystal.lattice),
+            basis.symmetry.symmetrize_stress(directions[1], crystal.lattice),
+        ]
+        self.moved = any(bool(w.any()) for w in self.along)
+        strained = moving or bool(self.along[1].any())
+        self.kinetic = state.kinetic_tensors() if strained else None
+
+    def _levels(self, eigenvalues: Tensor | None, fermi_level: Tensor | None) -> Tensor:
+        """Derivatives of the loss by eigenvalues, those by the Fermi level included: occupations of its density."""
+        response = self.response
+        levels = torch.zeros_like(self.state.eigenvalues) if eigenvalues is None else eigenvalues.clone()
+        if fermi_level is None:
+            return levels
+        if response.metallic:  # dmu = sum f' de / sum f'
+            levels[..., : response.nbands] += fermi_level * response.slopes / response.slopes.sum()
+        elif abs(float(fermi_level)) > NO_FERMI_LEVEL:
+            raise ResponseError("the Fermi level lies in a gap: it has no derivatives")
+        return levels
+
+    def derivatives(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients of the loss by displacements, strain (zero if not wanted) and parameters."""
+        state, response = self.state, self.response
+        crystal, basis = state.crystal, state.basis
+        slopes = self.by_fields * (basis.grid.size / crystal.volume)
+        operator: Operator | None = None
+        if self.moved:
+            movement = Movement(response, self.along, self.kinetic)
+            slopes, operator = slopes + movement.slopes, movement.apply
+        change = torch.zeros_like(state.fields)
+        # de_n = <n|dH|n>: a loss on eigenvalues is one on H, with these as occupations
+        if bool(self.levels.any()):
+            change = fields_of(crystal, basis, state.functional, state.orbitals, self.levels)
+            slopes = slopes + response.kernel(change)
+        answer, first = torch.zeros_like(state.fields), None
+        if operator is not None or bool(slopes.any()):
+            answer = response.solve(slopes, operator)
+        if self.moving:
+            first = response.first_order(slopes + response.kernel(answer), response.tolerance, operator)
+            answer = fields_of(crystal, basis, state.functional, first.orbitals, first.electrons)
+        total = self._by_density(basis.grid.to_real(change + answer), first, parameters)
+        if first is not None:
+            for part in self._by_orbitals(first):
+                total[:2] = [a + b for a, b in zip(total[:2], part)]
+        return total
+
+    def _by_density(self, change: Tensor, first: FirstOrder | None, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients of w E_lambda + E_x dx + L, of the energies that depend on fields (nfields, n1, n2, n3)."""
+        state, basis = self.state, self.state.basis
+        with torch.enable_grad():
+            movements, crystal = movable(state.crystal)
+            inputs = [basis.grid.to_real(state.fields).requires_grad_(), *movements]
+            changes = [change, *self.along]
+            if self.kinetic is not None:
+                inputs.append(self.kinetic.detach().requires_grad_())
+                changes.append(torch.zeros_like(self.kinetic) if first is None else self._changed_kinetic(first))
+            kinetic = inputs[3] if self.kinetic is not None else None
+            fields = strained_fields(basis, state.crystal, crystal, inputs[0], kinetic)
+            energies = density_energies(crystal, basis, state.functional, fields, parameters)
+            energy = torch.stack(list(energies.values())).sum()
+            slopes = gradients(energy, inputs, create_graph=True)
+            total = torch.stack([(s * c).sum() for s, c in zip(slopes, changes)]).sum()
+            total = total + (self.by_fields * fields).sum()
+        return gradients(total, [*movements, *parameters])
+
+    def _changed_kinetic(self, first: FirstOrder) -> Tensor:
+        arguments = self.state.crystal, self.state.basis
+        return kinetic_tensors(*arguments, first.orbitals, first.electrons) + kinetic_tensors(
+            *arguments, self.state.orbitals, self.levels
+        )
+
+    def _by_orbitals(self, first: FirstOrder) -> "Sequence[list[Tensor]]":
+        """Gradients by displacements and strain of the same, of kinetic and nonlocal energies: of each block."""
+        state = self.state
+        electrons = state.electrons
+
+        def of_block(block: tuple[int, int]) -> list[Tensor]:
+            spin, k = block
+            sphere, psi = state.basis.spheres[k], state.orbitals[spin][k]
+            with torch.enable_grad():
+                movements, crystal = movable(state.crystal)
+
+                def energy(orbitals: Tensor, numbers: Tensor) -> Tensor:
+                    return torch.stack(orbital_energies(crystal, state.basis, sphere, orbitals, numbers)).sum()
+
+                total = energy(first.orbitals[spin][k], first.electrons[spin, k]) + energy(psi, self.levels[spin, k])
+                if self.moved:
+                    slopes = gradients(energy(psi, electrons[spin, k]), movements, create_graph=True)
+                    total = total + torch.stack([(s * w).sum() for s, w in zip(slopes, self.along)]).sum()
+                return gradients(total, movements)
+
+        return list(iterate_kpoints(of_block, state.basis.blocks(state.crystal.nspin), state.crystal.device))
+
+
+class Movement:
+    """What moving atoms and strain change in H, in first order at fixed coefficients of the orbitals.
+
+    Parameters
+    ----------
+    response : Response
+        Of the ground state.
+    along : sequence of Tensor
+        Displacements (natoms, 3), bohr, and strain (3, 3).
+    kinetic : Tensor or None
+        `GroundState.kinetic_tensors`, needed for a strain.
+
+    Attributes
+    ----------
+    slopes : Tensor
+        (nfields, n1, n2, n3) change of the potentials.
+    """
+
+    def __init__(self, response: Response, along: Sequence[Tensor], kinetic: Tensor | None):
+        self.state, self.problem, self.along = response.state, response.problem, along
+        state, basis = self.state, self.state.basis
+        with torch.enable_grad():
+            movements, crystal = movable(state.crystal)
+            leaf = basis.grid.to_real(state.fields).requires_grad_()
+            fields = strained_fields(basis, state.crystal, crystal, leaf, kinetic)
+            energies = density_energies(crystal, basis, state.functional, fields)
+            by_movements = gradients(torch.stack(list(energies.values())).sum(), movements, create_graph=True)
+            total = torch.stack([(s * w).sum() for s, w in zip(by_movements, along)]).sum()
+        (slopes,) = gradients(total, [leaf])
+        self.slopes = basis.orbits.symmetrize(slopes * (basis.grid.size / state.crystal.volume))
+        self.stretched = kinetic is not None
+        if self.stretched:
+            b, strain = state.crystal.reciprocal, along[1]
+            self._tau, self._metric = self._tau_potentials(), -b @ (strain + strain.mT) @ b.mT  # of b_i b_j
+
+    def _tau_potentials(self) -> Tensor:
+        """v = dE_xc/dtau of each spin (nspin, n1, n2, n3)."""
+        state, crystal = self.state, self.state.crystal
+        real = state.basis.grid.to_real(state.fields)
+        slopes = xc_potential(state.functional, real, state.basis, crystal.reciprocal, crystal.volume)[1]
+        return up_and_down(slopes[crystal.nspin :])
+
+    def apply(self, spin: int, k: int, psi: Tensor) -> Tensor:
+        """What is added to H psi for orbitals (n, npw), apart from the potentials of `slopes`."""
+        basis, sphere = self.state.basis, self.state.basis.spheres[k]
+        ones = torch.ones(len(psi), dtype=torch.float64, device=psi.device)
+        with torch.enable_grad():
+            movements, crystal = movable(self.state.crystal)
+            leaf = psi.detach().requires_grad_()
+            energy = torch.stack(orbital_energies(crystal, basis, sphere, leaf, ones)).sum()
+            by_movements = gradients(energy, movements, create_graph=True)
+            total = torch.stack([(s * w).sum() for s, w in zip(by_movements, self.along)]).sum()
+        result = 0.5 * gradients(total, [leaf])[0]  # E = sum_n <n|H|n>
+        if not self.stretched:
+            return result
+        # 1/2 sum_ij dG_ij D_i^+ v D_j, with D_j of `kinetic_tensors` and G_ij = b_i b_j
+        components = (sphere.miller + sphere.kpoint).mT.to(psi.dtype)
+        weighted = 0.5 * self._metric.to(psi.dtype) @ components
+        for orbital, out in zip(psi, result):
+            box = to_box(orbital * weighted, sphere, basis.grid.shape)
+            out += (from_box(box.mul_(self._tau[spin]), sphere) * components).sum(0)
+        return result

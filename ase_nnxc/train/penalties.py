@@ -1,0 +1,177 @@
+"""Penalties: what a functional is asked to be, whatever the data say; losses of the functional itself.
+
+Any callable of a functional that returns a tensor () is a penalty. Those here look at points that cover density,
+polarisation, reduced gradient s and iso-orbital indicator alpha, and at enhancement factors F = e / (n eps_x^LDA(n)) of
+the energy per volume e at the total density n.
+"""
+
+import math
+
+import numpy as np
+import torch
+from ase.calculators.calculator import InputError
+from scipy.stats import qmc
+from torch import Tensor
+
+from ..xc import Functional, UnknownArchitecture
+from ..xc.constraints import LIEB_OXFORD
+from .clone import part_of, uniform_exchange
+from .samples import Samples, mesh_points, sample_mesh
+
+
+class ParameterAnchor:
+    """Penalty on trainable parameters that leave their values of now: weight times the mean of (theta - theta_0)^2.
+
+    Parameters
+    ----------
+    functional : Functional
+        Whose parameters.
+    weight : float
+        Factor of the penalty.
+    """
+
+    def __init__(self, functional: Functional, weight: float) -> None:
+        self.weight = weight
+        self.start = {n: p.detach().clone() for n, p in functional.named_parameters() if p.requires_grad}
+
+    def __call__(self, functional: Functional) -> Tensor:
+        """The penalty ()."""
+        moved = [(p - self.start[n]).flatten() for n, p in functional.named_parameters() if n in self.start]
+        return self.weight * torch.cat(moved).square().mean()
+
+
+class FunctionalAnchor:
+    """Penalty on a functional that leaves another, point by point: weight times the mean of (F - F_parent)^2.
+
+    Parameters
+    ----------
+    parent : Functional
+        Of the same kind; its parameters as they are now.
+    weight : float
+        Factor of the penalty.
+    points : int
+        Number of points, those of `sample_mesh`.
+    """
+
+    def __init__(self, parent: Functional, weight: float, points: int = 1024) -> None:
+        self.weight, self.samples = weight, sample_mesh(points)
+        with torch.no_grad():
+            self.parent = _enhancement(parent, self.samples)
+
+    def __call__(self, functional: Functional) -> Tensor:
+        """The penalty ()."""
+        factors = _enhancement(functional, self.samples)
+        return self.weight * (factors - self.parent.to(factors)).square().mean()
+
+
+class Bounds:
+    """Penalty on enhancement factors beyond their bounds: weight times the mean square of what lies beyond.
+
+    Exchange: 0 <= F_x <= 1.804 of each doubled spin channel; correlation: 0 <= F_c, its energy is not positive (J. P.
+    Perdew, K. Burke and M. Ernzerhof, Phys. Rev. Lett. 77, 3865 (1996)). Of a functional that cannot be split, both
+    together: 0 <= F_xc <= 2.273, the bound of E. H. Lieb and S. Oxford, Int. J. Quantum Chem. 19, 427 (1981), from
+    which that of exchange follows.
+
+    Parameters
+    ----------
+    weight : float
+        Factor of the penalty.
+    points : int
+        Number of points, those of `sample_mesh`.
+    """
+
+    def __init__(self, weight: float, points: int = 1024) -> None:
+        self.weight, self.samples = weight, sample_mesh(points)
+
+    def __call__(self, functional: Functional) -> Tensor:
+        """The penalty ()."""
+        squares = []
+        for part in _split(functional):
+            factors = _enhancement(part, self.samples)
+            above = factors - self._upper(part.kind).to(factors)
+            squares.append(above.clamp(min=0).square() + factors.clamp(max=0).square())
+        return self.weight * torch.stack(squares).sum(0).mean()
+
+    def _upper(self, kind: str) -> Tensor:
+        """Largest enhancement factors, (n,) or ()."""
+        if kind == "c":
+            return torch.tensor(torch.inf, device="cpu")
+        if kind == "xc":
+            return torch.tensor(2 ** (1 / 3) * LIEB_OXFORD, device="cpu")
+        shares = self.samples.density / self.samples.density.sum(0)
+        # E_x[n_up, n_dn] = (E_x[2 n_up] + E_x[2 n_dn]) / 2
+        return LIEB_OXFORD * 0.5 * (2 * shares).pow(4 / 3).sum(0)
+
+
+class KernelSize:
+    """Penalty on a large exchange-correlation kernel, which makes the SCF slow: weight times the mean of r^2.
+
+    r is the kernel in units of Coulomb's, of a wave of the density in a gas where density n, gradient g and kinetic
+    energy density are everywhere those of the point, averaged over the directions of the wave:
+
+        r = K(q) / v_c(q),  K(q) = d^2e/dn^2 + q^2/3 sum_i d^2e/dg_i^2,  v_c(q) = 4 pi / q^2,  q = 2 k_F(n)
+
+    r is -1 for the exchange of the LDA at any density; its root mean square is about 1.1 for the LDA, 1.3 for PBE, 8
+    for r2SCAN and 30 for SCAN. The number of SCF steps itself has no derivative. What decides it are the eigenvalues of
+    1 - chi0 (v_c + K), which mixing has to bring together (M. F. Herbst and A. Levitt, J. Phys.: Condens. Matter 33,
+    085503 (2021)); of these, K is what the functional makes. It is a tendency, not a promise for each crystal.
+
+    Parameters
+    ----------
+    weight : float
+        Factor of the penalty.
+    points : int
+        Number of points, spread over what valence electrons see: r_s from 0.5 to 6 bohr, s up to 3, alpha up to 5.
+    """
+
+    def __init__(self, weight: float, points: int = 1024) -> None:
+        self.weight, self.samples = weight, _valence_points(points)
+
+    def __call__(self, functional: Functional) -> Tensor:
+        """The penalty ()."""
+        return self.weight * self.ratios(functional).square().mean()
+
+    def ratios(self, functional: Functional) -> Tensor:
+        """r (n,), with a graph for the gradient by the functional's parameters."""
+        features = _features(functional, self.samples)
+        density, slope = features["density"].sum(0), features["gradient"].sum(0)[2]  # the gradient is along z
+        share = features["density"] / density
+        waves = torch.zeros(2, len(density), dtype=density.dtype, device=density.device, requires_grad=True)
+        change, steeper = waves.unbind()
+        gradient = torch.nn.functional.pad((share * (slope + steeper))[:, None], (0, 0, 2, 0))
+        energy = functional({"density": share * (density + change), "gradient": gradient, "tau": features["tau"]})
+        (first,) = torch.autograd.grad(energy.sum(), waves, create_graph=True)
+        by_density, along = (torch.autograd.grad(d.sum(), waves, create_graph=True)[0][i] for i, d in enumerate(first))
+        q2 = 4 * (3 * math.pi**2 * density) ** (2 / 3)
+        # e depends on |g| only: across g its second derivative is (de/dg) / g
+        return (by_density + q2 / 3 * (along + 2 * first[1] / slope)) * q2 / (4 * math.pi)
+
+
+def _valence_points(count: int) -> Samples:
+    sequence = qmc.Sobol(4, rng=np.random.default_rng(0)).random_base2(math.ceil(math.log2(count)))
+    u = torch.from_numpy(sequence[:count].T.copy())
+    return mesh_points(0.5 * 12 ** u[0], torch.where(u[1] < 0.5, 0.0, 4 * u[1] - 3), 3 * u[2], 5 * u[3])
+
+
+def _features(functional: Functional, samples: Samples) -> dict[str, Tensor]:
+    """Features of the points, on the device of the functional."""
+    device = next((tensor.device for tensor in functional.state_dict().values()), torch.device("cpu"))
+    return {name: feature.to(device) for name, feature in samples.features.items()}
+
+
+def _enhancement(functional: Functional, samples: Samples) -> Tensor:
+    """F (n,) on the points."""
+    features = _features(functional, samples)
+    return functional(features) / uniform_exchange(features["density"])
+
+
+def _split(functional: Functional) -> list[Functional]:
+    """Exchange and correlation, if a functional of both can be split, else the whole."""
+    if functional.kind == "correction":
+        raise InputError(f"{type(functional).__name__} is a correction to something: no bounds are known of it")
+    if functional.kind != "xc":
+        return [functional]
+    try:
+        return [part_of(functional, "x"), part_of(functional, "c")]
+    except (ValueError, UnknownArchitecture):
+        return [functional]

@@ -1,0 +1,114 @@
+"""PBE's kappa and mu fitted to the measured lattice constants of four solids, and judged on others.
+
+The lattice constant is that of a Birch-Murnaghan curve through free energies of five volumes, a differentiable function
+of kappa and mu: `fit_birch_murnaghan` of `calc.energy_tensor`. Gauss and Newton's method makes the mean square of
+a / a_measured - 1 over Si, Al, V and NaCl least. The same fit in another program, with other pseudopotentials, gives
+kappa = 0.527 and mu = 0.2226, and over 58 solids a mean error of 0.73 % in place of 1.08 % (arXiv:2509.07785).
+
+    python examples/fit_lattice_constants.py [SOLID ...]
+
+fits, and then calculates the solids named, or all. Results stand in fit-lattice-constants.json, and what is there
+already is not calculated again.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.build import bulk
+from ase.units import Hartree
+
+from ase_nnxc import NNXCCalculator
+from ase_nnxc.fit import fit_birch_murnaghan
+from ase_nnxc.train.records import calculators_for, scaled_structures
+from ase_nnxc.xc import PBE
+
+FITTED = ("Si", "Al", "V", "NaCl")
+SOLIDS = {  # structure; measured lattice constant without zero-point expansion, Angstrom (P. Hao et al., Phys. Rev. B
+    # 85, 014111 (2012)); cutoff, Hartree; mesh of k-points
+    "Si": ("diamond", 5.422, 25, 5),
+    "Al": ("fcc", 4.019, 25, 12),
+    "V": ("bcc", 3.024, 80, 9),
+    "NaCl": ("rocksalt", 5.565, 120, 3),
+    "AlP": ("zincblende", 5.450, 25, 5),
+    "C": ("diamond", 3.555, 45, 5),
+    "SiC": ("zincblende", 4.348, 45, 5),
+    "BN": ("zincblende", 3.594, 70, 5),
+    "Ge": ("diamond", 5.644, 25, 6),
+    "MgO": ("rocksalt", 4.188, 75, 4),
+    "LiF": ("rocksalt", 3.974, 110, 4),
+    "Ag": ("fcc", 4.063, 45, 8),
+    "Pd": ("fcc", 3.876, 50, 8),
+    "Li": ("bcc", 3.451, 75, 9),
+    "Ca": ("fcc", 5.555, 50, 8),
+    "Rh": ("fcc", 3.793, 50, 8),
+    "Cu": ("fcc", 3.595, 100, 8),
+    "Na": ("bcc", 4.207, 120, 7),
+    "GaAs": ("zincblende", 5.641, 100, 3),
+    "Ni": ("fcc", 3.509, 120, 8),
+}
+PATH = Path("fit-lattice-constants.json")
+
+
+class Solid:
+    """Five volumes of a solid, each with a calculator that keeps its ground state warm."""
+
+    def __init__(self, name: str, functional: PBE) -> None:
+        structure, self.measured, ecut, mesh = SOLIDS[name]
+        atoms = bulk(name, structure, a=1.01 * self.measured)  # PBE's own is longer by 1 %
+        if name == "Ni":
+            atoms.set_initial_magnetic_moments([0.6])
+        self.structures = scaled_structures(atoms, span=0.08)
+        kpts = {"size": (mesh,) * 3, "gamma": True}
+        calculator = NNXCCalculator(functional, ecut=ecut * Hartree, kpts=kpts, smooth_cutoff=True)
+        self.calculators = calculators_for(self.structures, calculator)
+        self.measured_volume = atoms.get_volume() / 1.01**3
+
+    def error(self) -> torch.Tensor:
+        """a / a_measured - 1 (), with the gradient by kappa and mu."""
+        energies = [calc.energy_tensor(atoms) for atoms, calc in zip(self.structures, self.calculators)]
+        volumes = torch.tensor([atoms.get_volume() for atoms in self.structures], dtype=torch.float64)
+        return (fit_birch_murnaghan(volumes, torch.stack(energies)).volume / self.measured_volume) ** (1 / 3) - 1
+
+
+def fit(steps: int = 4) -> dict[str, Any]:
+    """kappa and mu that make the squares of the four errors least, with the errors of PBE and those left."""
+    functional = PBE(trainable=("kappa", "mu"))
+    solids, parameters = [Solid(name, functional) for name in FITTED], list(functional.parameters())
+    history = []
+    for step in range(steps + 1):
+        errors = [solid.error() for solid in solids]
+        history.append([100 * error.item() for error in errors])
+        print(f"kappa {functional.kappa:.4f}, mu {functional.mu:.4f}, errors in %: {history[-1]}", flush=True)
+        if step < steps:
+            slopes = torch.stack([torch.stack(torch.autograd.grad(error, parameters)) for error in errors])
+            change = torch.linalg.lstsq(slopes, -torch.stack(errors).detach()[:, None]).solution[:, 0]
+            with torch.no_grad():
+                for parameter, value in zip(parameters, change):
+                    parameter += value
+    left = {name: {"PBE_pct": p, "fitted_pct": f} for name, p, f in zip(FITTED, history[0], history[-1])}
+    return {"kappa": functional.kappa.item(), "mu": functional.mu.item(), "solids": left}
+
+
+def judge(name: str, kappa: float, mu: float) -> dict[str, float]:
+    """Errors of PBE and of PBE with other numbers, per cent."""
+    functional = PBE()
+    solid = Solid(name, functional)
+    before = solid.error().item()
+    functional.kappa, functional.mu = kappa, mu
+    return {"PBE_pct": 100 * before, "fitted_pct": 100 * solid.error().item()}
+
+
+if __name__ == "__main__":
+    results = json.loads(PATH.read_text()) if PATH.exists() else fit()
+    for name in sys.argv[1:] or SOLIDS:
+        if name not in results["solids"]:
+            results["solids"][name] = judge(name, results["kappa"], results["mu"])
+        PATH.write_text(json.dumps(results, indent=1) + "\n")
+        print(name, results["solids"][name], flush=True)
+    others = [errors for name, errors in results["solids"].items() if name not in FITTED]
+    for key in ("PBE_pct", "fitted_pct") if others else ():
+        mean = sum(abs(errors[key]) for errors in others) / len(others)
+        print(f"{key}: mean absolute value {mean:.2f} on {len(others)} others")
