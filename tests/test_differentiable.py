@@ -73,7 +73,7 @@ def density_loss(out: Differentiable) -> Tensor:
 
 
 def forces_loss(out: Differentiable) -> Tensor:
-    return (out.forces - 0.1 * random(*out.forces.shape)).square().sum()
+    return (out.forces * random(*out.forces.shape)).sum()
 
 
 def stress_loss(out: Differentiable) -> Tensor:
@@ -120,14 +120,24 @@ def check_parameters(
     [
         (silicon(), 5.0, (2, 2, 2), "r2SCAN", GAUSSIAN, [*LOSSES, forces_loss, band_gap_loss]),
         (aluminium(), 6.0, (4, 4, 4), "PBE", GAUSSIAN, LOSSES),
-        pytest.param(silicon(), 6.0, (2, 2, 2), "LDA", COLD, [*LOSSES, forces_loss, band_gap_loss], marks=SLOW),
-        pytest.param(silicon(), 6.0, (2, 2, 2), "PBE", GAUSSIAN, [*LOSSES, forces_loss, band_gap_loss], marks=SLOW),
+        pytest.param(
+            silicon(), 6.0, (2, 2, 2), "LDA", COLD, [density_loss, stress_loss, energy_loss, forces_loss], marks=SLOW
+        ),
+        pytest.param(
+            silicon(),
+            6.0,
+            (2, 2, 2),
+            "PBE",
+            GAUSSIAN,
+            [density_loss, stress_loss, energy_loss, forces_loss],
+            marks=SLOW,
+        ),
         pytest.param(aluminium(), 6.0, (4, 4, 4), "LDA", FERMI_DIRAC, LOSSES, marks=SLOW),
         pytest.param(aluminium(), 6.0, (4, 4, 4), "PBE", COLD, LOSSES, marks=SLOW),
         pytest.param(aluminium(), 6.0, (4, 4, 4), "r2SCAN", Smearing("methfessel-paxton", 0.02), LOSSES, marks=SLOW),
         pytest.param(magnesia(), 15.0, (2, 2, 2), "PBE", GAUSSIAN, [*LOSSES, band_gap_loss], marks=SLOW),
         pytest.param(nickel(), 30.0, (3, 3, 3), "PBE", GAUSSIAN, LOSSES, marks=SLOW),
-        pytest.param(water(), 15.0, (1, 1, 1), "PBE", GAUSSIAN, [*LOSSES, forces_loss, band_gap_loss], marks=SLOW),
+        pytest.param(water(), 15.0, (1, 1, 1), "PBE", GAUSSIAN, [*LOSSES, forces_loss], marks=SLOW),
         pytest.param(triplet(), 8.0, (1, 1, 1), "r2SCAN", GAUSSIAN, [*LOSSES, forces_loss], marks=SLOW),
     ],
 )

@@ -326,3 +326,27 @@ def test_gradient_of_a_force_loss_is_that_of_finite_differences():
     h = 1e-3
     slope = (loss(0.8 + h)[1] - loss(0.8 - h)[1]).item() / (2 * h)
     assert functional.kappa.grad.item() == pytest.approx(slope, rel=1e-4)
+
+
+class Rough(PBE):
+    """PBE with a wave of s^2 / (1 + s^2) in the enhancement factor of exchange."""
+
+    def __init__(self, amplitude):
+        super().__init__()
+        self.amplitude = torch.nn.Parameter(torch.tensor(amplitude, dtype=torch.float64, device="cpu"))
+
+    def enhancement(self, s2, alpha=None):
+        return super().enhancement(s2) + self.amplitude * torch.sin(30 * s2 / (1 + s2))
+
+
+@pytest.mark.slow
+def test_kernel_penalty_points_to_fewer_scf_steps():
+    steps = []
+    for amplitude in (0.0, 0.02, 0.04):
+        functional, penalty = Rough(amplitude), KernelSize(1.0)
+        (slope,) = torch.autograd.grad(penalty(functional), functional.amplitude)
+        assert slope > 0
+        calculator = NNXCCalculator(functional, ecut=300, kpts=(3, 3, 3), pseudos="gth-pbe")
+        calculator.ground_state(bulk("Al"))
+        steps.append(len(calculator.history))
+    assert steps[0] < steps[1] < steps[2]

@@ -128,3 +128,10 @@ def test_readme_python_compiles_and_imports_what_exists():
         tree = compile(block, "README.md", "exec", flags=ast.PyCF_ONLY_AST)
         lines = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         exec("\n".join(lines), {})
+
+
+@pytest.mark.skipif(not (REPOSITORY / "docs").is_dir(), reason="not a checkout")
+def test_python_of_the_page_on_training_runs() -> None:
+    page = (REPOSITORY / "docs/training.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(block, "docs/training.md", "exec"), {})
