@@ -97,7 +97,7 @@ LOSSES = [density_loss, stress_loss, eigenvalues_loss, energy_loss]
 
 
 def check_parameters(
-    state: GroundState, losses: Sequence[Callable[[Differentiable], Tensor]], rel: float, h: float = 1e-2
+    state: GroundState, losses: Sequence[Callable[[Differentiable], Tensor]], rel: float, h: float = 5e-3
 ) -> None:
     """Gradients by a direction in the space of the functional's parameters against shifted SCFs."""
     scale, direction = state.functional.scale, torch.tensor([0.3, 1.0], dtype=torch.float64)

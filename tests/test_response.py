@@ -49,7 +49,7 @@ def smooth_weights(state: GroundState, seed: int = 0) -> Tensor:
     return basis.grid.to_real(damping * basis.grid.to_fourier(basis.orbits.symmetrize(noise)))
 
 
-def check_gradient(state: GroundState, loss: Callable[[Differentiable], Tensor], rel: float, h: float = 1e-2) -> None:
+def check_gradient(state: GroundState, loss: Callable[[Differentiable], Tensor], rel: float, h: float = 5e-3) -> None:
     """The gradient by a direction in the space of the functional's parameters against shifted SCFs."""
     scale, direction = state.functional.scale, torch.tensor([0.3, 1.0], dtype=torch.float64)
     (gradient,) = torch.autograd.grad(loss(differentiable(state)), scale)
