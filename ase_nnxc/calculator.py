@@ -740,7 +740,7 @@ def _device(name: Any) -> "torch.device":
     return device
 
 
-_PACKED = ("orbitals", "eigenvalues", "occupations", "fermi_level", "fields", "terms")
+_PACKED = ("orbitals", "eigenvalues", "occupations", "fermi_level", "fields", "terms", "secants")
 """What is written of a ground state."""
 
 

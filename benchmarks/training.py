@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
     "kpts": (4, 4, 4),
     "smooth_cutoff": True,
     "smearing": {"name": "marzari-vanderbilt", "width": 0.3},
-    "convergence": {"energy": 1e-6},
+    "convergence": {"energy": 1e-5},
 }
 FINER = {"ecut": {"ecut": 130 * Hartree}, "kpts": {"kpts": (6, 6, 6)}}
 LEARNING_RATE = 1e-3

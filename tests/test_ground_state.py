@@ -26,7 +26,7 @@ from ase_nnxc.pseudos import find_pseudos
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import Functional, NeuralCorrelation, NeuralExchange, Sum, describe
 
-TIGHT = SCFSettings(energy=1e-13)
+TIGHT = SCFSettings(energy=1e-14)
 
 
 def solve(

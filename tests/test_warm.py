@@ -79,7 +79,10 @@ def test_oldest_ground_states_are_forgotten_beyond_the_memory():
     structures = scaled_structures(bulk("Al"), 3)
     records = [Record(str(i), (atoms,), {"energy": [0.0]}) for i, atoms in enumerate(structures)]
     state = calculator.ground_state(structures[-1])
-    size = sum(x.numel() * x.element_size() for x in (state.fields, *(psi for row in state.orbitals for psi in row)))
+    size = sum(
+        x.numel() * x.element_size()
+        for x in (state.fields, state.secants, *(psi for row in state.orbitals for psi in row))
+    )
     warm = WarmCalculators(calculator, memory=2.5 * size / 2**30)
     for record in records:
         warm.predict(record)

@@ -47,6 +47,8 @@ class GroundState:
         Energy components, Hartree; their sum is the free energy F.
     history : list
         One record for each SCF step.
+    secants : Tensor
+        (n, 2, nfields, ng) complex64, for the next SCF; see `AndersonMixer.secants`.
     """
 
     crystal: Crystal
@@ -60,6 +62,7 @@ class GroundState:
     fields: Tensor
     terms: dict[str, float]
     history: list = field(repr=False)
+    secants: Tensor
 
     @property
     def density(self) -> Tensor:

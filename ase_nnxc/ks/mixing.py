@@ -13,6 +13,7 @@ from .basis import DensityGrid
 # Of the squared residual of tau beside that of the magnetisation. Steps of ferromagnetic Ni with r2SCAN (80 Ha, 3x3x3):
 # more than 60, 32, 31, 23, 30 with 1, 0.1, 0.01, 1e-3, 1e-4; without it the SCF may end before tau has converged.
 TAU_WEIGHT = 1e-3
+KEPT = 4  # secants for the next SCF; more do not help
 
 
 class AndersonMixer:
@@ -32,6 +33,8 @@ class AndersonMixer:
         Kerker's wave vector, bohr^-1.
     history : int
         How many steps are remembered.
+    secants : Tensor, optional
+        What `secants` gave at the end of a similar SCF.
     """
 
     def __init__(
@@ -42,14 +45,15 @@ class AndersonMixer:
         damping: float = 0.8,
         screening: float = 0.8,
         history: int = 8,
+        secants: Tensor | None = None,
     ):
         self.grid, self.damping, self.history = grid, damping, history
         # Kerker: G^2 / (G^2 + k^2) = 1 / (1 + k^2 kernel / 4 pi); G = 0 holds the number of electrons
         self.kerker = 1 / (1 + screening**2 * kernel / (4 * torch.pi))
         # the other fields have no electrostatics: weigh the magnetisation as a density wave of 1 bohr^-1
         self.metric = [kernel, *(nspin - 1) * [4 * torch.pi], *nspin * [4 * torch.pi * TAU_WEIGHT]]
-        self.densities: list[Tensor] = []
-        self.residuals: list[Tensor] = []
+        self._steps: list[Tensor] = []  # (2, nfields, ng): density and residual
+        self._secants = secants
 
     def error(self, residual: Tensor, volume: Tensor) -> float:
         """Estimate of the energy's error, Hartree: the electrostatic energy of a residual (nfields, ng)."""
@@ -60,9 +64,12 @@ class AndersonMixer:
 
     def step(self, density: Tensor, residual: Tensor) -> Tensor:
         """The next density (nfields, ng) after `density` gave `residual` = output - input."""
-        best, rest = density, residual
-        if self.densities:
-            dr = [residual - r for r in self.residuals]
+        best = here = torch.stack((density, residual))
+        if self._secants is not None:  # as if these changes had led here
+            self._steps, self._secants = list(here - self._secants), None
+        if self._steps:
+            changes = [here - there for there in self._steps]
+            dr = [change[1] for change in changes]
             gram = torch.stack([torch.stack([self._inner(a, b) for b in dr]) for a in dr])
             right = torch.stack([self._inner(a, residual) for a in dr])
             gram, right = gram.cpu(), right.cpu()  # a few numbers, and a driver that CUDA does not have
@@ -70,11 +77,17 @@ class AndersonMixer:
             c = scale * torch.linalg.lstsq(
                 gram * scale[:, None] * scale, (right * scale)[:, None], rcond=1e-10, driver="gelsd"
             ).solution.squeeze(-1)
-            for weight, d, r in zip(c.tolist(), self.densities, self.residuals):
-                best = best - weight * (density - d)
-                rest = rest - weight * (residual - r)
-        self.densities = [*self.densities, density][-self.history :]
-        self.residuals = [*self.residuals, residual][-self.history :]
-        change = self.damping * rest
+            for weight, change in zip(c.tolist(), changes):
+                best = best - weight * change
+        self._steps = [*self._steps, here][-self.history :]
+        best, change = best[0], self.damping * best[1]
         change[0] *= self.kerker
         return best + change
+
+    def secants(self, density: Tensor, residual: Tensor) -> Tensor:
+        """Changes of density and residual that led to the last ones, (n, 2, nfields, ng) complex64, n up to `KEPT`."""
+        if self._secants is not None:
+            return self._secants
+        here = torch.stack((density, residual))
+        known = torch.stack([here, *self._steps[-KEPT:]])[1:]
+        return (here - known).to(torch.complex64)

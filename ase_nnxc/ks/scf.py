@@ -200,7 +200,7 @@ def scf(
         raise ValueError("a start must be a ground state of the same atoms with the same initial moments")
     problem = Problem(crystal, basis, functional)
     fields, orbitals = _start(problem, nbands, start)
-    mixer = AndersonMixer(basis.grid, problem.kernel, crystal.nspin)
+    mixer = AndersonMixer(basis.grid, problem.kernel, crystal.nspin, secants=_secants(start, crystal, fields))
     # an error of the orbitals of this size changes the energy by less than the tolerance
     final = min(SINGLE_PRECISION, 0.3 * math.sqrt(settings.energy / crystal.nelectrons))
     tolerance = LOOSE_TOLERANCE if start is None else 0.1 * LOOSE_TOLERANCE
@@ -249,9 +249,12 @@ def scf(
                 output,
                 terms,
                 history,
+                mixer.secants(fields, residual),
             )
         fields = mixer.step(fields, residual)
-        tolerance = max(0.5 * final, min(tolerance, 0.2 * math.sqrt(error / crystal.nelectrons)))
+        tolerance = min(tolerance, 0.2 * math.sqrt(error / crystal.nelectrons))
+        if tolerance < 3 * final:  # no further step for its sake
+            tolerance = 0.5 * final
         in_use = [len(orbitals[0][0])] * crystal.nspin if missing else _bands_in_use(electrons.occupations)
     raise ConvergenceError(
         f"no self-consistency after {settings.maxiter} steps: the estimated error of the energy is "
@@ -339,6 +342,15 @@ def _start(problem: Problem, nbands: int | None, start: GroundState | None) -> t
         [_moved_orbitals(psi[:keep], old, new) for psi, old, new in zip(row, start.basis.spheres, basis.spheres)]
         for row in start.orbitals
     ]
+
+
+def _secants(start: GroundState | None, crystal: Crystal, fields: Tensor) -> Tensor | None:
+    """What a mixer has learned from the SCF of `start`, for another functional; no help once atoms have moved."""
+    if start is None or start.fields.shape != fields.shape:
+        return None
+    old = start.crystal
+    same = torch.equal(old.lattice, crystal.lattice) and torch.equal(old.positions, crystal.positions)
+    return start.secants if same and len(start.secants) else None
 
 
 def _atomic_fields(crystal: Crystal, basis: Basis, count: int) -> Tensor:
