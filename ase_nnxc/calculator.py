@@ -462,7 +462,7 @@ class NNXCCalculator(Calculator):
         from .ks.symmetry import identity
 
         clock = time.perf_counter()
-        p, plan, device = self.parameters, self._plan(atoms), _device(self.parameters["device"])
+        p, plan, device = self.parameters, self._plan(atoms), torch_device(self.parameters["device"])
         if general:
             symmetry = identity(len(atoms), time_reversal=plan.symmetry.time_reversal)
             plan = dataclasses.replace(plan, symmetry=symmetry)
@@ -630,7 +630,7 @@ class NNXCCalculator(Calculator):
         if data.keys() != {*_PACKED, "solved"}:
             raise InputError(f"a ground state has {', '.join(_PACKED)} and solved, not {', '.join(data)}")
         with torch.inference_mode(False):
-            plan, device = self._plan(atoms), _device(self.parameters["device"])
+            plan, device = self._plan(atoms), torch_device(self.parameters["device"])
             functional = _on_device(self._xc.functional, device)
             packed = {name: _to_device(data[name], device) for name in _PACKED}
             crystal, basis, smearing = self._stage(plan, device)
@@ -724,20 +724,30 @@ def _on_device(functional: "Functional", device: "torch.device") -> "Functional"
     return copy.deepcopy(functional).to(device)
 
 
-def _device(name: Any) -> "torch.device":
+def torch_device(name: Any) -> "torch.device":
+    """The device of the keyword `device`, with its number: "auto" gives each process of `torchrun` a GPU of its own.
+
+    Raises
+    ------
+    InputError
+        If there is none of this name.
+    """
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % count) if count else torch.device("cpu")
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"unknown device {name!r}") from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device={name!r}: auto, cpu or cuda is expected")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cpu":
+        return device
+    if (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device={name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA devices")
-    return device
+    return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
 _PACKED = ("orbitals", "eigenvalues", "occupations", "fermi_level", "fields", "terms", "secants")
@@ -865,7 +875,7 @@ def _check_convergence(convergence: Any) -> None:
 
 
 def _check_device(device: Any) -> None:
-    _device(device)
+    torch_device(device)
 
 
 def _check_txt(txt: Any) -> None:

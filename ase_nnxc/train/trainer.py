@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -30,7 +31,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ..calculator import NNXCCalculator, _device
+from ..calculator import NNXCCalculator, torch_device
 from ..checkpoints import save_functional
 from ..ks.response import ResponseError
 from ..registry import pseudo_family
@@ -626,6 +627,8 @@ def _facts(thing: Any, inside: bool = False) -> Any:
         return {str(key): _facts(value, inside) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
         return [_facts(value, inside) for value in thing]
+    if isinstance(thing, partial):
+        return _facts([thing.func, thing.args, thing.keywords])
     kind = thing if isinstance(thing, type | FunctionType | BuiltinFunctionType | MethodType) else type(thing)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(thing, torch.nn.Module):
@@ -665,7 +668,7 @@ def _trainable(calculator: NNXCCalculator) -> Functional:
     parameters = [p for p in functional.parameters() if p.requires_grad]
     if not parameters:
         raise InputError(f"{type(functional).__name__} has no parameters that require a gradient")
-    device = _device(calculator.parameters["device"])
+    device = torch_device(calculator.parameters["device"])
     if any(p.device != device for p in parameters):
         raise InputError(f"the functional is on {parameters[0].device}, the calculator computes on {device}")
     return functional
