@@ -23,6 +23,7 @@ from ase.calculators.calculator import (
     all_changes,
     kpts2sizeandoffsets,
 )
+from ase.data import ground_state_magnetic_moments
 from ase.dft.kpoints import monkhorst_pack
 from ase.neighborlist import neighbor_list
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -80,6 +81,14 @@ class NNXCCalculator(Calculator):
         says for a model, gth-pbe for all others, BLYP and SCAN included; with the shipped valences.
     spinpol : bool, optional
         Default: spin-polarised if the atoms have initial magnetic moments.
+    charge : float
+        Of the cell, elementary charges (+1: one electron is missing); in a crystal a uniform background neutralises it.
+    fixed_magmom : bool or float
+        Hold the total magnetic moment, each spin with a Fermi level of its own: at the sum of the initial moments
+        (True), or at this number of Bohr magnetons. Default: False.
+    hund : bool
+        Start a single atom with the moment of its ground state (`ase.data.ground_state_magnetic_moments`) in place of
+        its initial moment, and hold it.
     nbands : int, optional
         Bands per k-point; default: enough for the smearing.
     gpts : tuple of int, optional
@@ -129,6 +138,9 @@ class NNXCCalculator(Calculator):
         "smearing": {"name": "marzari-vanderbilt", "width": 0.2},
         "pseudos": None,
         "spinpol": None,
+        "charge": 0.0,
+        "fixed_magmom": False,
+        "hund": False,
         "nbands": None,
         "gpts": None,
         "symmetry": True,
@@ -148,6 +160,9 @@ class NNXCCalculator(Calculator):
         smearing: Mapping[str, Any] | None = None,
         pseudos: str | Mapping[str, str] | None = None,
         spinpol: bool | None = None,
+        charge: float = 0.0,
+        fixed_magmom: bool | float = False,
+        hund: bool = False,
         nbands: int | None = None,
         gpts: Sequence[int] | None = None,
         symmetry: bool = True,
@@ -172,6 +187,9 @@ class NNXCCalculator(Calculator):
             "smearing": smearing,
             "pseudos": pseudos,
             "spinpol": spinpol,
+            "charge": charge,
+            "fixed_magmom": fixed_magmom,
+            "hund": hund,
             "nbands": nbands,
             "gpts": gpts,
             "symmetry": symmetry,
@@ -312,6 +330,8 @@ class NNXCCalculator(Calculator):
             torch.as_tensor(atoms.get_scaled_positions(wrap=False), dtype=torch.float64, device="cpu"),
             potentials,
             None if moments is None else torch.as_tensor(moments, dtype=torch.float64, device="cpu"),
+            charge=self.parameters["charge"],
+            fixed_moment=self._fixed_moment(moments, sum(p.valence for p in potentials)),
         )
 
     def _moments(self, atoms: Atoms, potentials: "Sequence[GTH]") -> np.ndarray | None:
@@ -320,12 +340,30 @@ class NNXCCalculator(Calculator):
         if moments.ndim != 1 or not np.isfinite(moments).all():
             raise InputError("initial magnetic moments must be collinear, one finite number for each atom")
         spinpol = self.parameters["spinpol"]
+        if self.parameters["hund"]:
+            moments = _hund(atoms, self.parameters["charge"])
         if spinpol is False and moments.any():
             raise InputError("spinpol=False, but the atoms have initial magnetic moments")
         for atom, (m, p) in enumerate(zip(moments, potentials)):
             if abs(m) > p.valence:
                 raise InputError(f"atom {atom} has {p.valence} valence electrons, its moment cannot be {m}")
         return moments if spinpol or moments.any() else None
+
+    def _fixed_moment(self, moments: np.ndarray | None, valence: int) -> float | None:
+        """The total moment to hold, if any, of atoms with these initial moments and valence electrons."""
+        fixed, nelectrons = self.parameters["fixed_magmom"], valence - self.parameters["charge"]
+        if nelectrons <= 0:
+            raise InputError(f"charge={self.parameters['charge']}: there are but {valence} valence electrons")
+        if moments is None:
+            if fixed is False or fixed == 0:
+                return None
+            raise InputError(f"fixed_magmom={fixed} needs spin: give initial magnetic moments, or spinpol=True")
+        if fixed is False and not self.parameters["hund"]:
+            return None
+        moment = float(moments.sum()) if isinstance(fixed, bool) else float(fixed)
+        if abs(moment) > nelectrons:
+            raise InputError(f"{nelectrons:g} valence electrons cannot have a moment of {moment:g}")
+        return moment
 
     def _box(self, crystal: "Crystal", symmetry: "Symmetry", ecut: float) -> tuple[int, int, int]:
         """FFT box: the one asked for, else the smallest for this geometry, whatever was calculated before."""
@@ -750,7 +788,7 @@ def torch_device(name: Any) -> "torch.device":
     return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
-_PACKED = ("orbitals", "eigenvalues", "occupations", "fermi_level", "fields", "terms", "secants")
+_PACKED = ("orbitals", "eigenvalues", "occupations", "fermi_levels", "fields", "terms", "secants")
 """What is written of a ground state."""
 
 
@@ -804,12 +842,29 @@ def _check_atoms(atoms: Atoms) -> None:
         raise InputError(f"atoms {i} and {j}{image} are {d:.3f} Angstrom apart: they sit on top of each other")
 
 
-def _check_bands(nbands: int | None, nelectrons: int, npw: int) -> None:
+def _hund(atoms: Atoms, charge: float) -> np.ndarray:
+    """The moment (1,) of a neutral atom's ground state."""
+    if len(atoms) != 1 or charge != 0:
+        raise InputError("hund=True is for a single neutral atom; use fixed_magmom for others")
+    return ground_state_magnetic_moments[atoms.numbers]
+
+
+def _check_bands(nbands: int | None, nelectrons: float, npw: int) -> None:
     if nbands is not None and not nelectrons < 2 * nbands <= 2 * npw:
-        least = nelectrons // 2 + 1
+        least = int(nelectrons // 2) + 1
         raise InputError(
-            f"nbands={nbands}: {nelectrons} electrons need {least} at least, {npw} plane waves make no more"
+            f"nbands={nbands}: {nelectrons:g} electrons need {least} at least, {npw} plane waves make no more"
         )
+
+
+def _check_charge(charge: Any) -> None:
+    if not _is_number(charge):
+        raise InputError(f"charge={charge!r}: a number of elementary charges is expected, +1 for a cation")
+
+
+def _check_fixed_magmom(fixed: Any) -> None:
+    if not (isinstance(fixed, bool) or _is_number(fixed)):
+        raise InputError(f"fixed_magmom={fixed!r}: True, False or a number of Bohr magnetons is expected")
 
 
 def _check_ecut(ecut: Any) -> None:
@@ -913,6 +968,9 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "smearing": _check_smearing,
     "pseudos": _check_pseudos,
     "spinpol": _check_flag("spinpol", optional=True),
+    "charge": _check_charge,
+    "fixed_magmom": _check_fixed_magmom,
+    "hund": _check_flag("hund"),
     "nbands": _check_count("nbands", optional=True),
     "gpts": _check_gpts,
     "symmetry": _check_flag("symmetry"),

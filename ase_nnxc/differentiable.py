@@ -77,7 +77,7 @@ class Differentiable:
 
     @cached_property
     def fermi_level(self) -> Tensor:
-        """(), eV. In a gap it has no derivatives: asking for them is an error."""
+        """(), eV; the higher one where the moment is fixed. In a gap it has no derivatives, and asking is an error."""
         return self._core.fermi_level * HARTREE
 
     @cached_property

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,6 +148,12 @@ def test_gradients_by_parameters_are_those_of_shifted_ground_states(
     crystal = crystal_of(atoms)
     state = scf(crystal, basis_of(crystal, ecut, kpts), Bent(xc), smearing, settings=TIGHT)
     check_parameters(state, losses, rel=1e-5)
+
+
+def test_gradients_at_a_fixed_moment_are_those_of_shifted_ground_states() -> None:
+    crystal = replace(crystal_of(nickel()), fixed_moment=0.5)
+    state = scf(crystal, basis_of(crystal, 20.0, (2, 2, 2)), Bent("PBE"), WIDE, settings=TIGHT)
+    check_parameters(state, [density_loss, eigenvalues_loss, lambda out: out.fermi_levels[0]], rel=1e-5)
 
 
 def test_gradient_of_the_free_energy_needs_no_response() -> None:

@@ -24,12 +24,18 @@ class Crystal:
         One pseudopotential for each atom.
     magmoms : Tensor or None
         (natoms,) collinear moments to start from, Bohr magnetons; None: spin-paired.
+    charge : float
+        Of the cell, elementary charges; a uniform background neutralises it.
+    fixed_moment : float or None
+        Total moment that is held, Bohr magnetons: both spins then have Fermi levels of their own.
     """
 
     lattice: Tensor
     positions: Tensor
     potentials: tuple[GTH, ...]
     magmoms: Tensor | None = None
+    charge: float = 0.0
+    fixed_moment: float | None = None
 
     @property
     def nspin(self) -> int:
@@ -37,9 +43,16 @@ class Crystal:
         return 1 if self.magmoms is None else 2
 
     @property
-    def nelectrons(self) -> int:
+    def nelectrons(self) -> float:
         """Number of valence electrons."""
-        return sum(p.valence for p in self.potentials)
+        return sum(p.valence for p in self.potentials) - self.charge
+
+    @property
+    def reservoirs(self) -> list[tuple[slice, float]]:
+        """The spin channels that share a Fermi level, and the number of their electrons."""
+        if self.fixed_moment is None:
+            return [(slice(None), self.nelectrons)]
+        return [(slice(s, s + 1), 0.5 * (self.nelectrons + (1 - 2 * s) * self.fixed_moment)) for s in (0, 1)]
 
     @cached_property
     def charges(self) -> Tensor:

@@ -54,29 +54,36 @@ class Differentiable:
         (nfields, n1, n2, n3): `GroundState.fields` on the grid.
     eigenvalues : Tensor
         (nspin, nk, nbands) Hartree. Of degenerate levels only symmetric functions have derivatives.
-    fermi_level : Tensor
-        Scalar, Hartree.
+    fermi_levels : Tensor
+        (nspin,) Hartree.
     """
 
     state: GroundState
     free_energy: Tensor
     fields: Tensor
     eigenvalues: Tensor
-    fermi_level: Tensor
+    fermi_levels: Tensor
     _displacements: Tensor  # (natoms, 3) and
     _strain: Tensor  # (3, 3), that this is a function of, both zero
     _slopes: tuple[Tensor, Tensor]  # zeros that carry the gradients of dF by them
 
+    @property
+    def fermi_level(self) -> Tensor:
+        """(), Hartree; the higher one where the spins have their own."""
+        return self.fermi_levels.max()
+
     @cached_property
     def occupations(self) -> Tensor:
         """(nspin, nk, nbands) in [0, 1] per spin orbital."""
-        return self.state.smearing.occupations(self.eigenvalues, self.fermi_level)
+        return self.state.smearing.occupations(self.eigenvalues, self.fermi_levels[:, None, None])
 
     @cached_property
     def energy(self) -> Tensor:
         """Free energy extrapolated to zero width of the smearing (), Hartree."""
         smearing, degeneracy = self.state.smearing, 2 / self.state.crystal.nspin
-        entropy = smearing.entropy(self.eigenvalues, self.fermi_level).sum((0, 2)) @ self.state.basis.weights
+        entropy = (
+            smearing.entropy(self.eigenvalues, self.fermi_levels[:, None, None]).sum((0, 2)) @ self.state.basis.weights
+        )
         return self.free_energy - smearing.extrapolation * smearing.width * degeneracy * entropy
 
     @cached_property
@@ -132,14 +139,14 @@ def differentiable(
     displacements = torch.zeros_like(crystal.positions) if displacements is None else displacements
     strain = torch.zeros_like(crystal.lattice) if strain is None else strain
     numbers = _GroundState.apply(state, tolerance, displacements, strain, *state.parameters)
-    free_energy, fields, eigenvalues, fermi_level, *slopes = numbers
+    free_energy, fields, eigenvalues, fermi_levels, *slopes = numbers
     return Differentiable(
-        state, free_energy, fields, eigenvalues, fermi_level, displacements, strain, (slopes[0], slopes[1])
+        state, free_energy, fields, eigenvalues, fermi_levels, displacements, strain, (slopes[0], slopes[1])
     )
 
 
 class _GroundState(torch.autograd.Function):
-    """(displacements, strain, parameters) -> (free energy, fields, eigenvalues, Fermi level, zeros for dF/d...)."""
+    """(displacements, strain, parameters) -> (free energy, fields, eigenvalues, Fermi levels, zeros for dF/d...)."""
 
     @staticmethod
     def forward(
@@ -153,11 +160,10 @@ class _GroundState(torch.autograd.Function):
         ctx.state, ctx.tolerance = state, tolerance
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*parameters)  # torch notices if they have changed in between
-        numbers = (torch.full_like(state.fields.real[0, 0], x) for x in (state.free_energy, state.fermi_level))
-        free_energy, fermi_level = numbers
+        free_energy = torch.full_like(state.fields.real[0, 0], state.free_energy)
         fields = state.basis.grid.to_real(state.fields)
         zeros = torch.zeros_like(displacements), torch.zeros_like(strain)
-        return free_energy, fields, state.eigenvalues.clone(), fermi_level, *zeros
+        return free_energy, fields, state.eigenvalues.clone(), state.fermi_levels.clone(), *zeros
 
     @staticmethod
     @once_differentiable
@@ -166,7 +172,7 @@ class _GroundState(torch.autograd.Function):
         free_energy: Tensor | None,
         fields: Tensor | None,
         eigenvalues: Tensor | None,
-        fermi_level: Tensor | None,
+        fermi_levels: Tensor | None,
         *along: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         state, parameters = ctx.state, ctx.saved_tensors
@@ -174,8 +180,8 @@ class _GroundState(torch.autograd.Function):
         total: list[Tensor] = []
         if free_energy is not None:
             total = [free_energy * g for g in _first_derivatives(state, parameters, moving)]
-        if any(x is not None for x in (fields, eigenvalues, fermi_level, *along)):
-            adjoint = _Adjoint(state, ctx.tolerance, fields, eigenvalues, fermi_level, along, moving)
+        if any(x is not None for x in (fields, eigenvalues, fermi_levels, *along)):
+            adjoint = _Adjoint(state, ctx.tolerance, fields, eigenvalues, fermi_levels, along, moving)
             second = adjoint.derivatives(parameters)
             total = [a + b for a, b in zip(total, second)] if total else second
         return None, None, *(total or (None,) * (2 + len(parameters)))
@@ -200,7 +206,7 @@ class _Adjoint:
     ----------
     state, tolerance
         As for `differentiable`.
-    fields, eigenvalues, fermi_level : Tensor or None
+    fields, eigenvalues, fermi_levels : Tensor or None
         Derivatives of the loss by these.
     along : sequence of Tensor or None
         Those by dF/d(displacements) and dF/d(strain).
@@ -214,7 +220,7 @@ class _Adjoint:
         tolerance: float | None,
         fields: Tensor | None,
         eigenvalues: Tensor | None,
-        fermi_level: Tensor | None,
+        fermi_levels: Tensor | None,
         along: Sequence[Tensor | None],
         moving: bool,
     ):
@@ -223,7 +229,7 @@ class _Adjoint:
         real = basis.grid.to_real(state.fields)
         # all that a functional sees is symmetric, and so is what acts on a loss
         self.by_fields = torch.zeros_like(real) if fields is None else basis.orbits.symmetrize(fields)
-        self.levels = self._levels(eigenvalues, fermi_level)
+        self.levels = self._levels(eigenvalues, fermi_levels)
         zeros = torch.zeros_like(crystal.positions), torch.zeros_like(crystal.lattice)
         directions = [z if w is None else w for z, w in zip(zeros, along)]
         self.along = [
@@ -234,16 +240,18 @@ class _Adjoint:
         strained = moving or bool(self.along[1].any())
         self.kinetic = state.kinetic_tensors() if strained else None
 
-    def _levels(self, eigenvalues: Tensor | None, fermi_level: Tensor | None) -> Tensor:
-        """Derivatives of the loss by eigenvalues, those by the Fermi level included: occupations of its density."""
+    def _levels(self, eigenvalues: Tensor | None, fermi_levels: Tensor | None) -> Tensor:
+        """Derivatives of the loss by eigenvalues, those by Fermi levels included: occupations of its density."""
         response = self.response
         levels = torch.zeros_like(self.state.eigenvalues) if eigenvalues is None else eigenvalues.clone()
-        if fermi_level is None:
+        if fermi_levels is None:
             return levels
-        if response.metallic:  # dmu = sum f' de / sum f'
-            levels[..., : response.nbands] += fermi_level * response.slopes / response.slopes.sum()
-        elif abs(float(fermi_level)) > NO_FERMI_LEVEL:
-            raise ResponseError("the Fermi level lies in a gap: it has no derivatives")
+        for (spins, _), metallic in zip(self.state.crystal.reservoirs, response.metallic):
+            weight, slopes = fermi_levels[spins].sum(), response.slopes[spins]
+            if metallic:  # dmu = sum f' de / sum f'
+                levels[spins, :, : response.nbands] += weight * slopes / slopes.sum()
+            elif abs(float(weight)) > NO_FERMI_LEVEL:
+                raise ResponseError("the Fermi level lies in a gap: it has no derivatives")
         return levels
 
     def derivatives(self, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -37,8 +37,8 @@ class GroundState:
         [spin][k] -> (nbands, npw) complex128.
     eigenvalues, occupations : Tensor
         (nspin, nk, nbands), Hartree and electrons in [0, 1] per spin orbital.
-    fermi_level : float
-        Hartree.
+    fermi_levels : Tensor
+        (nspin,) Hartree; they differ only where the moment is fixed.
     fields : Tensor
         (nfields, ng) Fourier coefficients of what the functional is evaluated with, made of the orbitals: total density
         and magnetisation, bohr^-3, and for a functional of the kinetic energy density tau the same of it, Hartree
@@ -58,7 +58,7 @@ class GroundState:
     orbitals: list[list[Tensor]]
     eigenvalues: Tensor
     occupations: Tensor
-    fermi_level: float
+    fermi_levels: Tensor
     fields: Tensor
     terms: dict[str, float]
     history: list = field(repr=False)
@@ -68,6 +68,11 @@ class GroundState:
     def density(self) -> Tensor:
         """Total density and, with spin, magnetisation (nspin, ng) of `fields`."""
         return self.fields[: self.crystal.nspin]
+
+    @property
+    def fermi_level(self) -> float:
+        """Hartree; the higher one where the spins have their own."""
+        return float(self.fermi_levels.max())
 
     @property
     def free_energy(self) -> float:

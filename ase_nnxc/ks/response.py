@@ -236,14 +236,14 @@ class Response:
         self.nbands = min(int(self.filled.max()) + 1, state.occupations.shape[-1])
         # little electrons have large slopes
         self.touched = _bands_above(NEGLIGIBLE, state.occupations[..., : self.nbands])
-        slopes = state.smearing.derivatives(state.eigenvalues, state.fermi_level)[..., : self.nbands]
+        slopes = state.smearing.derivatives(state.eigenvalues, state.fermi_levels[:, None, None])[..., : self.nbands]
         self.weights = (2 / crystal.nspin) * basis.weights  # (nk,) electrons in a full orbital
         self.slopes = slopes * self.weights[:, None]
-        self.metallic = self._is_metallic()
+        self.metallic = [self._is_metallic(self.slopes[spins]) for spins, _ in crystal.reservoirs]
 
-    def _is_metallic(self) -> bool:
-        """Whether the response of the Fermi level counts."""
-        sizes, total = float(self.slopes.abs().sum()), -float(self.slopes.sum())
+    def _is_metallic(self, slopes: Tensor) -> bool:
+        """Whether the response of the Fermi level that states with these slopes (n, nk, nbands) share counts."""
+        sizes, total = float(slopes.abs().sum()), -float(slopes.sum())
         if sizes * self.state.smearing.width < NO_METAL:
             return False
         if total < ILL_DEFINED * sizes:
@@ -270,7 +270,7 @@ class Response:
     def first_order(
         self, slopes: Tensor, tolerance: float | None = None, operator: Operator | None = None
     ) -> FirstOrder:
-        """Change of orbitals and occupations at fixed interaction and electron number.
+        """Change of orbitals and occupations at fixed interaction and numbers of electrons.
 
         Parameters
         ----------
@@ -298,7 +298,7 @@ class Response:
             count = len(result.change)
             psi = state.orbitals[spin][k][: self.nbands]
             eta = torch.zeros_like(psi)
-            eta[:count] = result.change - (shift * self.slopes[spin, k, :count, None]) * psi[:count]
+            eta[:count] = result.change - (shift[spin] * self.slopes[spin, k, :count, None]) * psi[:count]
             eta /= scale
             electrons[spin, k, 0, :count], electrons[spin, k, 1, :count] = 0.25 * scale, -0.25 * scale
             orbitals.append(torch.cat((psi + eta, psi - eta)))
@@ -319,7 +319,7 @@ class Response:
         couplings = (space.conj() @ right.mT).to(torch.complex128)  # <m|dH|n>
         # sum_mn psi_m c_mn psi_n*, c_mn = <m|dH|n> (f_m - f_n) / (e_m - e_n), counts pairs with an empty one
         # twice
-        mixing = couplings * divided_differences(state.smearing, energies, state.fermi_level)[:, :count]
+        mixing = couplings * divided_differences(state.smearing, energies, float(state.fermi_levels[spin]))[:, :count]
         mixing[count:] *= 2
         change = mixing.mT @ state.orbitals[spin][k][: self.nbands]
         if filled:
@@ -328,13 +328,15 @@ class Response:
             change[:filled] += 2 * state.occupations[spin, k, :filled, None] * outside
         return _Block(self.weights[k] * change, couplings.diagonal().real)
 
-    def _fermi_shift(self, shifts: list[Tensor]) -> float:
-        """dmu = sum f' de / sum f', Hartree, of first-order eigenvalues of each block."""
-        if not self.metallic:
-            return 0.0
-        slopes = self.slopes.flatten(0, 1)
-        total = sum(float((s[: len(de)] * de).sum()) for s, de in zip(slopes, shifts))
-        return total / float(slopes.sum())
+    def _fermi_shift(self, shifts: list[Tensor]) -> Tensor:
+        """dmu = sum f' de / sum f' (nspin,), Hartree, of first-order eigenvalues of each block."""
+        sums = torch.stack([(s[: len(de)] * de).sum() for s, de in zip(self.slopes.flatten(0, 1), shifts)])
+        sums = sums.view(self.slopes.shape[:2])
+        change = self.slopes.new_zeros(len(self.slopes))
+        for (spins, _), metallic in zip(self.state.crystal.reservoirs, self.metallic):
+            if metallic:
+                change[spins] = sums[spins].sum() / self.slopes[spins].sum()
+        return change
 
     def solve(self, slopes: Tensor, operator: Operator | None = None) -> Tensor:
         """Change of the fields (nfields, ng) with the interaction; arguments of `first_order`.

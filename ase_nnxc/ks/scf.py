@@ -93,8 +93,10 @@ class SCFSettings:
 
 def default_nbands(crystal: Crystal) -> int:
     """A fifth more bands than electron pairs, at least four more; with spin, counted for the majority channel."""
-    moment = 0.0 if crystal.magmoms is None else float(crystal.magmoms.sum().abs())
-    filled = math.ceil((crystal.nelectrons + moment) / 2)
+    moment = crystal.fixed_moment
+    if moment is None:
+        moment = 0.0 if crystal.magmoms is None else float(crystal.magmoms.sum())
+    filled = math.ceil((crystal.nelectrons + abs(moment)) / 2)
     return filled + max(4, math.ceil(0.2 * filled))
 
 
@@ -221,7 +223,7 @@ def scf(
             error,
             tolerance,
             _largest_residual(pairs, electrons.occupations),
-            electrons.fermi_level,
+            float(electrons.fermi_levels.max()),
             float(output[1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
             sum(p.applications for p in pairs),
             time.perf_counter() - clock,
@@ -245,7 +247,7 @@ def scf(
                 orbitals,
                 electrons.eigenvalues,
                 electrons.occupations,
-                electrons.fermi_level,
+                electrons.fermi_levels,
                 output,
                 terms,
                 history,
@@ -279,12 +281,12 @@ def _diagonalise(
 
 @dataclass(frozen=True)
 class _Electrons:
-    """Eigenvalues, occupations and numbers of electrons (nspin, nk, nbands), Fermi level, and -T S, Hartree."""
+    """Eigenvalues, occupations, numbers of electrons (nspin, nk, nbands), Fermi levels (nspin,) and -T S, Hartree."""
 
     eigenvalues: Tensor
     occupations: Tensor
     numbers: Tensor
-    fermi_level: float
+    fermi_levels: Tensor
     entropy: float
 
 
@@ -293,11 +295,14 @@ def _fill(problem: Problem, values: Tensor, smearing: Smearing) -> _Electrons:
     crystal, weights = problem.crystal, problem.basis.weights
     degeneracy = 2 // crystal.nspin
     eigenvalues = values.view(crystal.nspin, len(weights), -1)
-    fermi = smearing.fermi_level(eigenvalues, weights, crystal.nelectrons, degeneracy)
+    levels = eigenvalues.new_empty(crystal.nspin)
+    for spins, number in crystal.reservoirs:
+        levels[spins] = smearing.fermi_level(eigenvalues[spins], weights, number, degeneracy)
+    fermi = levels[:, None, None]
     occupations = smearing.occupations(eigenvalues, fermi)
     states = degeneracy * weights[:, None]
     entropy = -smearing.width * float((smearing.entropy(eigenvalues, fermi) * states).sum())
-    return _Electrons(eigenvalues, occupations, occupations * states, float(fermi), entropy)
+    return _Electrons(eigenvalues, occupations, occupations * states, levels, entropy)
 
 
 def _with_more_bands(psi: Tensor, extra: int, kinetic: Tensor) -> Tensor:
