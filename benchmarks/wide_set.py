@@ -1,0 +1,98 @@
+"""Does the SCF converge? Crystals of common elements with default settings: writes benchmarks/wide_set.json.
+
+    python benchmarks/wide_set.py [NAME ...]
+
+fcc, bcc, simple cubic and diamond crystals of elements, and cubic oxides of six compositions in the manner of
+E. Bosoni et al., Nat. Rev. Phys. 6, 45 (2024): X2O (antifluorite), XO (rocksalt), X2O3 (Pn-3m, X on 4b and O on 6d),
+XO2 (fluorite), X2O5 (Pn-3m, O on 4c, too), XO3 (Pm-3m). Neighbours are as far apart as covalent radii add up to. All
+is default but what makes it cheap: tables with few electrons, cutoff and mesh. Cr, Mn, Fe, Co and Ni start with 3 Bohr
+magnetons an atom. Structures that are in the file already are not calculated again.
+"""
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import SCFError
+from ase.data import atomic_numbers, covalent_radii
+from ase.spacegroup import crystal
+
+from ase_nnxc import NNXCCalculator
+
+OUTPUT = Path(__file__).with_suffix(".json")
+ELEMENTS = (
+    *("Li", "Be", "B", "C", "Na", "Mg", "Al", "Si", "P", "S", "K", "Ca", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni"),
+    *("Cu", "Zn", "Ga", "Ge", "Nb", "Mo", "Pd", "Ag", "Sn", "Pt", "Au"),
+)
+OXIDES = ["Li", "Mg", "Al", "Si", "Ca", "Ti", "Fe", "Ni", "Cu", "Zn"]
+FEW = {"Na": 1, "Mg": 2, "Cu": 11, "Ga": 3, "Ag": 11, "Pd": 10, "Pt": 10, "Au": 11}  # electrons, where tables differ
+MAGNETIC = ("Cr", "Mn", "Fe", "Co", "Ni")
+UNARY = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "sc": 1.0, "diamond": 4 / 3**0.5}  # lattice constant / distance
+
+
+def distance(*symbols: str) -> float:
+    """Of two neighbours, Angstrom."""
+    return float(sum(covalent_radii[atomic_numbers[s]] for s in symbols))
+
+
+def oxides(x: str) -> Iterator[tuple[str, Atoms]]:
+    """The six oxides of an element."""
+    corner, quarter, edge = (0, 0, 0), (0.25, 0.25, 0.25), (0, 0.5, 0.5)
+    d = distance(x, "O")
+
+    def cubic(symbols: str, sites: list[tuple[float, ...]], group: int, a: float) -> Atoms:
+        cell = [a, a, a, 90, 90, 90]
+        return crystal(symbols.split(), sites, spacegroup=group, cellpar=cell, primitive_cell=True)
+
+    yield f"{x}2O", cubic(f"O {x}", [corner, quarter], 225, 4 / 3**0.5 * d)
+    yield f"{x}O", bulk(f"{x}O", "rocksalt", a=2 * d)
+    yield f"{x}2O3", cubic(f"{x} O", [quarter, edge], 224, 4 / 3**0.5 * d)
+    yield f"{x}O2", cubic(f"{x} O", [corner, quarter], 225, 4 / 3**0.5 * d)
+    yield f"{x}2O5", cubic(f"{x} O O", [quarter, edge, (0.75, 0.75, 0.75)], 224, 4 / 3**0.5 * d)
+    yield f"{x}O3", cubic(f"{x} O", [corner, (0.5, 0, 0)], 221, 2 * d)
+
+
+def structures() -> Iterator[tuple[str, Atoms]]:
+    """All, by name."""
+    for x in ELEMENTS:
+        for structure, ratio in UNARY.items():
+            yield f"{x}-{structure}", bulk(x, structure, a=ratio * distance(x, x))
+    for x in OXIDES:
+        yield from oxides(x)
+
+
+def converge(atoms: Atoms) -> dict[str, float | str]:
+    """Steps and seconds of the SCF, or what it says."""
+    if set(atoms.symbols) & set(MAGNETIC):
+        atoms.set_initial_magnetic_moments([3.0 if s in MAGNETIC else 0.0 for s in atoms.symbols])
+    pseudos = {s: f"gth-pbe-q{FEW[s]}" for s in set(atoms.symbols) if s in FEW}
+    atoms.calc = NNXCCalculator(ecut=600, kpts={"density": 1.5, "gamma": True}, pseudos=pseudos)
+    clock = time.process_time()
+    try:
+        found: dict[str, float | str] = {"energy_eV": round(atoms.get_potential_energy(), 6)}
+    except SCFError as error:
+        found = {"error": str(error)}
+    return found | {"steps": len(atoms.calc.history), "seconds": round(time.process_time() - clock, 1)}
+
+
+def main() -> None:
+    """Calculate what is not there, and count."""
+    results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    for name, atoms in structures():
+        if name in results or (sys.argv[1:] and name not in sys.argv[1:]):
+            continue
+        results[name] = converge(atoms)
+        print(name, results[name], flush=True)
+        OUTPUT.write_text(json.dumps(results, indent=0) + "\n")
+    failed = [name for name, result in results.items() if "error" in result]
+    print(f"{len(results) - len(failed)} of {len(results)} converged; not: {', '.join(failed) or 'none'}")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message="pseudopotentials .* were made for another functional")
+    main()
