@@ -5,6 +5,8 @@ kinetic energy densities.
 Anderson, J. ACM 12, 547 (1965); Kerker, Phys. Rev. B 23, 3082 (1981).
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from .basis import DensityGrid
 # more than 60, 32, 31, 23, 30 with 1, 0.1, 0.01, 1e-3, 1e-4; without it the SCF may end before tau has converged.
 TAU_WEIGHT = 1e-3
 KEPT = 4  # secants for the next SCF; more do not help
+PATIENCE = 15  # steps in which the squared residual should be halved; else a mixer begins anew with more damping
+MORE_DAMPING = 0.4
 
 
 class AndersonMixer:
@@ -53,6 +57,8 @@ class AndersonMixer:
         # the other fields have no electrostatics: weigh the magnetisation as a density wave of 1 bohr^-1
         self.metric = [kernel, *(nspin - 1) * [4 * torch.pi], *nspin * [4 * torch.pi * TAU_WEIGHT]]
         self._steps: list[Tensor] = []  # (2, nfields, ng): density and residual
+        self._least, self._idle = math.inf, 0  # squared residual, and steps since it was halved
+        self._begin: Tensor | None = None  # the first density and its residual
         self._secants = secants
 
     def error(self, residual: Tensor, volume: Tensor) -> float:
@@ -64,14 +70,14 @@ class AndersonMixer:
 
     def step(self, density: Tensor, residual: Tensor) -> Tensor:
         """The next density (nfields, ng) after `density` gave `residual` = output - input."""
-        best = here = torch.stack((density, residual))
+        best = here = self._without_stalling(torch.stack((density, residual)))
         if self._secants is not None:  # as if these changes had led here
             self._steps, self._secants = list(here - self._secants), None
         if self._steps:
             changes = [here - there for there in self._steps]
             dr = [change[1] for change in changes]
             gram = torch.stack([torch.stack([self._inner(a, b) for b in dr]) for a in dr])
-            right = torch.stack([self._inner(a, residual) for a in dr])
+            right = torch.stack([self._inner(a, here[1]) for a in dr])
             gram, right = gram.cpu(), right.cpu()  # a few numbers, and a driver that CUDA does not have
             scale = gram.diagonal().rsqrt()  # differences span many orders of magnitude
             c = scale * torch.linalg.lstsq(
@@ -83,6 +89,20 @@ class AndersonMixer:
         best, change = best[0], self.damping * best[1]
         change[0] *= self.kerker
         return best + change
+
+    def _without_stalling(self, here: Tensor) -> Tensor:
+        """Where to go on from: here, or after `PATIENCE` steps without progress where it all began."""
+        size = float(self._inner(here[1], here[1]))
+        self._idle += 1
+        if size < 0.5 * self._least:
+            self._least, self._idle = size, 0
+        if self._begin is None:
+            self._begin = here
+        if self._idle < PATIENCE:
+            return here
+        self.damping *= MORE_DAMPING
+        self._steps, self._least, self._idle = [], math.inf, 0
+        return self._begin
 
     def secants(self, density: Tensor, residual: Tensor) -> Tensor:
         """Changes of density and residual that led to the last ones, (n, 2, nfields, ng) complex64, n up to `KEPT`."""

@@ -206,7 +206,7 @@ def scf(
     # an error of the orbitals of this size changes the energy by less than the tolerance
     final = min(SINGLE_PRECISION, 0.3 * math.sqrt(settings.energy / crystal.nelectrons))
     tolerance = LOOSE_TOLERANCE if start is None else 0.1 * LOOSE_TOLERANCE
-    in_use = [len(orbitals[0][0])] * crystal.nspin
+    in_use = len(orbitals[0][0])
     history: list[Step] = []
     for number in range(1, settings.maxiter + 1):
         clock = time.perf_counter()
@@ -257,7 +257,7 @@ def scf(
         tolerance = min(tolerance, 0.2 * math.sqrt(error / crystal.nelectrons))
         if tolerance < 3 * final:  # no further step for its sake
             tolerance = 0.5 * final
-        in_use = [len(orbitals[0][0])] * crystal.nspin if missing else _bands_in_use(electrons.occupations)
+        in_use = len(orbitals[0][0]) if missing else _bands_in_use(electrons.occupations)
     raise ConvergenceError(
         f"no self-consistency after {settings.maxiter} steps: the estimated error of the energy is "
         f"{history[-1].error:.1e} Ha, {settings.energy:.1e} Ha were asked for",
@@ -266,15 +266,15 @@ def scf(
 
 
 def _diagonalise(
-    problem: Problem, potentials: Tensor, orbitals: list[list[Tensor]], tolerance: float, in_use: list[int]
+    problem: Problem, potentials: Tensor, orbitals: list[list[Tensor]], tolerance: float, in_use: int
 ) -> list[Eigenpairs]:
-    """Eigenpairs of every block, `in_use` of each spin to the tolerance; in complex64 as long as that is loose."""
+    """Eigenpairs of every block, `in_use` of each to the tolerance; in complex64 as long as that is loose."""
     dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
 
     def one(block: tuple[int, int]) -> Eigenpairs:
         spin, k = block
         hamiltonian = problem.hamiltonian(k, potentials[spin], dtype)
-        return davidson(hamiltonian, orbitals[spin][k].to(dtype), tolerance, in_use[spin])
+        return davidson(hamiltonian, orbitals[spin][k].to(dtype), tolerance, in_use)
 
     return map_kpoints(one, problem.basis.blocks(problem.crystal.nspin), problem.crystal.device)
 
@@ -310,11 +310,10 @@ def _with_more_bands(psi: Tensor, extra: int, kinetic: Tensor) -> Tensor:
     return torch.cat((psi, noise(extra, kinetic, seed=len(psi)).to(psi.dtype)))
 
 
-def _bands_in_use(occupations: Tensor) -> list[int]:
-    """For each spin the number of bands up to the highest that holds electrons anywhere, and one more."""
-    filled = (occupations.abs().amax(dim=1) > EMPTY).tolist()
-    nbands = occupations.shape[-1]
-    return [min(nbands, max((n for n in range(nbands) if row[n]), default=-1) + 2) for row in filled]
+def _bands_in_use(occupations: Tensor) -> int:
+    """Number of bands up to the highest that holds electrons anywhere, of either spin, and one more."""
+    filled = (occupations.abs().amax(dim=(0, 1)) > EMPTY).nonzero()
+    return min(occupations.shape[-1], int(filled.max()) + 2)
 
 
 def _largest_residual(pairs: list[Eigenpairs], occupations: Tensor) -> float:

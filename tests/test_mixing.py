@@ -1,0 +1,63 @@
+"""The mixer of densities: it leaves where it stalls, and what it has learned can be handed on."""
+
+import pytest
+import torch
+from ase.build import bulk
+from kohn_sham import basis_of, crystal_of
+
+from ase_nnxc.ks.mixing import MORE_DAMPING, PATIENCE, AndersonMixer
+from ase_nnxc.ks.terms.hartree import coulomb_kernel
+
+
+@pytest.fixture
+def mixer():
+    """A function that makes one, of a small grid."""
+    crystal = crystal_of(bulk("Al"))
+    grid = basis_of(crystal, 2.0, (1, 1, 1)).grid
+    kernel = coulomb_kernel(grid, crystal.reciprocal)
+    return lambda **keywords: AndersonMixer(grid, kernel, 1, **keywords)
+
+
+def waves(made: AndersonMixer, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    fields = torch.randn(1, *made.grid.shape, dtype=torch.float64, generator=generator)
+    fields = made.grid.to_fourier(fields)
+    fields[:, 0] = 0.0
+    return fields
+
+
+def test_mixer_that_stalls_begins_anew_with_more_damping(mixer):
+    made = mixer()
+    densities = [waves(made, step) for step in range(PATIENCE + 1)]
+    residuals = [waves(made, 100 + step) for step in range(PATIENCE + 1)]  # of about equal size
+    for density, residual in zip(densities[:-1], residuals[:-1]):
+        made.step(density, residual)
+    assert made.damping == 0.8
+    again = made.step(densities[-1], residuals[-1])
+    assert made.damping == 0.8 * MORE_DAMPING
+    assert torch.allclose(again, densities[0] + made.damping * made.kerker * residuals[0])
+
+
+def steps_to(made: AndersonMixer, target: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """Steps to the fixed point of a linear map, and the secants learned."""
+    density = torch.zeros_like(target)
+    slope = 1.0 + 3.0 * (torch.arange(target.shape[1]) % 4)  # four different ones
+    for step in range(1, 40):
+        residual = slope * (target - density)
+        if float(made.error(residual, torch.tensor(1.0))) < 1e-9:
+            return step, made.secants(density, residual)
+        density = made.step(density, residual)
+    raise AssertionError("not converged")
+
+
+def test_secants_of_one_problem_shorten_the_next(mixer):
+    first, learned = steps_to(mixer(screening=0.0), waves(mixer(), 3))
+    second, _ = steps_to(mixer(screening=0.0, secants=learned), waves(mixer(), 3) * 1.1)
+    assert second <= first - 2
+
+
+def test_converged_at_once_hands_on_what_it_was_given(mixer):
+    made = mixer(screening=0.0)
+    _, learned = steps_to(made, waves(made, 4))
+    fresh = mixer(secants=learned)
+    assert fresh.secants(waves(made, 5), waves(made, 6)) is learned
