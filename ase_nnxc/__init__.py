@@ -1,10 +1,13 @@
 """Differentiable plane-wave Kohn-Sham density functional theory in torch, behind an ASE calculator.
 
-Importing the package is light: torch is loaded when something that needs it is first asked for.
+Importing the package is light: torch is loaded when something that needs it is first asked for. It tells ASE the name
+"nnxc", which `ase.calculators.calculator.get_calculator_class` then knows.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from ase.calculators.calculator import external_calculators, register_calculator_class
 
 if TYPE_CHECKING:
     from .calculator import NNXCCalculator
@@ -44,3 +47,14 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _calculator(*args: Any, **kwargs: Any) -> "NNXCCalculator":
+    """NNXCCalculator, loaded when one is made; what ASE gets for the name "nnxc"."""
+    from .calculator import NNXCCalculator
+
+    return NNXCCalculator(*args, **kwargs)
+
+
+if "nnxc" not in external_calculators:  # the package may be imported anew
+    register_calculator_class("nnxc", _calculator)

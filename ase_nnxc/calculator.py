@@ -17,10 +17,13 @@ from ase import Atoms
 from ase.calculators.calculator import (
     CalculationFailed,
     Calculator,
+    CalculatorError,
     InputError,
     Parameters,
+    ReadError,
     SCFError,
     all_changes,
+    equal,
     kpts2sizeandoffsets,
 )
 from ase.data import ground_state_magnetic_moments
@@ -29,9 +32,11 @@ from ase.neighborlist import neighbor_list
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from . import __version__
+from .electrons import LEVELS, ElectronicStructure
 from .pseudos import find_pseudos, recommended_cutoff, table_digest
 from .registry import named_family, pseudo_family, resolve
 from .report import Log
+from .restart import read_restart, write_restart
 from .units import BOHR, GPA, HARTREE
 
 if TYPE_CHECKING:
@@ -48,19 +53,20 @@ if TYPE_CHECKING:
     from .xc.functional import Functional
 
 SMEARINGS = ("fermi-dirac", "gaussian", "marzari-vanderbilt", "methfessel-paxton")
+_LOCAL = {"txt", "device"}  # parameters that say nothing of the numbers, and are not written
 CLOSEST = 0.4  # Angstrom; atoms nearer than this are a mistake in the input
 SIMILAR = 0.25  # a mesh found from a density is kept while lengths and angles of the cell change by less than this
 PULAY = 0.5  # GPa; a larger error of the stress from the finite cutoff draws a warning when a cell is relaxed
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
 
 
-class NNXCCalculator(Calculator):
+class NNXCCalculator(Calculator, ElectronicStructure):
     """Kohn-Sham density functional theory in plane waves, in torch, with functionals called by name.
 
     Parameters
     ----------
     xc : str, PathLike or Functional
-        Exchange-correlation functional. A name in any case: conventional ("LDA", "PBE", "PBEsol", "RPBE", "revPBE",
+        Exchange-correlation functional, "PBE" by default. A name in any case: conventional ("LDA", "PBE", "PBEsol", "RPBE", "revPBE",
         "SCAN", "r2SCAN", "LDA-PZ", "LDA-VWN"), a model's ("pbe-clone", or "pbe-clone@1" for one version; those there
         are by `nnxc models list`), or libxc's or PySCF's ("BLYP"); several joined by "+", with coefficients or as
         exchange and correlation ("0.25*PBE+0.75*PBEsol", "gga_x_b88+gga_c_lyp"); the path of a checkpoint, with a path
@@ -95,7 +101,7 @@ class NNXCCalculator(Calculator):
         FFT box; default: the smallest that holds the density and suits the symmetry. Fix it over
         a scan, as `nnxc eos` does, with that of the largest cell from `resolve`.
     symmetry : bool
-        Use the crystal's symmetry and time reversal; the numbers are the same without.
+        On by default. Use the crystal's symmetry and time reversal; the numbers are the same without.
     smooth_cutoff : bool
         Let the kinetic energy rise to infinity at the cutoff, so that the energy at constant cutoff is a smooth
         function of the cell (see `ase_nnxc.ks.terms.kinetic`). For scans and relaxations of the cell; off by default,
@@ -103,15 +109,20 @@ class NNXCCalculator(Calculator):
     convergence : dict
         {"energy": eV per valence electron}: estimated error of the energy at which the SCF stops; default 1e-8.
     maxiter : int
-        Most SCF steps.
+        Most SCF steps; default 100.
     device : str
-        "auto" (cuda if there), "cpu", "cuda", "cuda:1" ...
+        "auto" (the default: cuda if there), "cpu", "cuda", "cuda:1" ...
     txt : None, "-", path or open file
         Log: none, standard output, or a file, to which it is appended.
-    directory : str
+    restart : str or PathLike, optional
+        Restart file of `write`, whose parameters, atoms, results and ground state are taken up. Besides it only `txt`,
+        `device`, `label`, `directory`, `atoms` and a functional object that the file was written with can be given.
+    label : str, optional
+        Of the log, unless `txt` is given: "label.txt". May begin with the directory.
+    directory : str or PathLike
         Where a relative `txt` lies.
     atoms : Atoms, optional
-        Gets this calculator attached.
+        Gets this calculator attached, and positions and cell of the restart file.
 
     Notes
     -----
@@ -129,8 +140,10 @@ class NNXCCalculator(Calculator):
     """
 
     name = "nnxc"
-    nolabel = True
-    implemented_properties = ["energy", "free_energy", "forces", "stress", "magmom", "magmoms"]  # noqa: RUF012
+    implemented_properties = [  # noqa: RUF012
+        *("energy", "free_energy", "forces", "stress", "magmom", "magmoms", "fermi_level"),
+        *LEVELS,
+    ]
     default_parameters: dict[str, Any] = {  # noqa: RUF012
         "xc": "PBE",
         "ecut": None,
@@ -153,7 +166,7 @@ class NNXCCalculator(Calculator):
 
     def __init__(
         self,
-        xc: "str | os.PathLike[str] | Functional" = "PBE",
+        xc: "str | os.PathLike[str] | Functional | None" = None,
         *,
         ecut: float | None = None,
         kpts: Any = None,
@@ -165,22 +178,27 @@ class NNXCCalculator(Calculator):
         hund: bool = False,
         nbands: int | None = None,
         gpts: Sequence[int] | None = None,
-        symmetry: bool = True,
-        smooth_cutoff: bool = False,
+        symmetry: bool | None = None,
+        smooth_cutoff: bool | None = None,
         convergence: Mapping[str, float] | None = None,
-        maxiter: int = 100,
-        device: str = "auto",
+        maxiter: int | None = None,
+        device: str | None = None,
         txt: "str | os.PathLike[str] | IO[str] | None" = None,
-        directory: str = ".",
+        restart: "str | os.PathLike[str] | None" = None,
+        label: str | None = None,
+        directory: "str | os.PathLike[str]" = ".",
         atoms: Atoms | None = None,
         **other: Any,
     ):
         self.reset()
         self._found: dict[str, GTH] = {}  # tables by element
         self._log = Log(None)
-        self._xc = resolve(xc)
-        super().__init__(directory=directory)
-        self.parameters["xc"] = xc
+        self._xc = resolve(self.default_parameters["xc"] if xc is None else xc)
+        super().__init__(label=label, directory=directory)
+        if xc is not None:
+            self.parameters["xc"] = xc
+        if txt is None and self.prefix is not None:
+            txt = f"{self.prefix}.txt"
         given = {
             "ecut": ecut,
             "kpts": kpts,
@@ -199,13 +217,28 @@ class NNXCCalculator(Calculator):
             "device": device,
             "txt": txt,
         }
-        self.set(**{name: value for name, value in given.items() if value is not None}, **other)
+        given = {name: value for name, value in given.items() if value is not None} | other
+        if restart is not None:
+            settled = [*(["xc"] if isinstance(xc, str | os.PathLike) else []), *(given.keys() - _LOCAL)]
+            if settled:
+                raise InputError(f"restart brings its own {', '.join(sorted(settled))}: change them by `set` afterwards")
+        self.set(**given)
+        if restart is not None:
+            self.read(restart)
         if atoms is not None:
-            atoms.calc = self
+            self._attach_to(atoms)
+
+    def _attach_to(self, atoms: Atoms) -> None:
+        """Be the calculator of these atoms, which get positions and cell of the restart file if one was read."""
+        if self.atoms is not None:
+            if not (np.array_equal(atoms.numbers, self.atoms.numbers) and np.array_equal(atoms.pbc, self.atoms.pbc)):
+                raise CalculatorError("the atoms are not those of the restart file: other elements or pbc")
+            atoms.positions, atoms.cell = self.atoms.positions, self.atoms.cell
+        atoms.calc = self
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the ground state, which a copy finds anew when it has to, and without an open log."""
-        state = self.__dict__ | {"_state": None}
+        state = self.__dict__ | {"_state": None, "_bands": None}
         if hasattr(self.parameters["txt"], "write"):
             state |= {"parameters": Parameters(self.parameters | {"txt": None}), "_log": Log(None)}
         return state
@@ -214,6 +247,7 @@ class NNXCCalculator(Calculator):
         """Forget everything but the parameters: results, ground state and mesh."""
         super().reset()
         self._state: GroundState | None = None
+        self._bands = None
         self._history: list[Step] = []
         self._solved: tuple[bytes, ...] | None = None  # the geometry and functional whose ground state is held
         self._mesh: _Mesh | None = None
@@ -272,11 +306,11 @@ class NNXCCalculator(Calculator):
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """The parameters, made explicit as by `resolve` once a geometry was calculated: plain data for files."""
-        parameters = self._resolved or {k: v for k, v in self.parameters.items() if k not in ("txt", "device")}
+        parameters = self._resolved or {k: v for k, v in self.parameters.items() if k not in _LOCAL}
         return parameters | {"xc": self._xc.xc if isinstance(self._xc.xc, str) else self._xc.describe()}
 
     def _explicit(self, plan: "_Plan") -> dict[str, Any]:
-        return {k: v for k, v in self.parameters.items() if k not in ("txt", "device")} | {
+        return {k: v for k, v in self.parameters.items() if k not in _LOCAL} | {
             "xc": self._xc.xc,
             "ecut": plan.ecut * HARTREE,
             "kpts": plan.mesh.kpts,
@@ -407,6 +441,8 @@ class NNXCCalculator(Calculator):
                 self._collect_energies(state)
             if {"forces", "stress"} & set(properties) and "forces" not in self.results:
                 self._collect_derivatives(state)
+            if set(LEVELS) & set(properties) and "eigenvalues" not in self.results:
+                self.results.update(self._levels(state))
             if "stress" in properties:
                 self._watch_pulay_stress(self.atoms, state)
         return state
@@ -627,6 +663,97 @@ class NNXCCalculator(Calculator):
         self.calculate(atoms or self.atoms, ["free_energy"])
         assert self._state is not None
         return self._state
+
+    def get_bz_k_points(self) -> np.ndarray:
+        """All k-points of the mesh (nk, 3), scaled: in units of the reciprocal lattice vectors."""
+        self.ground_state()
+        assert self._mesh is not None
+        return self._mesh.points.numpy().copy()
+
+    def write(self, path: "str | os.PathLike[str]") -> None:
+        """Write a restart file: atoms, results, parameters, density and orbitals of the last calculation.
+
+        `NNXCCalculator(restart=path)` is then the same calculator, and `get_atoms` of it gives the atoms. A functional
+        object is not written, only its fingerprint: such a file is read with the object at hand,
+        `NNXCCalculator(functional, restart=path)`.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            Of the file, safetensors with JSON in its header; an old one is replaced.
+
+        Raises
+        ------
+        InputError
+            If nothing has been calculated.
+        """
+        if self.atoms is None or self._solved is None or self._mesh is None:
+            raise InputError("there is nothing to write: calculate something first")
+        atoms = self.atoms.copy()
+        atoms.info = {}  # may hold anything
+        parameters = {k: v for k, v in self.parameters.items() if k not in _LOCAL}
+        facts = {
+            "parameters": parameters | {"xc": self._xc.xc if isinstance(self._xc.xc, str) else None},
+            "functional": self._xc.describe(),
+            "choices": self._choices(),
+            "mesh": {"kpts": self._mesh.kpts, "cell": self._mesh.atoms.cell.array},
+            "atoms": atoms,
+            "results": self.results,
+        }
+        write_restart(path, self.pack_state(), facts)
+
+    def read(self, label: "str | os.PathLike[str]") -> None:
+        """Take up a restart file: atoms, results, parameters and ground state.
+
+        Parameters
+        ----------
+        label : str or PathLike
+            Path of what `write` wrote. `txt` and `device` stay as they are.
+
+        Raises
+        ------
+        ReadError
+            If there is none, or if it is damaged, or if functional, pseudopotentials or anything that this version
+            chooses for its atoms are not what they were when it was written.
+        """
+        packed, facts = read_restart(label)
+        try:
+            self._take_up(packed, facts)
+        except ReadError as error:
+            raise ReadError(f"{label}: {error}") from error
+        except Exception as error:  # whatever a damaged file makes
+            raise ReadError(f"{label} cannot be taken up: {type(error).__name__}: {error}") from error
+
+    def _take_up(self, packed: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Become the calculator that wrote this."""
+        parameters, atoms = dict(facts["parameters"]), facts["atoms"]
+        if parameters["xc"] is None:
+            del parameters["xc"]
+        self.set(**parameters)
+        if self._xc.describe() != facts["functional"]:
+            raise ReadError(f"its functional is {facts['functional']}, here is {self._xc.describe()}")
+        chosen_for = atoms.copy()
+        chosen_for.cell = facts["mesh"]["cell"]
+        self._mesh = _Mesh(*_kpoints(facts["mesh"]["kpts"], chosen_for), chosen_for)
+        self.unpack_state(atoms, packed)
+        if self._solved != (*_fingerprint(atoms), self._xc.fingerprint().encode()):
+            raise ReadError("its ground state is not that of its atoms and its functional")
+        self.atoms, self.results = atoms, facts["results"]
+        for name, now in self._choices().items():
+            if not equal(now, facts["choices"].get(name)):
+                raise ReadError(f"{name} was {facts['choices'].get(name)} when it was written and would now be {now}")
+
+    def _choices(self) -> dict[str, Any]:
+        """What is not among the parameters but follows from them and the atoms by what this version chooses."""
+        assert self._resolved is not None
+        assert self.atoms is not None
+        tables = {symbol: table_digest(table) for symbol, table in self._tables(self.atoms).items()}
+        return {name: self._resolved[name] for name in ("ecut", "kpts", "gpts", "pseudos")} | {"tables": tables}
+
+    @classmethod
+    def read_atoms(cls, restart: "str | os.PathLike[str]", **kwargs: Any) -> Atoms:
+        """The atoms of a restart file, with the calculator attached."""
+        return cls(restart=restart, **kwargs).get_atoms()
 
     def pack_state(self) -> dict[str, Any]:
         """The ground state that is held, as tensors and plain data for torch.save; see `unpack_state`.

@@ -92,25 +92,33 @@ def get_functional(xc: "str | os.PathLike[str] | Functional") -> "Functional":
 
 def resolve(xc: "str | os.PathLike[str] | Functional") -> Resolved:
     """As `get_functional`, and how to call what was found."""
-    from .xc import Functional
+    import torch
+
     from .xc.functional import check_functional
 
-    if isinstance(xc, Functional):
-        found = Resolved(xc, xc)
-    elif not isinstance(xc, str | os.PathLike):
-        raise InputError(f"xc={xc!r}: a name ({_known()}), a path or a Functional object is expected")
-    elif isinstance(xc, str) and not is_path(xc):
-        found = _resolve_terms(xc)
-    else:
-        found = _resolve_model(xc)
-    try:
-        check_functional(found.functional)
-    except ValueError as error:
-        raise InputError(f"xc: {error}") from error
+    with torch.inference_mode(False):  # tensors made in inference mode could not be differentiated later
+        found = _resolve(xc)
+        try:
+            check_functional(found.functional)
+        except ValueError as error:
+            raise InputError(f"xc: {error}") from error
     kind = found.functional.kind
     if kind != "xc":
         raise InputError(f"xc={xc if isinstance(xc, str) else found.describe()} is {_INCOMPLETE[kind]}")
     return found
+
+
+def _resolve(xc: "str | os.PathLike[str] | Functional") -> Resolved:
+    """As `resolve`, before any check of the functional."""
+    from .xc import Functional
+
+    if isinstance(xc, Functional):
+        return Resolved(xc, xc)
+    if not isinstance(xc, str | os.PathLike):
+        raise InputError(f"xc={xc!r}: a name ({_known()}), a path or a Functional object is expected")
+    if isinstance(xc, str) and not is_path(xc):
+        return _resolve_terms(xc)
+    return _resolve_model(xc)
 
 
 _INCOMPLETE = {

@@ -442,7 +442,7 @@ class NeuralExchange(_Constrained):
         s2, alpha = torch.meshgrid(1e4 * mesh**4, 10 * mesh, indexing="ij")
         upper = self._upper(alpha if self.meta else None)
         base = 1.0 if self.parent is None else _parent_enhancement(self.parent, {"s2": s2, "alpha": alpha})
-        excess = 0.0 if upper is None else torch.as_tensor(base - upper).max().item()
+        excess = 0.0 if upper is None else torch.as_tensor(base - upper, device="cpu").max().item()
         if excess > 1e-9:
             base_name = "1" if self.parent is None else "that of the parent"
             raise ValueError(f"F0, {base_name}, exceeds the bound of {' and '.join(chosen)} by up to {excess:.3g}")
