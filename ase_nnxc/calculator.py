@@ -66,11 +66,11 @@ class NNXCCalculator(Calculator, ElectronicStructure):
     Parameters
     ----------
     xc : str, PathLike or Functional
-        Exchange-correlation functional, "PBE" by default. A name in any case: conventional ("LDA", "PBE", "PBEsol", "RPBE", "revPBE",
-        "SCAN", "r2SCAN", "LDA-PZ", "LDA-VWN"), a model's ("pbe-clone", or "pbe-clone@1" for one version; those there
-        are by `nnxc models list`), or libxc's or PySCF's ("BLYP"); several joined by "+", with coefficients or as
-        exchange and correlation ("0.25*PBE+0.75*PBEsol", "gga_x_b88+gga_c_lyp"); the path of a checkpoint, with a path
-        separator in it; or an object, also one that is being trained.
+        Exchange-correlation functional; default "PBE". A name in any case: conventional ("LDA", "PBE", "PBEsol",
+        "RPBE", "revPBE", "SCAN", "r2SCAN", "LDA-PZ", "LDA-VWN"), a model's ("pbe-clone", or "pbe-clone@1" for one
+        version; those there are by `nnxc models list`), or libxc's or PySCF's ("BLYP"); several joined by "+", with
+        coefficients or as exchange and correlation ("0.25*PBE+0.75*PBEsol", "gga_x_b88+gga_c_lyp"); the path of a
+        checkpoint, with a path separator in it; or an object, also one that is being trained.
     ecut : float, optional
         Cutoff of the plane waves, eV. Default: the highest of the cutoffs recommended for the tables involved.
     kpts : tuple, array or dict
@@ -221,7 +221,9 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         if restart is not None:
             settled = [*(["xc"] if isinstance(xc, str | os.PathLike) else []), *(given.keys() - _LOCAL)]
             if settled:
-                raise InputError(f"restart brings its own {', '.join(sorted(settled))}: change them by `set` afterwards")
+                raise InputError(
+                    f"restart brings its own {', '.join(sorted(settled))}: change them by `set` afterwards"
+                )
         self.set(**given)
         if restart is not None:
             self.read(restart)
@@ -687,8 +689,10 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         InputError
             If nothing has been calculated.
         """
-        if self.atoms is None or self._solved is None or self._mesh is None:
+        if self.atoms is None:
             raise InputError("there is nothing to write: calculate something first")
+        self.ground_state()  # a copy of a calculator holds none
+        assert self._mesh is not None
         atoms = self.atoms.copy()
         atoms.info = {}  # may hold anything
         parameters = {k: v for k, v in self.parameters.items() if k not in _LOCAL}

@@ -20,8 +20,8 @@ LEVELS = ("eigenvalues", "occupations", "ibz_kpoints", "kpoint_weights")
 class ElectronicStructure(ABC):
     """What a calculator tells of the electrons of the atoms that it calculated last; calculated first if need be.
 
-    All bands are converged when levels or orbitals are first asked for; an SCF leaves the higher empty ones rough. Bands
-    are counted from 0, k-points as in `get_ibz_k_points`.
+    All bands are converged when levels or orbitals are first asked for; an SCF leaves the higher empty ones rough.
+    Bands are counted from 0, k-points as in `get_ibz_k_points`.
     """
 
     _bands: "tuple[GroundState, Tensor, list[list[Tensor]]] | None" = None  # all converged; of the state that is named

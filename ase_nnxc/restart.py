@@ -69,7 +69,8 @@ def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
                     f"{path} is of format {header['format']}, written by ase_nnxc {header['versions']['ase_nnxc']}; "
                     f"this version, {__version__}, reads {FORMAT}"
                 )
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # copies: in the file complex numbers may lie where torch's vector instructions cannot load them
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         raise ReadError(f"{path} cannot be read: {error}") from error
     except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:

@@ -541,7 +541,6 @@ def test_new_initial_moments_are_a_new_start(scf_calls):
     [
         ({"ecutt": 300}, "did you mean 'ecut'"),
         ({"kpoints": (2, 2, 2)}, "did you mean 'kpts'"),
-        ({"restart": "x"}, "unknown keyword 'restart'"),
         ({"xc": "PBF"}, "did you mean"),
         ({"xc": 3}, "a name"),
         ({"ecut": -300}, "20 Ha is 544"),

@@ -1,0 +1,610 @@
+"""What ASE's tools ask of a calculator: protocol, levels, restart files, company of other calculators, torch's state.
+
+Energies, forces, stress, parameters, errors and the log are in test_calculator.
+"""
+
+import configparser
+import pickle
+import sys
+import threading
+from pathlib import Path
+
+import ase.db
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.calculator import (
+    BaseCalculator,
+    CalculatorError,
+    InputError,
+    PropertyNotImplementedError,
+    ReadError,
+    all_changes,
+    get_calculator_class,
+)
+from ase.calculators.lj import LennardJones
+from ase.calculators.mixing import SumCalculator
+from ase.calculators.names import names
+from ase.calculators.subprocesscalculator import MPICommand, NamedPackedCalculator
+from ase.constraints import FixAtoms
+from ase.dft.bandgap import bandgap
+from ase.dft.dos import DOS
+from ase.io import read, write
+from ase.io.cube import read_cube_data
+from ase.phonons import Phonons
+from ase.spectrum.band_structure import get_band_structure
+from ase.units import _e, _hbar
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_package import REPOSITORY, run_python
+
+import ase_nnxc
+from ase_nnxc import NNXCCalculator
+from ase_nnxc.electrons import LEVELS
+from ase_nnxc.xc import PBE, Functional
+
+CHEAP = {"ecut": 140, "kpts": {"size": (2, 2, 2), "gamma": True}}
+
+
+def attached(atoms: Atoms, **parameters) -> Atoms:
+    atoms.calc = NNXCCalculator(**CHEAP | parameters)
+    return atoms
+
+
+def silicon(rattle: float = 0.0, **parameters) -> Atoms:
+    atoms = bulk("Si")
+    atoms.rattle(rattle, seed=1)
+    return attached(atoms, **parameters)
+
+
+def hydrogen(**parameters) -> Atoms:
+    """Stretched simple cubic: magnetic."""
+    return attached(Atoms("H", cell=[3.5] * 3, pbc=True, magmoms=[1.0]), **parameters)
+
+
+def calculated(atoms: Atoms) -> NNXCCalculator:
+    """The calculator of atoms whose energy was asked for."""
+    atoms.get_potential_energy()
+    return atoms.calc
+
+
+@pytest.fixture
+def no_calculation(monkeypatch):
+    """From when it is called on, every SCF fails."""
+
+    def forbid() -> None:
+        def fail(*_, **__):
+            raise AssertionError("an SCF was run")
+
+        monkeypatch.setattr(NNXCCalculator, "_solve", fail)
+
+    return forbid
+
+
+# ---- protocol
+
+
+def test_class_shares_nothing_with_the_base_class():
+    assert NNXCCalculator.implemented_properties is not BaseCalculator.implemented_properties
+    assert "stress" not in BaseCalculator.implemented_properties
+
+
+def test_calculator_without_arguments_chooses_everything():
+    atoms = bulk("Si")
+    chosen = NNXCCalculator().resolve(atoms)
+    assert (chosen["xc"], chosen["pseudos"]) == ("PBE", {"Si": "gth-pbe-q4"})
+    assert chosen["ecut"] > 200
+    assert chosen["kpts"] == {"size": (9, 9, 9), "gamma": True}
+
+
+def test_nothing_is_calculated_where_asked_not_to(no_calculation):
+    atoms = silicon(0.05)
+    assert atoms.calc.calculation_required(atoms, ["energy"])
+    no_calculation()
+    assert atoms.calc.get_property("energy", atoms, allow_calculation=False) is None
+
+
+def test_calculation_is_required_after_any_change_of_the_atoms_but_their_notes(no_calculation):
+    atoms = silicon(0.05)
+    energy = atoms.get_potential_energy()
+    no_calculation()
+    atoms.info["note"] = "not physics"
+    atoms.set_tags([1, 2])
+    assert atoms.get_potential_energy() == energy
+    for change in (
+        lambda a: a.positions.__iadd__(1e-9),
+        lambda a: a.set_cell(a.cell * 1.001),
+        lambda a: a.set_pbc([True, True, False]),
+        lambda a: a.set_atomic_numbers([14, 32]),
+        lambda a: a.set_initial_magnetic_moments([0.0, 0.0]),
+        lambda a: a.set_initial_charges([0.0, 0.0]),
+    ):
+        changed = atoms.copy()
+        change(changed)
+        assert atoms.calc.calculation_required(changed, ["energy"])
+    assert not atoms.calc.calculation_required(atoms, ["energy", "free_energy", "magmoms"])
+
+
+def test_unknown_property_is_not_implemented(no_calculation):
+    no_calculation()
+    for name in ("dipole", "charges", "nonsense"):
+        with pytest.raises(PropertyNotImplementedError, match=name):
+            silicon().calc.get_property(name, bulk("Si"))
+
+
+def test_results_and_atoms_are_the_callers_own_copies():
+    atoms = silicon(0.05)
+    for get in (atoms.get_forces, atoms.get_stress, atoms.calc.get_eigenvalues, atoms.calc.get_pseudo_density):
+        first = get()
+        kept = first.copy()
+        first += 1.0
+        assert np.array_equal(get(), kept)
+    atoms.calc.get_atoms().positions += 1.0
+    assert np.array_equal(atoms.calc.get_atoms().positions, atoms.positions)
+
+
+def test_properties_by_ases_names_have_its_shapes():
+    atoms = hydrogen()
+    wanted = [*LEVELS, "fermi_level", "energy", "free_energy", "forces", "stress", "magmom", "magmoms"]
+    found = atoms.calc.calculate_properties(atoms, wanted)
+    assert (found["nspins"], found["natoms"]) == (2, 1)
+    assert set(wanted) <= set(found)
+
+
+# ---- electronic structure
+
+
+def test_levels_hold_the_electrons():
+    for atoms, electrons, full in ((silicon(), 8, 2), (hydrogen(), 1, 1)):
+        calc = calculated(atoms)
+        spins, weights = range(calc.get_number_of_spins()), calc.get_k_point_weights()
+        filled = sum(w * calc.get_occupation_numbers(k, s).sum() for s in spins for k, w in enumerate(weights))
+        assert filled == pytest.approx(electrons)
+        assert calc.get_occupation_numbers(0, 0).max() == pytest.approx(full, abs=0.1)
+        assert calc.get_eigenvalues(0, 0).shape == (calc.get_number_of_bands(),)
+        assert calc.get_spin_polarized() == (len(spins) == 2)
+        assert weights.sum() == pytest.approx(1)
+
+
+def test_empty_bands_are_converged():
+    few, many = calculated(silicon(nbands=8)), calculated(silicon(nbands=20))
+    for k in range(len(few.get_ibz_k_points())):
+        assert few.get_eigenvalues(k) == pytest.approx(many.get_eigenvalues(k)[:8], abs=1e-4)
+    rough = few.ground_state().eigenvalues.numpy() - many.ground_state().eigenvalues.numpy()[..., :8]
+    assert np.abs(rough).max() > 1e-4  # Hartree; else this test tells nothing
+
+
+def test_levels_of_the_irreducible_points_are_those_of_the_whole_mesh():
+    calc, full = calculated(silicon()), calculated(silicon(symmetry=False))
+    where = calc.get_bz_to_ibz_map()
+    points = full.get_ibz_k_points().tolist()
+    assert len(calc.get_ibz_k_points()) < len(where) == 8
+    for point, k in zip(calc.get_bz_k_points().tolist(), where):
+        there = points.index(point) if point in points else points.index((-np.array(point) % 1).tolist())
+        assert calc.get_eigenvalues(k)[:6] == pytest.approx(full.get_eigenvalues(there)[:6], abs=1e-3)
+
+
+def test_gap_of_ase_is_that_of_the_levels():
+    calc = calculated(silicon(kpts={"size": (4, 4, 4), "gamma": True}))
+    levels = np.array([calc.get_eigenvalues(k) for k in range(len(calc.get_ibz_k_points()))])
+    gap, (_, top, _), (_, bottom, _) = bandgap(calc)
+    assert gap == pytest.approx(levels[:, 4].min() - levels[:, 3].max())
+    assert 0.3 < gap < 1.2
+    assert (top, bottom) == (levels[:, 3].argmax(), levels[:, 4].argmin())
+    assert calc.get_fermi_level() == pytest.approx((levels[:, 4].min() + levels[:, 3].max()) / 2, abs=0.3)
+
+
+@pytest.mark.parametrize("width", [0.1, 0.0])
+def test_density_of_states_of_ase_holds_the_electrons(width):
+    atoms = silicon(kpts={"size": (4, 4, 4), "gamma": True})
+    dos = DOS(calculated(atoms), width=width, npts=1001)
+    energies = dos.get_energies()
+    below = energies < 0
+    assert np.trapezoid(dos.get_dos()[below], energies[below]) == pytest.approx(8, abs=0.05)
+
+
+def test_levels_make_a_band_structure_of_ase():
+    atoms = silicon()
+    for bands in (calculated(atoms).band_structure(), get_band_structure(atoms)):
+        assert bands.energies.shape == (1, len(atoms.calc.get_ibz_k_points()), atoms.calc.get_number_of_bands())
+        assert bands.reference == atoms.calc.get_fermi_level()
+
+
+def test_density_in_a_cube_file_holds_the_electrons(tmp_path):
+    for atoms, electrons, moment in ((silicon(0.05), 8, 0), (hydrogen(), 1, 1)):
+        calc, cell = calculated(atoms), atoms.get_volume()
+        density = calc.get_pseudo_density()
+        up, down = calc.get_pseudo_density(0), calc.get_pseudo_density(1)
+        assert density.mean() * cell == pytest.approx(electrons)
+        assert (up - down).mean() * cell == pytest.approx(moment, abs=0.05)
+        assert up + down == pytest.approx(density)
+        write(tmp_path / "density.cube", atoms, data=density)
+        stored, image = read_cube_data(tmp_path / "density.cube")
+        assert stored == pytest.approx(density, abs=1e-6)
+        assert image.positions == pytest.approx(atoms.positions, abs=1e-5)
+
+
+def test_orbitals_make_the_density(tmp_path):
+    atoms = silicon(symmetry=False, kpts=[[0.1, 0.2, 0.3], [-0.1, -0.2, 0.4]])
+    calc = calculated(atoms)
+    density = np.zeros_like(calc.get_pseudo_density())
+    for k, weight in enumerate(calc.get_k_point_weights()):
+        for band, electrons in enumerate(calc.get_occupation_numbers(k)):
+            psi = calc.get_pseudo_wave_function(band, k)
+            density += weight * electrons * np.abs(psi) ** 2
+    assert density == pytest.approx(calc.get_pseudo_density(), abs=1e-5)
+    periodic = calc.get_pseudo_wave_function(2, 1, periodic=True)
+    phase = calc.get_pseudo_wave_function(2, 1) / periodic
+    assert phase[3, 0, 0] == pytest.approx(np.exp(2j * np.pi * -0.1 * 3 / len(phase)))
+    write(tmp_path / "orbital.cube", atoms, data=periodic)
+    assert (read_cube_data(tmp_path / "orbital.cube")[0] ** 2).mean() * atoms.get_volume() == pytest.approx(1, abs=1e-4)
+
+
+def test_levels_of_another_geometry_are_never_told():
+    atoms = silicon()
+    first = calculated(atoms).get_eigenvalues(), atoms.calc.get_pseudo_wave_function(5)
+    atoms.set_cell(atoms.cell * 1.03, scale_atoms=True)
+    atoms.get_potential_energy()
+    fresh = calculated(attached(atoms.copy()))
+    assert atoms.calc.get_eigenvalues() == pytest.approx(fresh.get_eigenvalues(), abs=1e-4)
+    assert np.abs(atoms.calc.get_eigenvalues() - first[0]).max() > 0.01
+    assert atoms.calc.get_pseudo_wave_function(5).shape == fresh.get_pseudo_wave_function(5).shape
+
+
+def test_levels_before_any_calculation_are_an_error():
+    with pytest.raises(InputError, match="no atoms to calculate"):
+        NNXCCalculator().get_fermi_level()
+    with pytest.raises(InputError, match="spin=2"):
+        calculated(silicon()).get_pseudo_density(2)
+
+
+# ---- restart files
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> tuple[Atoms, Path]:
+    """Atoms that were calculated, and the restart file of their calculator."""
+    atoms = silicon(0.05, kpts={"density": 1.5}, smearing={"name": "gaussian", "width": 0.1})
+    atoms.set_constraint(FixAtoms([0]))
+    atoms.info["anything"] = object()
+    atoms.get_stress(), atoms.calc.get_eigenvalues()
+    path = tmp_path_factory.mktemp("restart") / "si.nnxc"
+    atoms.calc.write(path)
+    return atoms, path
+
+
+def test_restart_needs_no_calculation(written, no_calculation):
+    no_calculation()
+    atoms, path = written
+    calc = NNXCCalculator(restart=path)
+    again = calc.get_atoms()
+    assert calc.results.keys() == atoms.calc.results.keys()
+    assert again.get_potential_energy() == atoms.get_potential_energy()
+    assert np.array_equal(again.get_forces(), atoms.get_forces())
+    assert np.array_equal(again.get_stress(), atoms.get_stress())
+    assert np.array_equal(calc.get_eigenvalues(), atoms.calc.get_eigenvalues())
+    assert calc.get_pseudo_density() == pytest.approx(atoms.calc.get_pseudo_density())
+    assert calc.parameters == atoms.calc.parameters
+    assert calc.todict() == atoms.calc.todict()
+    assert [type(c) for c in again.constraints] == [FixAtoms]
+    assert NNXCCalculator.read_atoms(path).calc.results["energy"] == atoms.get_potential_energy()
+
+
+def test_restart_goes_on_warm_as_if_never_interrupted(written):
+    _, path = written
+    moved = NNXCCalculator.read_atoms(path)
+    moved.positions[0] += 0.02
+    energy = moved.get_potential_energy()
+    fresh = attached(moved.copy(), kpts={"density": 1.5}, smearing={"name": "gaussian", "width": 0.1})
+    assert energy == pytest.approx(fresh.get_potential_energy(), abs=1e-6)
+    assert len(moved.calc.history) < len(fresh.calc.history)
+
+
+def test_restart_keeps_the_mesh_that_was_chosen_earlier(tmp_path, no_calculation):
+    parameters = {"kpts": {"density": 1.5}}
+    atoms = attached(bulk("Al", a=3.9), **parameters)
+    mesh = atoms.calc.resolve(atoms)["kpts"]
+    atoms.get_potential_energy()
+    atoms.set_cell(bulk("Al", a=4.6).cell, scale_atoms=True)
+    atoms.get_potential_energy()
+    assert NNXCCalculator(**CHEAP | parameters).resolve(atoms)["kpts"] != mesh  # else this test tells nothing
+    atoms.calc.write(tmp_path / "al")
+    no_calculation()
+    again = NNXCCalculator(restart=tmp_path / "al")
+    assert again.resolve(atoms)["kpts"] == mesh
+    assert again.get_potential_energy(atoms) == atoms.get_potential_energy()
+
+
+def test_restart_of_a_magnet_and_of_a_meta_gga(tmp_path, no_calculation):
+    crystals = [hydrogen(), silicon(0.05, xc="r2SCAN")]
+    for i, atoms in enumerate(crystals):
+        atoms.get_potential_energy()
+        atoms.calc.write(tmp_path / str(i))
+    no_calculation()
+    for i, atoms in enumerate(crystals):
+        again = NNXCCalculator(restart=tmp_path / str(i))
+        assert again.get_property("magmom", atoms) == atoms.get_magnetic_moment()
+        assert again.get_property("forces", atoms) == pytest.approx(atoms.get_forces(), abs=1e-9)
+
+
+def test_restart_gives_atoms_their_positions(written, no_calculation):
+    no_calculation()
+    atoms, path = written
+    other = bulk("Si", a=5.0)
+    NNXCCalculator(restart=path, atoms=other)
+    assert np.array_equal(other.positions, atoms.positions)
+    assert other.get_potential_energy() == atoms.get_potential_energy()
+    with pytest.raises(CalculatorError, match="other elements"):
+        NNXCCalculator(restart=path, atoms=bulk("Ge"))
+
+
+def test_restart_with_other_parameters_is_refused_and_set_changes_them(written):
+    _, path = written
+    for parameters, named in (({"kpts": (1, 1, 1)}, "kpts"), ({"xc": "PBE"}, "xc"), ({"symmetry": True}, "symmetry")):
+        with pytest.raises(InputError, match=f"brings its own {named}"):
+            NNXCCalculator(restart=path, **parameters)
+    calc = NNXCCalculator(restart=path, txt="-", device="cpu")
+    calc.set(nbands=9)
+    assert calc.results == {}
+    assert calc.held_state is not None
+
+
+def test_restart_file_is_json_and_tensors_with_versions(written):
+    _, path = written
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()["ase_nnxc"]
+        assert {"fields", "eigenvalues", "occupations", "orbitals.0.0"} <= set(file.keys())
+    for text in (f'"ase_nnxc": "{ase_nnxc.__version__}"', '"functional": "PBE"', '"format": 1'):
+        assert text in header
+
+
+def test_restart_with_a_functional_object_needs_the_same_numbers(tmp_path):
+    def functional(mu: float = 0.2) -> Functional:
+        made = PBE(trainable=("mu",))
+        with torch.no_grad():
+            made.mu.fill_(mu)
+        return made
+
+    atoms = silicon(xc=functional())
+    energy = atoms.get_potential_energy()
+    atoms.calc.write(tmp_path / "si")
+    assert NNXCCalculator(functional(), restart=tmp_path / "si").results["energy"] == energy
+    for wrong in ({}, {"xc": functional(0.21)}):
+        with pytest.raises(ReadError, match="its functional is PBE, 1 parameters"):
+            NNXCCalculator(restart=tmp_path / "si", **wrong)
+
+
+def rewritten(path: Path, to: Path, old: str = "", new: str = "", drop: str | None = None) -> Path:
+    """A restart file with other text in its header, or without one of its tensors."""
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()["ase_nnxc"]
+    assert old in header
+    tensors = {name: tensor for name, tensor in load_file(path).items() if name != drop}
+    save_file(tensors, to, {"ase_nnxc": header.replace(old, new)})
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"old": '"format": 1', "new": '"format": 99'}, "format 99"),
+        (
+            {"old": '"functional": "PBE"', "new": '"functional": "pbe-clone@1 (sha256 0)"'},
+            "its functional is pbe-clone",
+        ),
+        ({"old": '"ecut": 140', "new": '"ecut": 150'}, "not one of these atoms"),
+        ({"old": '"name": "gaussian"', "new": '"name": "triangle"'}, "unknown smearing"),
+        ({"old": '"gth-pbe-q4"', "new": '"gth-pbe-q5"'}, "pseudos was"),
+        ({"old": '"nbands"', "new": '"bands"'}, "unknown keyword 'bands'"),
+        ({"old": '"positions"', "new": '"places"'}, "damaged"),
+        ({"old": '"results"', "new": '"numbers"'}, "results"),
+        ({"drop": "fields"}, "fields"),
+        ({"drop": "orbitals.0.1"}, "orbitals.0.1"),
+    ],
+)
+def test_damaged_or_foreign_restart_file_is_a_read_error(written, tmp_path, change, message):
+    with pytest.raises(ReadError, match=message):
+        NNXCCalculator(restart=rewritten(written[1], tmp_path / "si", **change))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a restart file", pickle.dumps({"a": 1})])
+def test_file_of_another_kind_is_a_read_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / "si").write_bytes(content)
+    with pytest.raises(ReadError, match="si"):
+        NNXCCalculator(restart=tmp_path / "si")
+
+
+def test_functional_that_is_not_there_is_a_read_error(tmp_path):
+    atoms = silicon(xc="pbe-clone")
+    atoms.get_potential_energy()
+    atoms.calc.write(tmp_path / "si")
+    with pytest.raises(ReadError, match="pbe-clonf"):
+        NNXCCalculator(restart=rewritten(tmp_path / "si", tmp_path / "other", "pbe-clone@1", "pbe-clonf@1"))
+
+
+def test_nothing_is_written_without_a_calculation_or_over_a_good_file(written, tmp_path):
+    with pytest.raises(InputError, match="nothing to write"):
+        NNXCCalculator().write(tmp_path / "si")
+    _, path = written
+    calc = NNXCCalculator(restart=path)
+    calc.results["energy"] = object()
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        calc.write(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_copy_of_a_calculator_writes_as_well(tmp_path):
+    atoms = hydrogen(kpts=(1, 1, 1))
+    energy = atoms.get_potential_energy()
+    pickle.loads(pickle.dumps(atoms.calc)).write(tmp_path / "copy")
+    assert NNXCCalculator(restart=tmp_path / "copy").results["energy"] == pytest.approx(energy, abs=1e-8)
+
+
+def test_label_names_the_log(tmp_path):
+    atoms = attached(bulk("Al"), label=f"{tmp_path}/run/al")
+    atoms.get_potential_energy()
+    assert (atoms.calc.directory, atoms.calc.prefix) == (f"{tmp_path}/run", "al")
+    assert "converged in" in (tmp_path / "run" / "al.txt").read_text()
+    assert NNXCCalculator(label="al", txt="-").parameters["txt"] == "-"
+
+
+# ---- company
+
+
+def test_ase_knows_the_name():
+    assert "nnxc" in names
+    assert isinstance(get_calculator_class("nnxc")(ecut=140), NNXCCalculator)
+
+
+def test_name_is_told_without_torch(tmp_path):
+    code = (
+        "import sys, ase_nnxc; from ase.calculators.calculator import get_calculator_class;"
+        "get_calculator_class('nnxc'); print('torch' in sys.modules)"
+    )
+    assert run_python(code, tmp_path).strip() == "False"
+
+
+@pytest.mark.skipif(not (REPOSITORY / "setup.cfg").is_file(), reason="not a checkout")
+def test_entry_point_is_a_plugin_of_ase():
+    plugins = pytest.importorskip("ase._4.plugins")
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    assert setup["options.entry_points"]["ase.plugins"].split() == ["nnxc", "=", "ase_nnxc.plugin"]
+    from ase_nnxc.plugin import __ase_plugins__
+
+    (plugin,) = __ase_plugins__
+    assert isinstance(plugin, plugins.Plugin)
+    assert (plugin.name, plugin.implementation) == ("nnxc", NNXCCalculator)
+
+
+def test_packed_calculator_in_another_process():
+    start = "import ase_nnxc; from ase.calculators.subprocesscalculator import main; main()"
+    command = MPICommand([sys.executable, "-W", "ignore", "-c", start, "standard"])
+    atoms = silicon(0.05)
+    twin = atoms.copy()
+    with NamedPackedCalculator("nnxc", CHEAP).calculator(command) as twin.calc:
+        assert twin.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+        assert twin.get_forces() == pytest.approx(atoms.get_forces(), abs=1e-4)
+        assert twin.calc.backend().get_fermi_level() == pytest.approx(atoms.calc.get_fermi_level(), abs=1e-4)
+
+
+def test_sum_with_a_dispersion_correction(tmp_path):
+    atoms, pairs = silicon(0.05), LennardJones(sigma=2.0, epsilon=0.01, rc=6.0)
+    parts = [atoms.calc.get_property(name, atoms) + pairs.get_property(name, atoms) for name in ("energy", "forces")]
+    total = atoms.copy()
+    total.calc = SumCalculator([atoms.calc, pairs])
+    assert total.get_potential_energy() == pytest.approx(parts[0])
+    assert total.get_forces() == pytest.approx(parts[1])
+    assert np.isfinite(total.get_stress()).all()
+    total.positions[0] += 0.01
+    assert total.get_potential_energy() != parts[0]
+    write(tmp_path / "sum.traj", total)
+
+
+def test_files_hold_results_also_after_the_levels_were_asked_for(tmp_path):
+    atoms = hydrogen()
+    energy, moment = atoms.get_potential_energy(), atoms.get_magnetic_moment()
+    atoms.get_forces(), atoms.calc.get_eigenvalues()
+    for suffix in ("traj", "extxyz", "json", "db"):
+        write(tmp_path / f"h.{suffix}", atoms)
+        image = read(tmp_path / f"h.{suffix}")
+        assert (image.get_potential_energy(), image.get_magnetic_moment()) == pytest.approx((energy, moment))
+    with ase.db.connect(tmp_path / "h.db") as database:
+        row = database.get(1)
+        assert row.calculator == "nnxc"
+        assert row.calculator_parameters["xc"] == "PBE"
+
+
+def test_no_matplotlib_is_needed_to_calculate(tmp_path):
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from ase.build import bulk; from ase_nnxc import NNXCCalculator;"
+        "atoms = bulk('Al'); atoms.calc = NNXCCalculator(ecut=140, kpts=(1, 1, 1));"
+        "atoms.get_stress(); print(atoms.get_potential_energy() < 0)"
+    )
+    assert run_python(code, tmp_path).strip() == "True"
+
+
+@pytest.mark.slow
+def test_acoustic_phonons_of_aluminium_vanish_at_gamma_without_a_sum_rule(tmp_path):
+    atoms, thz = bulk("Al", a=4.04), 1e12 * (2 * np.pi * _hbar) / _e
+    calc = NNXCCalculator(ecut=250, kpts={"size": (4, 4, 4), "gamma": True}, convergence={"energy": 1e-9})
+    phonons = Phonons(atoms, calc, supercell=(2, 2, 2), delta=0.03, name=str(tmp_path / "phonon"))
+    phonons.run()
+    phonons.read(method="standard", acoustic=False)
+    gamma, x = phonons.band_structure([[0, 0, 0], [0.5, 0.5, 0.0]], verbose=False) / thz
+    assert np.abs(gamma).max() < 0.3
+    assert x[:2] == pytest.approx(5.8, abs=0.3)  # R. Stedman and G. Nilsson, Phys. Rev. 145, 492 (1966): 5.8
+
+
+# ---- torch
+
+
+META, NO_GRAD, INFERENCE = (lambda: torch.device("meta")), torch.no_grad, torch.inference_mode
+
+
+@pytest.mark.parametrize(
+    ("mode", "xc"),
+    [(META, "PBE"), (META, "r2SCAN"), (META, "pbe-clone"), (NO_GRAD, "PBE"), (INFERENCE, "PBE"), (INFERENCE, "r2SCAN")],
+)
+def test_calculator_made_and_used_in_a_mode_of_torch_gives_the_same_numbers(mode, xc):
+    parameters = {"xc": xc, "device": "cpu", "kpts": (1, 1, 1)}
+    outside = silicon(0.05, **parameters)
+    with mode():
+        inside = silicon(0.05, **parameters)
+        found = inside.get_potential_energy(), inside.get_forces(), inside.get_stress(), inside.calc.get_eigenvalues()
+        inside.calc.get_pseudo_wave_function(), inside.calc.get_pseudo_density()
+    assert found[0] == pytest.approx(outside.get_potential_energy(), abs=1e-9)
+    assert found[1] == pytest.approx(outside.get_forces(), abs=1e-6)
+    assert found[2] == pytest.approx(outside.get_stress(), abs=1e-8)
+    assert found[3] == pytest.approx(outside.calc.get_eigenvalues(), abs=1e-6)
+    inside.positions[0] += 0.01  # what was made inside serves outside as well
+    assert np.isfinite(inside.get_forces()).all()
+
+
+def test_two_threads_give_the_numbers_of_one_and_leave_the_thread_count():
+    before, count = torch.get_num_threads(), 3
+
+    def new_thread_count() -> int:
+        seen: list[int] = []
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return seen[0]
+
+    def work(i: int, found: dict) -> None:
+        atoms = silicon(0.05 * (i + 1))
+        found[i] = atoms.get_potential_energy(), atoms.get_forces(), torch.get_num_threads()
+
+    in_turn: dict = {}
+    together: dict = {}
+    try:
+        torch.set_num_threads(count)
+        for i in range(2):
+            work(i, in_turn)
+        threads = [threading.Thread(target=work, args=(i, together)) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert torch.get_num_threads() == new_thread_count() == count
+    finally:
+        torch.set_num_threads(before)
+    for i in range(2):
+        assert together[i][0] == pytest.approx(in_turn[i][0], abs=1e-9)
+        assert together[i][1] == pytest.approx(in_turn[i][1], abs=1e-5)
+        assert together[i][2] == count
+
+
+def test_system_changes_of_ase_do_not_decide_what_is_calculated():
+    atoms = silicon()
+    energy = atoms.get_potential_energy()
+    moved = atoms.copy()
+    moved.rattle(0.1, seed=3)
+    for changes in ([], all_changes):
+        atoms.calc.calculate(moved, ["energy"], changes)
+        assert atoms.calc.results["energy"] > energy + 0.01
