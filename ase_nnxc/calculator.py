@@ -577,6 +577,8 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         return crystal, basis, Smearing(p["smearing"]["name"], p["smearing"]["width"] / HARTREE)
 
     def _write_header(self, atoms: Atoms, plan: "_Plan", basis: "Basis", device: "torch.device") -> None:
+        import torch
+
         tables = (f"{s} {t.name} (sha256 {table_digest(t)[:12]})" for s, t in plan.tables.items())
         kpts = plan.mesh.kpts if isinstance(plan.mesh.kpts, dict) else "as given"
         kept = len(basis.symmetry)
@@ -592,9 +594,9 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             "plane waves": f"{min(s.npw for s in basis.spheres)} to {max(s.npw for s in basis.spheres)}",
             "smearing": "{name}, {width} eV".format(**self.parameters["smearing"]),
             "spin": "paired" if plan.crystal.magmoms is None else "polarised",
-            "device": device,
+            "device": f"{device}, {torch.get_num_threads()} threads",
         }
-        self._log.header(f"ase_nnxc {__version__}", facts, self._notes(atoms, plan))
+        self._log.header(f"ase_nnxc {__version__}, torch {torch.__version__}", facts, self._notes(atoms, plan))
 
     def _notes(self, atoms: Atoms, plan: "_Plan") -> list[str]:
         """What a reader of the log should not miss."""
