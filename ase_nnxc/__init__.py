@@ -1,7 +1,8 @@
 """Differentiable plane-wave Kohn-Sham density functional theory in torch, behind an ASE calculator.
 
 Importing the package is light: torch is loaded when something that needs it is first asked for. It tells ASE the name
-"nnxc", which `ase.calculators.calculator.get_calculator_class` then knows.
+"nnxc", which `ase.calculators.calculator.get_calculator_class` then knows; a process that ASE starts itself, as for
+`NamedPackedCalculator`, must import the package as well.
 """
 
 from importlib import import_module

@@ -219,14 +219,14 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         }
         given = {name: value for name, value in given.items() if value is not None} | other
         if restart is not None:
-            settled = [*(["xc"] if isinstance(xc, str | os.PathLike) else []), *(given.keys() - _LOCAL)]
+            settled = (given | ({"xc": xc} if isinstance(xc, str | os.PathLike) else {})).keys() - _LOCAL
             if settled:
-                raise InputError(
-                    f"restart brings its own {', '.join(sorted(settled))}: change them by `set` afterwards"
-                )
+                raise InputError(f"restart brings its own {', '.join(sorted(settled))}: change it by `set` afterwards")
         self.set(**given)
         if restart is not None:
             self.read(restart)
+            if xc is not None and self.parameters["xc"] is not xc:
+                raise ReadError(f"{restart} was written with {self._xc.describe()} by its name, not with an object")
         if atoms is not None:
             self._attach_to(atoms)
 
@@ -525,7 +525,11 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         geometry = (*_fingerprint(atoms), self._xc.fingerprint().encode())
         state = self._state
         if state is None or geometry != self._solved or (general and len(state.basis.symmetry) > 1):
-            self._solved, self.results = None, {}  # whatever happens now, the old numbers are not these atoms'
+            self._solved, self.results, self._bands = (
+                None,
+                {},
+                None,
+            )  # whatever happens now, the old numbers are not these atoms'
             state = self._state = self._solve(atoms, general)
             self._solved = geometry
         return state
@@ -535,13 +539,11 @@ class NNXCCalculator(Calculator, ElectronicStructure):
 
         from .ks.occupations import TooFewBands
         from .ks.scf import ConvergenceError, SCFSettings, can_start, scf
-        from .ks.symmetry import identity
 
         clock = time.perf_counter()
         p, plan, device = self.parameters, self._plan(atoms), torch_device(self.parameters["device"])
         if general:
-            symmetry = identity(len(atoms), time_reversal=plan.symmetry.time_reversal)
-            plan = dataclasses.replace(plan, symmetry=symmetry)
+            plan = plan.general()
         functional = _on_device(self._xc.functional, device)
         crystal, basis, smearing = self._stage(plan, device)
         _check_bands(p["nbands"], crystal.nelectrons, min(s.npw for s in basis.spheres))
@@ -725,10 +727,10 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         packed, facts = read_restart(label)
         try:
             self._take_up(packed, facts)
-        except ReadError as error:
-            raise ReadError(f"{label}: {error}") from error
         except Exception as error:  # whatever a damaged file makes
-            raise ReadError(f"{label} cannot be taken up: {type(error).__name__}: {error}") from error
+            self.reset()
+            kind = "" if isinstance(error, CalculatorError) else f"{type(error).__name__}: "
+            raise ReadError(f"{label} cannot be taken up: {kind}{error}") from error
 
     def _take_up(self, packed: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Become the calculator that wrote this."""
@@ -775,7 +777,8 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         if state is None:
             raise InputError("no ground state is held: calculate something first")
         data = {name: getattr(state, name) for name in _PACKED}
-        return data | {"solved": [part.hex() for part in self._solved or ()]}
+        general = len(state.basis.symmetry) == 1
+        return data | {"general": general, "solved": [part.hex() for part in self._solved or ()]}
 
     def unpack_state(self, atoms: Atoms, data: Mapping[str, Any]) -> None:
         """Hold the ground state of `pack_state`, of a calculator with these parameters for these atoms.
@@ -798,10 +801,12 @@ class NNXCCalculator(Calculator, ElectronicStructure):
 
         from .ks.ground_state import GroundState
 
-        if data.keys() != {*_PACKED, "solved"}:
-            raise InputError(f"a ground state has {', '.join(_PACKED)} and solved, not {', '.join(data)}")
+        if data.keys() != {*_PACKED, "general", "solved"}:
+            raise InputError(f"a ground state has {', '.join(_PACKED)}, general and solved, not {', '.join(data)}")
         with torch.inference_mode(False):
             plan, device = self._plan(atoms), torch_device(self.parameters["device"])
+            if data["general"]:
+                plan = plan.general()
             functional = _on_device(self._xc.functional, device)
             packed = {name: _to_device(data[name], device) for name in _PACKED}
             crystal, basis, smearing = self._stage(plan, device)
@@ -839,6 +844,13 @@ class _Plan:
     source: str  # of the cutoff
     mesh: _Mesh
     box: tuple[int, int, int]
+
+    def general(self) -> "_Plan":
+        """The same without the symmetry of the crystal."""
+        from .ks.symmetry import identity
+
+        symmetry = identity(len(self.crystal.potentials), time_reversal=self.symmetry.time_reversal)
+        return dataclasses.replace(self, symmetry=symmetry)
 
 
 def _kpoints(kpts: Any, atoms: Atoms) -> "tuple[torch.Tensor, Any]":

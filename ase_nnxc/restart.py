@@ -41,7 +41,7 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
     tensors |= {name: torch.view_as_real(state[name]) for name in _COMPLEX}
     for spin, row in enumerate(state["orbitals"]):
         tensors |= {f"orbitals.{spin}.{k}": torch.view_as_real(psi) for k, psi in enumerate(row)}
-    plain = {name: state[name] for name in ("fermi_level", "terms", "solved")}
+    plain = {name: state[name] for name in ("fermi_level", "terms", "general", "solved")}
     versions = {"ase_nnxc": __version__, "torch": torch.__version__}
     header = encode({"format": FORMAT, "versions": versions, "state": plain, **facts})
     target = Path(path)
@@ -62,7 +62,7 @@ def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
         If there is no such file, or it is no restart file of this format.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with torch.inference_mode(False), safe_open(path, framework="pt", device="cpu") as file:
             header = decode((file.metadata() or {})[_HEADER])
             if header["format"] != FORMAT:
                 raise ReadError(

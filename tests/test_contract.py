@@ -374,6 +374,32 @@ def test_restart_with_a_functional_object_needs_the_same_numbers(tmp_path):
     for wrong in ({}, {"xc": functional(0.21)}):
         with pytest.raises(ReadError, match="its functional is PBE, 1 parameters"):
             NNXCCalculator(restart=tmp_path / "si", **wrong)
+    named = silicon()
+    calculated(named).write(tmp_path / "named")
+    with pytest.raises(ReadError, match="by its name"):
+        NNXCCalculator(functional(), restart=tmp_path / "named")
+
+
+def test_restart_of_a_ground_state_without_symmetry(tmp_path, no_calculation):
+    atoms = silicon()
+    strain = torch.zeros((3, 3), dtype=torch.float64, requires_grad=True)
+    atoms.calc.differentiable(atoms, strain=strain)  # symmetric crystal, but solved without
+    energy = calculated(atoms).results["free_energy"]
+    atoms.calc.write(tmp_path / "si")
+    no_calculation()
+    for mode in (torch.inference_mode(), torch.device("meta")):
+        with mode:
+            again = NNXCCalculator(restart=tmp_path / "si", device="cpu")
+        assert again.energy_tensor().item() == pytest.approx(energy)
+        assert again.ground_state(atoms).fields.is_inference() is False
+
+
+def test_calculator_that_failed_to_read_holds_nothing_of_the_file(written, tmp_path):
+    _, path = written
+    calc = NNXCCalculator(**CHEAP)
+    with pytest.raises(ReadError, match="pseudos was"):
+        calc.read(rewritten(path, tmp_path / "si", '"gth-pbe-q4"', '"gth-pbe-q5"'))
+    assert (calc.results, calc.atoms, calc.held_state) == ({}, None, None)
 
 
 def rewritten(path: Path, to: Path, old: str = "", new: str = "", drop: str | None = None) -> Path:
