@@ -22,7 +22,7 @@ FORMAT = 1
 """Number of the format that this version reads and writes."""
 
 _HEADER = "ase_nnxc"
-_REAL, _COMPLEX = ("eigenvalues", "occupations"), ("fields",)
+_ORBITALS = "orbitals"
 
 
 def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -37,13 +37,19 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
     facts : mapping
         All else: what ASE writes as JSON.
     """
-    tensors = {name: state[name] for name in _REAL}
-    tensors |= {name: torch.view_as_real(state[name]) for name in _COMPLEX}
-    for spin, row in enumerate(state["orbitals"]):
-        tensors |= {f"orbitals.{spin}.{k}": torch.view_as_real(psi) for k, psi in enumerate(row)}
-    plain = {name: state[name] for name in ("fermi_level", "terms", "general", "solved")}
-    versions = {"ase_nnxc": __version__, "torch": torch.__version__}
-    header = encode({"format": FORMAT, "versions": versions, "state": plain, **facts})
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    for spin, row in enumerate(state[_ORBITALS]):
+        tensors |= {f"{_ORBITALS}.{spin}.{k}": psi for k, psi in enumerate(row)}
+    header = encode(
+        {
+            "format": FORMAT,
+            "versions": {"ase_nnxc": __version__, "torch": torch.__version__},
+            "state": {name: value for name, value in state.items() if name not in {_ORBITALS, *tensors}},
+            "complex": [name for name, tensor in tensors.items() if tensor.is_complex()],
+            **facts,
+        }
+    )
+    tensors = {name: torch.view_as_real(t) if t.is_complex() else t for name, t in tensors.items()}
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
@@ -76,6 +82,8 @@ def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise ReadError(f"{path} is no restart file, or damaged: {type(error).__name__}: {error}") from error
     try:
+        for name in header.pop("complex"):
+            tensors[name] = torch.view_as_complex(tensors[name])
         return _nested(tensors) | header.pop("state"), header
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ReadError(f"{path} is damaged: {type(error).__name__}: {error}") from error
@@ -83,8 +91,6 @@ def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
 
 def _nested(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The tensors as `NNXCCalculator.pack_state` has them."""
-    state: dict[str, Any] = {name: tensors[name] for name in _REAL}
-    state |= {name: torch.view_as_complex(tensors[name]) for name in _COMPLEX}
-    nspin, nk = state["eigenvalues"].shape[:2]
-    orbitals = [[torch.view_as_complex(tensors[f"orbitals.{spin}.{k}"]) for k in range(nk)] for spin in range(nspin)]
-    return state | {"orbitals": orbitals}
+    nspin, nk = tensors["eigenvalues"].shape[:2]
+    orbitals = [[tensors.pop(f"{_ORBITALS}.{spin}.{k}") for k in range(nk)] for spin in range(nspin)]
+    return {**tensors, _ORBITALS: orbitals}
