@@ -33,7 +33,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from . import __version__
 from .electrons import LEVELS, ElectronicStructure
-from .pseudos import find_pseudos, recommended_cutoff, table_digest
+from .pseudos import find_pseudos, recommended_cutoff, spelled, table_digest
 from .registry import named_family, pseudo_family, resolve
 from .report import Log
 from .restart import read_restart, write_restart
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .ks.basis import Basis
     from .ks.crystal import Crystal
     from .ks.ground_state import GroundState
+    from .ks.numeric import Numeric
     from .ks.occupations import Smearing
     from .ks.pseudo import GTH
     from .ks.scf import Step
@@ -72,7 +73,8 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         coefficients or as exchange and correlation ("0.25*PBE+0.75*PBEsol", "gga_x_b88+gga_c_lyp"); the path of a
         checkpoint, with a path separator in it; or an object, also one that is being trained.
     ecut : float, optional
-        Cutoff of the plane waves, eV. Default: the highest of the cutoffs recommended for the tables involved.
+        Cutoff of the plane waves, eV. Default: the highest of the cutoffs recommended for the tables, or by the files,
+        involved.
     kpts : tuple, array or dict
         Any of ASE's forms: (8, 8, 8) is ASE's Monkhorst-Pack mesh (even sizes miss Gamma),
         {"size": (8, 8, 8), "gamma": True} one with Gamma, {"density": 4.0, "gamma": True} (the default) points per
@@ -82,8 +84,9 @@ class NNXCCalculator(Calculator, ElectronicStructure):
     smearing : dict
         {"name": ..., "width": eV}; fermi-dirac, gaussian, marzari-vanderbilt (the default, 0.2 eV) or
         methfessel-paxton. GPAW's name for this keyword, occupations, is accepted.
-    pseudos : str or dict, optional
-        Family ("gth-pbe"), table ("gth-pbe-q19") or a dict of them by element. Default: gth-pade for LDA, what its card
+    pseudos : str, PathLike or dict, optional
+        Family ("gth-pbe"), table ("gth-pbe-q19"), path of a UPF or psp8 file or of a folder of them, or a dict of these
+        by element. Default: gth-pade for LDA, what its card
         says for a model, gth-pbe for all others, BLYP and SCAN included; with the shipped valences.
     spinpol : bool, optional
         Default: spin-polarised if the atoms have initial magnetic moments.
@@ -171,7 +174,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         ecut: float | None = None,
         kpts: Any = None,
         smearing: Mapping[str, Any] | None = None,
-        pseudos: str | Mapping[str, str] | None = None,
+        pseudos: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None = None,
         spinpol: bool | None = None,
         charge: float = 0.0,
         fixed_magmom: bool | float = False,
@@ -191,7 +194,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         **other: Any,
     ):
         self.reset()
-        self._found: dict[str, GTH] = {}  # tables by element
+        self._found: dict[str, GTH | Numeric] = {}  # tables by element
         self._log = Log(None)
         self._xc = resolve(self.default_parameters["xc"] if xc is None else xc)
         super().__init__(label=label, directory=directory)
@@ -280,7 +283,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             if name not in self.default_parameters:
                 hint = _closest(name, self.default_parameters)
                 raise InputError(f"unknown keyword {name!r}{hint} (keywords: {', '.join(self.default_parameters)})")
-            kwargs[name] = _plain(kwargs[name])
+            kwargs[name] = _plain(spelled(kwargs[name]) if name == "pseudos" else kwargs[name])
             if name in _CHECKS:
                 _CHECKS[name](kwargs[name])
         if "xc" in kwargs and kwargs["xc"] != self.parameters["xc"]:
@@ -341,7 +344,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             mesh = _Mesh(*_kpoints(self.parameters["kpts"], atoms), atoms.copy())
         return _Plan(tables, crystal, symmetry, ecut, source, mesh, self._box(crystal, symmetry, ecut))
 
-    def _tables(self, atoms: Atoms) -> "dict[str, GTH]":
+    def _tables(self, atoms: Atoms) -> "dict[str, GTH | Numeric]":
         symbols = dict.fromkeys(atoms.get_chemical_symbols())
         if not symbols.keys() <= self._found.keys():
             functional = self._xc.functional
@@ -352,9 +355,16 @@ class NNXCCalculator(Calculator, ElectronicStructure):
                 also=named_family(functional),
                 xc=self._xc.describe(),
             )
+            cored = [table.name for table in self._found.values() if table.core is not None]
+            if cored and "tau" in functional.features:
+                warnings.warn(
+                    f"{', '.join(cored)}: core corrections add to the density, not to the kinetic energy density that "
+                    f"{self._xc.describe()} reads with it; tables without them suit it better",
+                    stacklevel=2,
+                )
         return {symbol: self._found[symbol] for symbol in symbols}
 
-    def _crystal(self, atoms: Atoms, tables: "Mapping[str, GTH]") -> "Crystal":
+    def _crystal(self, atoms: Atoms, tables: "Mapping[str, GTH | Numeric]") -> "Crystal":
         import torch
 
         from .ks.crystal import Crystal
@@ -370,7 +380,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             fixed_moment=self._fixed_moment(moments, sum(p.valence for p in potentials)),
         )
 
-    def _moments(self, atoms: Atoms, potentials: "Sequence[GTH]") -> np.ndarray | None:
+    def _moments(self, atoms: Atoms, potentials: "Sequence[GTH | Numeric]") -> np.ndarray | None:
         """Initial moments if the calculation is spin-polarised."""
         moments = atoms.get_initial_magnetic_moments()
         if moments.ndim != 1 or not np.isfinite(moments).all():
@@ -837,7 +847,7 @@ class _Mesh:
 class _Plan:
     """What is to be calculated for one geometry."""
 
-    tables: "dict[str, GTH]"
+    tables: "dict[str, GTH | Numeric]"
     crystal: "Crystal"
     symmetry: "Symmetry"
     ecut: float  # Hartree

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from ase_nnxc import __version__
 from ase_nnxc.fit import BirchMurnaghan, fit_birch_murnaghan
-from ase_nnxc.pseudos import find_entry, table_digest
+from ase_nnxc.pseudos import find_table, table_digest
 
 logger = logging.getLogger(__name__)
 
@@ -295,7 +295,7 @@ class _Scan:
             "ratio": self.ratio,
             "calculator": self.calc.name,
             "parameters": {k: v for k, v in self.parameters.items() if k not in NEUTRAL},
-            "tables": {s: table_digest(find_entry(s, n).read()) for s, n in resolved.get("pseudos", {}).items()},
+            "tables": {s: table_digest(find_table(s, n)) for s, n in resolved.get("pseudos", {}).items()},
             "version": __version__,
         }
         return hashlib.sha256(encode(identity).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Finds GTH pseudopotentials by name in PySCF's data files and hands them on as plain numbers.
+"""Finds pseudopotentials, GTH tables by name and files by path, and hands them on as plain numbers.
 
-Two files of PySCF hold them in CP2K's format (M. Krack, Theor. Chem. Acc. 114, 145 (2005), and the head of the files):
+Two files of PySCF hold GTH tables in CP2K's format (M. Krack, Theor. Chem. Acc. 114, 145 (2005), and their heads):
 GTH_POTENTIALS, whose families are called gth-pbe, gth-pade (= gth-lda), gth-blyp, ... here, and POTENTIAL_UZH, whose
 tables carry the same names with other numbers and are therefore called uzh-pbe, uzh-scan, uzh-pbe0 here. A table is a
 family with a valence, ``gth-pbe-q19``. PySCF itself is not imported: finding and reading a table takes milliseconds.
@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,7 +23,9 @@ from typing import Any, Literal
 from ase.calculators.calculator import InputError
 from ase.data import atomic_numbers
 
+from .ks.numeric import Numeric
 from .ks.pseudo import GTH, Channel
+from .pseudo_files import SUFFIXES, read_pseudo
 
 _FILES = {"gth": "GTH_POTENTIALS", "uzh": "POTENTIAL_UZH"}
 # "Cu GTH-PBE-q11 GTH-PBE": an element and its table's names at the head of an entry
@@ -203,14 +206,62 @@ def _listed(tables: Mapping[str, Entry]) -> str:
     return ", ".join(sorted((s for s in tables if s), key=lambda s: int(re.sub(r"\D", "", s))))
 
 
+def is_path(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of a file or a folder: it has a path separator, or a suffix of such files."""
+    if isinstance(name, os.PathLike):
+        return True
+    return any(separator in name for separator in (os.sep, os.altsep or os.sep)) or name.lower().endswith(SUFFIXES)
+
+
+def spelled(pseudos: Any) -> Any:
+    """What a user gave as pseudos, paths as plain strings that are still known for paths."""
+    if isinstance(pseudos, Mapping):
+        return {key: spelled(name) for key, name in pseudos.items()}
+    if isinstance(pseudos, os.PathLike):
+        path = os.fspath(pseudos)
+        return path if is_path(path) else os.path.join(os.curdir, path)
+    return pseudos
+
+
+def find_table(symbol: str, name: str) -> GTH | Numeric:
+    """The pseudopotential of an element by the name of a family or table, or the path of a file or folder.
+
+    Raises
+    ------
+    InputError
+        As `find_entry` and `read_pseudo`; if a file is one of another element, a folder has none or several of this.
+    """
+    if not is_path(name):
+        return find_entry(symbol, name).read()
+    table = read_pseudo(_file_of(symbol, Path(name)) if Path(name).is_dir() else name)
+    if table.symbol != symbol:
+        raise InputError(f"{table.name} is a pseudopotential of {table.symbol}, not of {symbol}")
+    return table
+
+
+def _file_of(symbol: str, folder: Path) -> Path:
+    """The file ELEMENT*.upf (or .psp8) of a folder, whatever the case: Si.upf, si_pbe_v1.UPF, not Sn.upf for S."""
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    own = [p for p in files if re.match(rf"{symbol}(?![a-z])", p.name, re.IGNORECASE)]
+    if len(own) == 1:
+        return own[0]
+    if own:
+        raise InputError(
+            f"{folder} has several files for {symbol}: {', '.join(p.name for p in own)}; name one, as in "
+            f"pseudos={{{symbol!r}: {str(own[0])!r}}}"
+        )
+    there = ", ".join(p.name for p in files) or "no file of such a kind"
+    raise InputError(f"{folder} has no {symbol}*.upf or {symbol}*.psp8; there is {there}")
+
+
 def find_pseudos(
     symbols: Sequence[str],
     xc_family: str,
-    pseudos: str | Mapping[str, str] | None = None,
+    pseudos: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None = None,
     *,
     also: str | None = None,
     xc: str | None = None,
-) -> dict[str, GTH]:
+) -> dict[str, GTH | Numeric]:
     """The pseudopotential of each element.
 
     Parameters
@@ -219,10 +270,10 @@ def find_pseudos(
         Elements, repetitions allowed.
     xc_family : str
         Family of the exchange-correlation functional: "pade" for LDA, "pbe" for PBE and its relatives.
-    pseudos : None, str or mapping
+    pseudos : None, str, PathLike or mapping
         None: family gth-`xc_family` with the shipped default valences (ase_nnxc/data/valences.json). A name: a family
-        ("gth-pbe", "uzh-pbe": CP2K's alias of each element) or a table ("gth-pbe-q18"). A mapping: element -> name, and
-        "default" -> name for the others.
+        ("gth-pbe", "uzh-pbe": CP2K's alias of each element) or a table ("gth-pbe-q18"). A path: a UPF or psp8 file, or
+        a folder of files ELEMENT*.upf. A mapping: element -> name or path, and "default" -> one for the others.
     also : str, optional
         Another family of tables that suit the functional, such as "blyp": no warning about these.
     xc : str, optional
@@ -236,23 +287,24 @@ def find_pseudos(
     Raises
     ------
     InputError
-        Unknown element, family, valence, or key of the mapping.
+        Unknown element, family, valence, or key of the mapping; a file that cannot be found or used.
 
     Warns
     -----
     UserWarning
         Once, if tables were made for another functional.
     """
-    named: Mapping[str, str] = {"default": pseudos} if isinstance(pseudos, str) else pseudos or {}
+    pseudos = spelled(pseudos)
+    named: Any = {"default": pseudos} if isinstance(pseudos, str) else pseudos or {}
     _check(named)
-    tables = {}
+    tables: dict[str, GTH | Numeric] = {}
     for symbol in dict.fromkeys(symbols):
         if symbol not in atomic_numbers or symbol == "X":
             raise InputError(f"unknown element {symbol!r}")
         name = named.get(symbol, named.get("default"))
-        entry = find_entry(symbol, f"gth-{xc_family}", True) if name is None else find_entry(symbol, name)
-        tables[symbol] = entry.read()
-    foreign = sorted({t.name for t in tables.values() if not _made_for(t.name, {xc_family, also})})
+        default = f"gth-{xc_family}"
+        tables[symbol] = find_entry(symbol, default, True).read() if name is None else find_table(symbol, name)
+    foreign = sorted({t.name for t in tables.values() if not _made_for(_functional(t), {xc_family, also})})
     if foreign:
         warnings.warn(
             f"pseudopotentials {', '.join(foreign)} were made for another functional than {xc or xc_family.upper()}",
@@ -264,34 +316,45 @@ def find_pseudos(
 def _check(named: object) -> None:
     """InputError unless `named` maps elements (or "default") to names."""
     if not isinstance(named, Mapping):
-        raise InputError(f"pseudos: a name or a dict of names by element expected, got {named!r}")
+        raise InputError(f"pseudos: a name, a path or a dict of these by element expected, got {named!r}")
     for key, name in named.items():
         if key != "default" and key not in atomic_numbers:
             closest = difflib.get_close_matches(str(key).capitalize(), ["default", *atomic_numbers], n=1)
             hint = f" (did you mean {closest[0]!r}?)" if closest else ""
             raise InputError(f"pseudos: {key!r} is neither an element nor 'default'{hint}")
         if not isinstance(name, str):
-            raise InputError(f"pseudos: the name of a table expected for {key!r}, got {name!r}")
+            raise InputError(f"pseudos: the name of a table or a path expected for {key!r}, got {name!r}")
+        if is_path(name) and not Path(name).exists():
+            raise InputError(f"pseudos: there is no file or folder {name!r}")
 
 
-def _made_for(name: str, families: Collection[str | None]) -> bool:
-    """Whether a table belongs to one of the families; tables for PBEsol go with the PBE family."""
-    functional = _split(name)[0].split("-", 1)[1]
+def _functional(table: GTH | Numeric) -> str:
+    """What a table was made for, such as "pbe"."""
+    return table.functional if isinstance(table, Numeric) else _split(table.name)[0].split("-", 1)[1]
+
+
+def _made_for(functional: str, families: Collection[str | None]) -> bool:
+    """Whether tables for a functional belong to one of the families; those for PBEsol go with the PBE family."""
     return functional in families or (functional == "pbesol" and "pbe" in families)
 
 
-def recommended_cutoff(table: GTH) -> tuple[float, Literal["measured", "estimated"]]:
+def recommended_cutoff(table: GTH | Numeric) -> tuple[float, Literal["measured", "estimated", "of the file"]]:
     """Cutoff of the plane waves in Hartree that converges a lattice constant to 0.1 %, and how it is known.
 
     The numbers stand in ase_nnxc/data/cutoffs.json. "measured": lattice constants were computed. "estimated", for all
     other tables: the cutoff at which the truncation error of the pseudo-atom's energy falls below a threshold common to
-    all tables, computed by benchmarks/estimate_cutoffs.py, where formula and calibration are stated.
+    all tables, computed by benchmarks/estimate_cutoffs.py, where formula and calibration are stated. "of the file": a
+    UPF file says so itself, in its attribute wfc_cutoff; of what accuracy is its author's matter.
 
     Raises
     ------
     InputError
-        If the table is in neither list.
+        If the table is in neither list, or the file recommends none.
     """
+    if isinstance(table, Numeric):
+        if table.ecut is None:
+            raise InputError(f"{table.name} recommends no cutoff: give ecut")
+        return table.ecut, "of the file"
     how: Literal["measured", "estimated"]
     for how in ("measured", "estimated"):
         cutoff = _cutoffs()[how].get(table.symbol, {}).get(table.name)
@@ -300,8 +363,10 @@ def recommended_cutoff(table: GTH) -> tuple[float, Literal["measured", "estimate
     raise InputError(f"no recommended cutoff for the table {table.name} of {table.symbol}: give ecut")
 
 
-def table_digest(table: GTH) -> str:
+def table_digest(table: GTH | Numeric) -> str:
     """sha256 of a table's numbers (not of its name), hexadecimal: two tables of one digest are the same potential."""
+    if isinstance(table, Numeric):
+        return table.digest
     channels = [[c.l, c.radius, c.h] for c in table.channels]
     numbers = [table.number, table.valence, table.rloc, table.cloc, channels]
     return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()

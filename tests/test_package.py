@@ -22,6 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"version", "units", "xc"},
     {"ks"},
+    {"pseudo_files"},
     {"conventional", "differentiable", "electrons", "fit", "interop", "pseudos", "report", "restart"},
     {"checkpoints"},
     {"registry"},

@@ -53,7 +53,12 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
         "--kpts", type=_kpts, metavar="K", help="Gamma-centred mesh, as 8,8,8, or a density in points per 1/Angstrom"
     )
     how.add_argument("--smearing", type=_smearing, metavar="NAME:EV", help="such as marzari-vanderbilt:0.2")
-    how.add_argument("--pseudos", type=_pseudos, metavar="P", help="GTH family (gth-pbe), or Ni=gth-pbe-q18,O=...")
+    how.add_argument(
+        "--pseudos",
+        type=_pseudos,
+        metavar="P",
+        help="GTH family (gth-pbe), UPF file or folder, or Ni=gth-pbe-q18,O=...",
+    )
     how.add_argument("--nbands", type=int, metavar="N", help="number of bands")
     how.add_argument("--gpts", type=_three, metavar="N,N,N", help="FFT box")
     how.add_argument("--no-symmetry", dest="symmetry", action="store_false", default=None, help="use no symmetry")

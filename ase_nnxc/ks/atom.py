@@ -1,7 +1,7 @@
 """The spherical pseudo-atom: densities and orbitals to start from.
 
 The neutral atom in the configuration of its table, in even-tempered Gaussians r^l exp(-a r^2), with the exchange of the
-uniform gas. It needs no more accuracy than a start: some milli-Hartree.
+uniform gas; the density is the table's own, if it has one. It needs no more accuracy than a start: some milli-Hartree.
 """
 
 import math
@@ -13,10 +13,9 @@ import scipy.linalg
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.special import erf
 from torch import Tensor
 
-from .pseudo import GTH
+from .pseudo import Pseudopotential
 
 Array = NDArray[np.float64]
 
@@ -76,12 +75,13 @@ class PseudoAtom:
 
 
 @lru_cache(maxsize=256)
-def pseudo_atom(table: GTH) -> PseudoAtom:
+def pseudo_atom(table: Pseudopotential) -> PseudoAtom:
     """Solve the pseudo-atom of a table; each table once in a process."""
-    local = _local(table)
+    local = table.local_in_space(RADII)
+    core = np.zeros_like(RADII) if table.core is None else table.core.in_space(RADII)
     fixed = [_basis_and_ion(table, angular) for angular in range(len(table.configuration))]
     density = table.valence * np.exp(-(RADII**2)) / math.pi**1.5
-    potential = _screening(density)
+    potential = _screening(density, core)
     for _ in range(100):
         density, shells = np.zeros_like(RADII), []
         for angular, (waves, overlap, ion) in enumerate(fixed):
@@ -91,13 +91,15 @@ def pseudo_atom(table: GTH) -> PseudoAtom:
             for f, c in zip(filled, vectors):
                 shells.append(Shell(angular, f, c))
                 density += f * (c @ waves) ** 2 / (4 * math.pi * RADII**2)
-        change = _screening(density) - potential
+        change = _screening(density, core) - potential
         potential = potential + 0.4 * change
         if 4 * math.pi * (np.abs(change) * density * RADII**2) @ WEIGHTS < 1e-2 * table.valence:
             break
     qr = WAVE_NUMBERS[:, None] * RADII
     fields = np.stack((density, sum(_kinetic(shell) for shell in shells)), axis=-1)
     transforms = np.sinc(qr / math.pi) @ (4 * math.pi * (RADII**2 * WEIGHTS)[:, None] * fields)
+    if table.density is not None:
+        transforms[:, 0] = table.density(torch.from_numpy(WAVE_NUMBERS**2)).numpy()
     transforms[:, 0] *= table.valence / transforms[0, 0]
     return PseudoAtom(tuple(shells), CubicSpline(WAVE_NUMBERS, transforms))
 
@@ -110,25 +112,14 @@ def _kinetic(shell: Shell) -> Array:
     return shell.electrons / (8 * math.pi) * (slope**2 + shell.l * (shell.l + 1) * (value / RADII) ** 2)
 
 
-def _local(table: GTH) -> Array:
-    """Local potential on RADII, Hartree: HGH eq. (1)."""
-    x = RADII / table.rloc
-    short = np.exp(-0.5 * x**2) * sum(c * x ** (2 * i) for i, c in enumerate(table.cloc))
-    return -table.valence / RADII * erf(x / math.sqrt(2)) + short
-
-
-def _basis_and_ion(table: GTH, angular: int) -> tuple[Array, Array, Array]:
-    """r times the Gaussians (n, nr), their overlap (n, n), kinetic plus separable energy (n, n): HGH eqs. (2)-(3)."""
+def _basis_and_ion(table: Pseudopotential, angular: int) -> tuple[Array, Array, Array]:
+    """r times the Gaussians (n, nr), their overlap (n, n), kinetic plus separable energy (n, n)."""
     a = EXPONENTS[:, None]
     waves = RADII ** (angular + 1) * np.exp(-a * RADII**2)
     slopes = waves * ((angular + 1) / RADII - 2 * a * RADII)
     ion = 0.5 * ((slopes * WEIGHTS) @ slopes.T + angular * (angular + 1) * (waves * WEIGHTS / RADII**2) @ waves.T)
     for channel in (c for c in table.channels if c.l == angular):
-        projectors = []
-        for i in range(len(channel.h)):
-            power = angular + 2 * i + 1.5
-            norm = math.sqrt(2 / math.gamma(power)) / channel.radius**power
-            projectors.append(norm * RADII ** (angular + 2 * i + 1) * np.exp(-0.5 * (RADII / channel.radius) ** 2))
+        projectors = [RADII * channel.in_space(i, RADII) for i in range(len(channel.h))]
         b = (waves * WEIGHTS) @ np.array(projectors).T
         ion = ion + b @ np.array(channel.h) @ b.T
     return waves, (waves * WEIGHTS) @ waves.T, ion
@@ -140,9 +131,9 @@ def _filling(electrons: float, angular: int) -> list[float]:
     return [min(full, electrons - start) for start in range(0, math.ceil(electrons), full)]
 
 
-def _screening(density: Array) -> Array:
-    """Hartree and exchange potential on RADII of a spherical density."""
+def _screening(density: Array, core: Array) -> Array:
+    """Hartree potential on RADII of a spherical density, and exchange potential of it with that of the core."""
     shells = 4 * math.pi * RADII**2 * density * WEIGHTS
     inside = np.cumsum(shells) - 0.5 * shells
     outside = np.cumsum((shells / RADII)[::-1])[::-1] - 0.5 * shells / RADII
-    return inside / RADII + outside - np.cbrt(3 * density / math.pi)
+    return inside / RADII + outside - np.cbrt(3 * (density + core) / math.pi)

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .pseudo import GTH
+from .pseudo import Pseudopotential
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class Crystal:
         (3, 3), rows are lattice vectors, bohr.
     positions : Tensor
         (natoms, 3), fractional.
-    potentials : tuple of GTH
+    potentials : tuple of Pseudopotential
         One pseudopotential for each atom.
     magmoms : Tensor or None
         (natoms,) collinear moments to start from, Bohr magnetons; None: spin-paired.
@@ -32,7 +32,7 @@ class Crystal:
 
     lattice: Tensor
     positions: Tensor
-    potentials: tuple[GTH, ...]
+    potentials: tuple[Pseudopotential, ...]
     magmoms: Tensor | None = None
     charge: float = 0.0
     fixed_moment: float | None = None
@@ -80,9 +80,9 @@ class Crystal:
         return replace(self, lattice=self.lattice.to(device), positions=self.positions.to(device), magmoms=moments)
 
     @cached_property
-    def species(self) -> dict[GTH, list[int]]:
+    def species(self) -> dict[Pseudopotential, list[int]]:
         """The distinct pseudopotentials, each with the atoms that carry it."""
-        atoms: dict[GTH, list[int]] = {}
+        atoms: dict[Pseudopotential, list[int]] = {}
         for atom, potential in enumerate(self.potentials):
             atoms.setdefault(potential, []).append(atom)
         return atoms

@@ -367,7 +367,7 @@ class Movement:
         """v = dE_xc/dtau of each spin (nspin, n1, n2, n3)."""
         state, crystal = self.state, self.state.crystal
         real = state.basis.grid.to_real(state.fields)
-        slopes = xc_potential(state.functional, real, state.basis, crystal.reciprocal, crystal.volume)[1]
+        slopes = xc_potential(state.functional, real, crystal, state.basis)[1]
         return up_and_down(slopes[crystal.nspin :])
 
     def apply(self, spin: int, k: int, psi: Tensor) -> Tensor:

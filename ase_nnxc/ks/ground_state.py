@@ -91,8 +91,7 @@ class GroundState:
         """
         with torch.enable_grad():
             real = self.basis.grid.to_real(self.fields)
-            cell = self.crystal.reciprocal, self.crystal.volume
-            xc = xc_energy(self.functional, real, self.basis, *cell, self.parameters)
+            xc = xc_energy(self.functional, real, self.crystal, self.basis, self.parameters)
             return self.free_energy + (xc - self.terms["xc"])
 
     @property
@@ -214,12 +213,12 @@ def density_energies(
     parameters : sequence of Tensor
         Of the functional, that the energy is to be differentiable in.
     """
-    grid, volume, reciprocal = basis.grid, crystal.volume, crystal.reciprocal
+    grid, volume = basis.grid, crystal.volume
     density = grid.to_fourier(fields[0])
     return {
         "local": volume * grid.inner(density, local_potential(crystal, grid)),
-        "hartree": hartree_energy(density, coulomb_kernel(grid, reciprocal), grid, volume),
-        "xc": xc_energy(functional, fields, basis, reciprocal, volume, parameters),
+        "hartree": hartree_energy(density, coulomb_kernel(grid, crystal.reciprocal), grid, volume),
+        "xc": xc_energy(functional, fields, crystal, basis, parameters),
         "ewald": ewald_energy(crystal.lattice, crystal.positions, crystal.charges),
     }
 

@@ -9,18 +9,18 @@ from .atom import pseudo_atom
 from .basis import Basis, Sphere
 from .crystal import Crystal
 from .hamiltonian import Hamiltonian
-from .pseudo import GTH, solid_harmonics
+from .pseudo import Pseudopotential, solid_harmonics
 from .terms.local import superposition
 
 NOISE = 1e-3  # on every plane wave, so that no symmetry is missed
 
 
-def atomic_density(table: GTH, q2: Tensor) -> Tensor:
+def atomic_density(table: Pseudopotential, q2: Tensor) -> Tensor:
     """Fourier transform of the pseudo-atom's density, electrons, shaped as `q2` (bohr^-2)."""
     return pseudo_atom(table).density(q2)
 
 
-def atomic_tau(table: GTH, q2: Tensor) -> Tensor:
+def atomic_tau(table: Pseudopotential, q2: Tensor) -> Tensor:
     """Fourier transform of the pseudo-atom's kinetic energy density, Hartree, shaped as `q2` (bohr^-2)."""
     return pseudo_atom(table).tau(q2)
 
@@ -38,7 +38,7 @@ def start_tau(crystal: Crystal, basis: Basis) -> Tensor:
 
 
 def _with_moments(
-    crystal: Crystal, basis: Basis, total: Tensor, form_factor: Callable[[GTH, Tensor], Tensor]
+    crystal: Crystal, basis: Basis, total: Tensor, form_factor: Callable[[Pseudopotential, Tensor], Tensor]
 ) -> Tensor:
     """A superposition (ng,) of atomic fields and, with spin, the same fields scaled to the moments: (nspin, ng)."""
     if crystal.magmoms is None:

@@ -6,10 +6,17 @@ v(q) = integral v(r) exp(-i q r) d3r; dividing by the cell volume is the caller'
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import erf
 from torch import Tensor
+
+Array = NDArray[np.float64]
 
 # HGH eqs. (15)-(22): projector i of channel l is common(l) * q^l * r^l * factor * polynomial in t^2 = (q r)^2.
 # (The 8 of the second s projector stands outside the root there: 2/sqrt(15) is meant.)
@@ -35,6 +42,103 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     for c in reversed(coefficients[:-1]):
         value = value * x + c
     return value
+
+
+class RadialFunction(Protocol):
+    """A function of the distance from an atom, known by its Fourier transform."""
+
+    def __call__(self, q2: Tensor) -> Tensor:
+        """Fourier transform divided by q^l at squared wave numbers, bohr^-2, any shape; differentiable."""
+
+    def in_space(self, radii: Array) -> Array:
+        """Values at radii (nr,), bohr."""
+
+
+class SeparablePart(Protocol):
+    """One angular momentum of a separable pseudopotential; see `Channel`."""
+
+    @property
+    def l(self) -> int:  # noqa: E743
+        """Angular momentum, 0 to 3."""
+
+    @property
+    def h(self) -> tuple[tuple[float, ...], ...]:
+        """Symmetric matrix (n, n) of couplings, Hartree."""
+
+    def projector(self, i: int, q2: Tensor) -> Tensor:
+        """Fourier transform of radial projector `i` divided by q^l, shaped as `q2`, bohr^(3/2 + l)."""
+
+    def in_space(self, i: int, radii: Array) -> Array:
+        """Radial projector `i` at radii (nr,), bohr^(-3/2)."""
+
+
+class Pseudopotential(Protocol):
+    """What the core asks of a norm-conserving pseudopotential: `GTH`, or `ase_nnxc.ks.numeric.Numeric`."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def symbol(self) -> str:
+        """Element."""
+
+    @property
+    def number(self) -> int:
+        """Atomic number."""
+
+    @property
+    def valence(self) -> int:
+        """Charge Z of the ion core, electrons."""
+
+    @property
+    def rloc(self) -> float:
+        """Width of the Gaussian charge that stands for the ion core, bohr."""
+
+    @property
+    def channels(self) -> Sequence[SeparablePart]:
+        """Separable part."""
+
+    @property
+    def configuration(self) -> tuple[int, ...]:
+        """Valence electrons of the atom in s, p, d, f."""
+
+    @property
+    def name(self) -> str:
+        """For logs, and to find it again."""
+
+    @property
+    def core(self) -> RadialFunction | None:
+        """Density of the core that the exchange-correlation energy sees, bohr^-3; None without core correction."""
+
+    @property
+    def density(self) -> RadialFunction | None:
+        """Density of the valence of the atom, bohr^-3, if it is known."""
+
+    def short(self, q2: Tensor) -> Tensor:
+        """Fourier transform of the local part less the potential of the Gaussian charge, Hartree bohr^3."""
+
+    def local(self, q2: Tensor) -> Tensor:
+        """Fourier transform of the local part, Hartree bohr^3; at q = 0 the mean without the Coulomb tail."""
+
+    def local_in_space(self, radii: Array) -> Array:
+        """Local part at radii (nr,), Hartree."""
+
+
+def coulomb_part(valence: int, width: float, q2: Tensor) -> Tensor:
+    """Fourier transform of the potential of a Gaussian charge of some width, bohr: Hartree bohr^3, shaped as `q2`.
+
+    -4 pi Z exp(-t^2/2) / q^2, t = q r_loc, without its divergence -4 pi Z / q^2, whose remainder at q = 0 is
+    2 pi Z r_loc^2.
+    """
+    origin = q2 < 1e-12
+    gauss = torch.exp(-0.5 * q2 * width**2)
+    return torch.where(
+        origin, 2 * math.pi * valence * width**2, -4 * math.pi * valence * gauss / torch.where(origin, 1.0, q2)
+    )
+
+
+def coulomb_in_space(valence: int, width: float, radii: Array) -> Array:
+    """The same potential at radii (nr,), Hartree."""
+    return -valence / radii * erf(radii / (math.sqrt(2) * width))
 
 
 @dataclass(frozen=True)
@@ -75,6 +179,12 @@ class Channel:
         common = 4 * math.pi**1.25 * math.sqrt(2 ** (self.l + 1) * r**3)
         return common * factor * r**self.l * _polynomial(polynomial, t2) * torch.exp(-0.5 * t2)
 
+    def in_space(self, i: int, radii: Array) -> Array:
+        """Radial projector `i` at radii (nr,), bohr^(-3/2): HGH eq. (3)."""
+        power = self.l + 2 * i + 1.5
+        norm = math.sqrt(2 / math.gamma(power)) / self.radius**power
+        return norm * radii ** (self.l + 2 * i) * np.exp(-0.5 * (radii / self.radius) ** 2)
+
 
 @dataclass(frozen=True)
 class GTH:
@@ -107,6 +217,9 @@ class GTH:
     configuration: tuple[int, ...]
     name: str = ""
 
+    core: ClassVar[None] = None
+    density: ClassVar[None] = None
+
     def local(self, q2: Tensor) -> Tensor:
         """Fourier transform of the local part, Hartree bohr^3; at q = 0 the mean without the Coulomb tail.
 
@@ -120,19 +233,21 @@ class GTH:
         Tensor
             Shape of `q2`. HGH eq. (6); its limit at q = 0, often kept apart as the "alpha" energy, is included.
         """
+        return coulomb_part(self.valence, self.rloc, q2) + self.short(q2)
+
+    def short(self, q2: Tensor) -> Tensor:
+        """Fourier transform of the local part less that of the Gaussian charge, Hartree bohr^3, shaped as `q2`."""
         r, t2 = self.rloc, q2 * self.rloc**2
-        gauss = torch.exp(-0.5 * t2)
-        origin = q2 < 1e-12
-        # -4 pi Z exp(-t^2/2) / q^2 without its divergence -4 pi Z / q^2, whose remainder at q = 0 is 2 pi Z r^2
-        coulomb = torch.where(
-            origin,
-            2 * math.pi * self.valence * r**2,
-            -4 * math.pi * self.valence * gauss / torch.where(origin, 1.0, q2),
-        )
-        short = torch.zeros_like(q2)
+        total = torch.zeros_like(q2)
         for c, polynomial in zip(self.cloc, _LOCAL):
-            short = short + c * _polynomial(polynomial, t2)
-        return coulomb + math.sqrt(8 * math.pi**3) * r**3 * gauss * short
+            total = total + c * _polynomial(polynomial, t2)
+        return math.sqrt(8 * math.pi**3) * r**3 * torch.exp(-0.5 * t2) * total
+
+    def local_in_space(self, radii: Array) -> Array:
+        """Local part at radii (nr,), Hartree: HGH eq. (1)."""
+        x = radii / self.rloc
+        short = np.exp(-0.5 * x**2) * sum(c * x ** (2 * i) for i, c in enumerate(self.cloc))
+        return coulomb_in_space(self.valence, self.rloc, radii) + short
 
 
 def solid_harmonics(l: int, q: Tensor) -> Tensor:  # noqa: E741

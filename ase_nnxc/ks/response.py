@@ -229,7 +229,7 @@ class Response:
         self.potentials, _ = self.problem.potentials(state.fields)
         with torch.enable_grad():
             self._fields = basis.grid.to_real(state.fields).requires_grad_()
-            xc = xc_energy(state.functional, self._fields, basis, crystal.reciprocal, crystal.volume)
+            xc = xc_energy(state.functional, self._fields, crystal, basis)
             (self._slopes,) = torch.autograd.grad(xc, self._fields, create_graph=True)
         # the SCF has converged the bands that hold electrons somewhere, and one more
         self.filled = _bands_above(EMPTY, state.occupations)  # (nspin, nk)

@@ -122,7 +122,7 @@ class Problem:
         """
         grid, volume = self.basis.grid, self.crystal.volume
         real = grid.to_real(fields)
-        e_xc, slopes = xc_potential(self.functional, real, self.basis, self.crystal.reciprocal, volume)
+        e_xc, slopes = xc_potential(self.functional, real, self.crystal, self.basis)
         if not (math.isfinite(e_xc) and bool(slopes.isfinite().all())):
             raise FloatingPointError("the functional gives NaN or infinity, as energy or as potential")
         contracted = float((slopes * real).sum() * volume) / grid.size

@@ -22,7 +22,7 @@ from ase.calculators.calculator import Calculator, InputError, PropertyNotImplem
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from .. import NNXCCalculator, __version__
-from ..pseudos import find_entry, table_digest
+from ..pseudos import find_table, table_digest
 
 FORMAT, VERSION = "ase_nnxc-records", 1
 
@@ -332,7 +332,7 @@ def _provenance(calculator: Calculator, structures: Sequence[Atoms]) -> Provenan
 def table_digests(atoms: Atoms, calculator: NNXCCalculator) -> dict[str, str]:
     """`table_digest` of the pseudopotentials, by element, that a calculator takes for the atoms."""
     names = calculator.resolve(atoms)["pseudos"]
-    return {symbol: table_digest(find_entry(symbol, name).read()) for symbol, name in names.items()}
+    return {symbol: table_digest(find_table(symbol, name)) for symbol, name in names.items()}
 
 
 def _all_digests(structures: Sequence[Atoms], calculator: NNXCCalculator) -> dict[str, str]:

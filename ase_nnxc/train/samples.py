@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..calculator import NNXCCalculator
 from ..interop.pyscf import grid_features, solve_molecule
 from ..ks.ground_state import GroundState, fields_of
-from ..ks.terms.xc import gradient, spin_channels
+from ..ks.terms.xc import gradient, spin_channels, with_core
 from ..xc import SCAN, Functional
 
 LARGEST_RATIO = 20.0
@@ -226,7 +226,7 @@ def _features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
     crystal, basis = state.crystal, state.basis
     # SCAN stands for a functional that reads everything
     fields = basis.grid.to_real(fields_of(crystal, basis, SCAN(), state.orbitals, state.electrons))
-    density, tau = fields.chunk(2)
+    density, tau = with_core(fields, crystal, basis.grid).chunk(2)
     slope = gradient(density, basis.grid.shape, crystal.reciprocal)
     features = {"density": density.flatten(1), "gradient": slope.flatten(2), "tau": tau.flatten(1)}
     points = basis.orbits.representatives

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..basis import DensityGrid
 from ..crystal import Crystal
-from ..pseudo import GTH
+from ..pseudo import Pseudopotential
 
 
 def structure_factors(grid: DensityGrid, positions: Tensor) -> Tensor:
@@ -18,7 +18,10 @@ def structure_factors(grid: DensityGrid, positions: Tensor) -> Tensor:
 
 
 def superposition(
-    crystal: Crystal, grid: DensityGrid, form_factor: Callable[[GTH, Tensor], Tensor], scale: Tensor | None = None
+    crystal: Crystal,
+    grid: DensityGrid,
+    form_factor: Callable[[Pseudopotential, Tensor], Tensor],
+    scale: Tensor | None = None,
 ) -> Tensor:
     """Fourier coefficients (ng,) of a sum of atomic fields.
 
@@ -47,4 +50,4 @@ def superposition(
 
 def local_potential(crystal: Crystal, grid: DensityGrid) -> Tensor:
     """Fourier coefficients (ng,) of the local pseudopotential, Hartree, differentiable in cell and positions."""
-    return superposition(crystal, grid, GTH.local)
+    return superposition(crystal, grid, lambda table, q2: table.local(q2))

@@ -3,6 +3,10 @@
 Symmetry makes whole sets of grid points equal, so the functional is evaluated on one point of each and weighted with
 their number. The potentials are autograd of this discretised energy, averaged over the sets.
 
+Core correction (S. G. Louie, S. Froyen and M. L. Cohen, Phys. Rev. B 26, 1738 (1982)): the functional sees n + n_core,
+and with spin half of n_core in each channel. The core density is added here and nowhere else. Its orbitals are not
+known, so tau stays that of the valence alone.
+
 Fields (nfields, ...) are the total density and, with spin, the magnetisation density, bohr^-3; for a functional of the
 kinetic energy density tau, the same of tau follow, Hartree bohr^-3.
 """
@@ -15,7 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...xc.functional import Functional
-from ..basis import Basis
+from ..basis import Basis, DensityGrid
+from ..crystal import Crystal
+from .local import superposition
 
 CHUNK = 2**16  # points; a network's graph takes about a kilobyte for each
 
@@ -163,13 +169,23 @@ def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
     return [x + y for x, y in zip(a, b)]
 
 
+def core_density(crystal: Crystal, grid: DensityGrid) -> Tensor | None:
+    """Superposed core densities (n1, n2, n3), bohr^-3, differentiable in cell and positions; None if there are none."""
+    if all(table.core is None for table in crystal.species):
+        return None
+    return grid.to_real(
+        superposition(crystal, grid, lambda table, q2: torch.zeros_like(q2) if table.core is None else table.core(q2))
+    )
+
+
+def with_core(fields: Tensor, crystal: Crystal, grid: DensityGrid) -> Tensor:
+    """Fields (nfields, n1, n2, n3) with the core density added to the density: what a functional sees."""
+    core = core_density(crystal, grid)
+    return fields if core is None else torch.cat((fields[:1] + core, fields[1:]))
+
+
 def xc_energy(
-    functional: Functional,
-    fields: Tensor,
-    basis: Basis,
-    reciprocal: Tensor,
-    volume: Tensor,
-    parameters: Sequence[Tensor] = (),
+    functional: Functional, fields: Tensor, crystal: Crystal, basis: Basis, parameters: Sequence[Tensor] = ()
 ) -> Tensor:
     """Exchange-correlation energy, Hartree.
 
@@ -178,28 +194,26 @@ def xc_energy(
     functional : Functional
         What to evaluate.
     fields : Tensor
-        (nfields, n1, n2, n3).
+        (nfields, n1, n2, n3) of the valence.
+    crystal : Crystal
+        Cell and core densities; the energy is twice differentiable in cell and positions, as in the fields.
     basis : Basis
         Grid and symmetry.
-    reciprocal, volume : Tensor
-        Of the cell; the energy is twice differentiable in them and in the fields.
     parameters : sequence of Tensor, optional
         Those of the functional that it is differentiable in, too.
     """
-    features = _features(functional, fields, basis, reciprocal)
+    features = _features(functional, with_core(fields, crystal, basis.grid), basis, crystal.reciprocal)
     total = _Sum.apply(functional, basis.orbits.counts, len(features), *features, *parameters)
-    return volume / basis.grid.size * total
+    return crystal.volume / basis.grid.size * total
 
 
-def xc_potential(
-    functional: Functional, fields: Tensor, basis: Basis, reciprocal: Tensor, volume: Tensor
-) -> tuple[float, Tensor]:
+def xc_potential(functional: Functional, fields: Tensor, crystal: Crystal, basis: Basis) -> tuple[float, Tensor]:
     """Energy, Hartree, and its derivatives (nfields, n1, n2, n3) by the fields, per volume; arguments of `xc_energy`.
 
     The derivative by a density is a potential in Hartree; that by tau has no unit.
     """
     with torch.enable_grad():
         leaf = fields.detach().requires_grad_()
-        energy = xc_energy(functional, leaf, basis, reciprocal, volume)
+        energy = xc_energy(functional, leaf, crystal, basis)
         (slope,) = torch.autograd.grad(energy, leaf)
-    return float(energy.detach()), basis.orbits.symmetrize(slope * (basis.grid.size / volume))
+    return float(energy.detach()), basis.orbits.symmetrize(slope * (basis.grid.size / crystal.volume))
