@@ -1,4 +1,4 @@
-"""Quantum ESPRESSO (pw.x) on an ASE structure with the Goedecker-Teter-Hutter tables that PySCF ships.
+"""Quantum ESPRESSO (pw.x) on an ASE structure with PySCF's Goedecker-Teter-Hutter tables or with UPF files.
 
     from qe import run_qe
     run_qe(bulk("Al", a=4.05), ecut=20, kpts=(8, 8, 8))["energy"]      # free energy in Hartree
@@ -121,6 +121,13 @@ def write_psp10(symbol: str, name: str, path: Path) -> int:
     return valence
 
 
+def copy_upf(source: Path, path: Path) -> int:
+    """Copy a UPF file; its number of valence electrons."""
+    text = source.read_text(encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
+    return round(float(re.findall(r"z_valence\s*=\s*\"([^\"]*)\"", text)[0]))
+
+
 def run_qe(
     atoms: Atoms,
     *,
@@ -131,6 +138,7 @@ def run_qe(
     width: float = 0.01,
     pseudo: str = "gth-pbe",
     q: Mapping[str, int] | None = None,
+    files: Mapping[str, Path] | None = None,
     nbands: int | None = None,
     fft: Sequence[int] | None = None,
     conv_thr: float = 1e-11,
@@ -157,6 +165,8 @@ def run_qe(
         Family of the tables, such as "gth-pbe".
     q
         Valence charge by element where the family's own choice is not wanted.
+    files
+        UPF file by element, in place of tables.
     nbands
         Number of bands; None is pw.x's choice.
     fft
@@ -182,8 +192,12 @@ def run_qe(
     labels, species = _species(atoms)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tables = {s: f"{pseudo}-q{q[s]}" if q and s in q else pseudo for s, _ in species.values()}
-        valence = {s: write_psp10(s, table, folder / f"{s}.gth") for s, table in tables.items()}
+        symbols, suffix = {s for s, _ in species.values()}, "gth" if files is None else "upf"
+        if files is None:
+            tables = {s: f"{pseudo}-q{q[s]}" if q and s in q else pseudo for s in symbols}
+            valence = {s: write_psp10(s, table, folder / f"{s}.gth") for s, table in tables.items()}
+        else:
+            valence = {s: copy_upf(files[s], folder / f"{s}.upf") for s in symbols}
         options = [f"nr{i + 1}={n}, nr{i + 1}s={n}" for i, n in enumerate(fft or ())]
         options += [f"nbnd={nbands}"] if nbands else []
         if any(moment for _, moment in species.values()):
@@ -201,7 +215,7 @@ def run_qe(
             degauss=2.0 * width,
             options="\n".join(f"  {option}" for option in options),
             conv_thr=conv_thr,
-            species="\n".join(f"{label} 1.0 {s}.gth" for label, (s, _) in species.items()),
+            species="\n".join(f"{label} 1.0 {s}.{suffix}" for label, (s, _) in species.items()),
             cell="\n".join(map(row, atoms.cell.array / Bohr)),
             positions="\n".join(
                 f"{label} {row(position)}"

@@ -16,6 +16,15 @@ def shared_reference() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_pseudo() -> Path:
+    """Folder of PseudoDojo's files, where a developer has it beside the clone."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "pseudo"
+    if not folder.is_dir():
+        pytest.skip("pseudopotential files not kept here")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def qe_records() -> dict[str, dict]:
     """Records of Quantum ESPRESSO by name."""
     return json.loads((Path(__file__).parent / "data" / "qe_gth.json").read_text())["records"]

@@ -1,0 +1,179 @@
+"""Our numbers with UPF files beside those of Quantum ESPRESSO and ABINIT: makes benchmarks/pseudodojo.json.
+
+    python benchmarks/pseudodojo.py FOLDER energies|lattice [Al Si MgO Cu Ni]
+
+FOLDER holds the files ELEMENT.upf of PseudoDojo NC SR 0.4 PBE standard, which are not part of this repository.
+Energies, forces and stress are compared with pw.x for small crystals; both end radial functions at 10 bohr then, as
+pw.x does. Lattice constants, with our own end, are compared with ABINIT's for the same pseudopotentials (Bosoni et al.,
+Nat. Rev. Phys. 6, 45 (2024)). The tables of docs/accuracy.md and docs/lattice-constants.md are rewritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.units import Bohr, GPa, Hartree
+from eos_nnxc import write_table
+from qe import run_qe
+
+from ase_nnxc import NNXCCalculator, __version__
+from ase_nnxc.eos import scan_eos
+from ase_nnxc.ks import numeric
+
+PATH = Path(__file__).parent / "pseudodojo.json"
+PAGE = Path(__file__).parents[1] / "docs/accuracy.md"
+BEGIN, END = "<!-- table: python benchmarks/pseudodojo.py -->", "<!-- end of the table of files -->"
+HEAD = """\
+| crystal | Ecut, Ha | F, µHa per atom | forces, Ha/bohr | stress, Ha/bohr³ |
+| --- | --: | --: | --: | --: |
+"""
+WIDTH = 0.01  # Hartree
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A cubic crystal.
+
+    Parameters
+    ----------
+    structure, a
+        As for `ase.build.bulk`, Angstrom.
+    abinit
+        Lattice constant by ABINIT, Angstrom, if one is published.
+    ecut, kpts
+        Cutoff in Hartree and divisions of the mesh along each axis for the lattice constant.
+    moment
+        Initial magnetic moment of every atom, Bohr magnetons.
+    """
+
+    structure: str
+    a: float
+    abinit: float | None
+    ecut: float
+    kpts: int
+    moment: float = 0.0
+
+
+SOLIDS = {
+    "Al": Solid("fcc", 4.04, 4.0364, 24, 14),
+    "Si": Solid("diamond", 5.47, None, 24, 6),
+    "MgO": Solid("rocksalt", 4.25, 4.2528, 50, 4),
+    "Cu": Solid("fcc", 3.63, 3.6276, 50, 9),
+    "Ni": Solid("fcc", 3.52, 3.521, 55, 9, 1.0),
+}
+
+
+def crystal(name: str) -> Atoms:
+    """The crystal at its start."""
+    solid = SOLIDS[name]
+    atoms = bulk(name, solid.structure, a=solid.a)
+    atoms.set_initial_magnetic_moments([solid.moment] * len(atoms))
+    return atoms
+
+
+def distorted(name: str) -> Atoms:
+    """The crystal, strained and with its atoms moved, so that no force and no stress is zero by symmetry."""
+    atoms = crystal(name)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.02 * np.array([[1, 0.5, 0], [0.5, -1, 0], [0, 0, 0.5]])), True)
+    atoms.positions += 0.05 * np.sin(1 + np.arange(3 * len(atoms))).reshape(-1, 3) * (len(atoms) > 1)
+    return atoms
+
+
+def energies(name: str, folder: Path) -> dict[str, Any]:
+    """Differences to pw.x, both ending radial functions at 10 bohr; Hartree atomic units."""
+    atoms, kpts = distorted(name), (2, 2, 2)
+    ecut = {"Al": 20, "Si": 20, "MgO": 30, "Cu": 30, "Ni": 30}[name]
+    files = {symbol: folder / f"{symbol}.upf" for symbol in set(atoms.get_chemical_symbols())}
+    keywords: dict[str, Any] = {"smearing": "gaussian", "width": WIDTH}
+    qe = run_qe(atoms, ecut=ecut, kpts=kpts, files=files, **keywords)
+    own, numeric.CUTOFF = numeric.CUTOFF, 10.0
+    try:
+        atoms.calc = NNXCCalculator(
+            "PBE",
+            ecut=ecut * Hartree,
+            kpts={"size": kpts, "gamma": True},
+            smearing={"name": "gaussian", "width": WIDTH * Hartree},
+            pseudos=folder,
+            gpts=tuple(int(n) for n in qe["fft"].split(",")),
+        )
+        energy = atoms.get_potential_energy(force_consistent=True) / Hartree
+        forces = atoms.get_forces() * Bohr / Hartree
+        stress = atoms.get_stress(voigt=False) * Bohr**3 / Hartree
+    finally:
+        numeric.CUTOFF = own
+    return {
+        "ecut": ecut,
+        "energy_per_atom": (energy - qe["energy"]) / len(atoms),
+        "forces": float(np.abs(forces - forces.mean(axis=0) - qe["forces"]).max()),
+        "stress": float(np.abs(stress - qe["stress"]).max()),
+        "qe": {key: qe[key] for key in ("energy", "forces", "stress")},
+    }
+
+
+def lattice_constant(name: str, folder: Path) -> dict[str, Any]:
+    """Lattice constant, Angstrom, and bulk modulus, GPa."""
+    solid = SOLIDS[name]
+    calc = NNXCCalculator(
+        "PBE",
+        ecut=solid.ecut * Hartree,
+        kpts={"size": [solid.kpts] * 3, "gamma": True},
+        smearing={"name": "marzari-vanderbilt", "width": WIDTH * Hartree},
+        pseudos=folder,
+    )
+    result = scan_eos(crystal(name), calc)
+    return {
+        "ecut": solid.ecut,
+        "kpts": solid.kpts,
+        "a_A": result.conventional_a,
+        "B_GPa": result.fit.bulk_modulus.item() / GPa,
+    }
+
+
+def accuracy_row(name: str, found: dict[str, Any]) -> str:
+    """A line of docs/accuracy.md."""
+    cells = [
+        f"{name}, {'spin, ' if SOLIDS[name].moment else ''}distorted",
+        f"{found['ecut']}",
+        f"{1e6 * found['energy_per_atom']:+.2f}",
+        f"{found['forces']:.0e} (of {np.abs(found['qe']['forces']).max():.3f})",
+        f"{found['stress']:.0e} (of {np.abs(found['qe']['stress']).max():.0e})",
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def write_page(results: dict[str, Any]) -> None:
+    """Rewrite the table of files of docs/accuracy.md."""
+    table = HEAD + "".join(accuracy_row(n, r["energies"]) for n, r in results.items() if "energies" in r)
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n{table}{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Compute what is asked for, and rewrite the file and the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of the files")
+    parser.add_argument("what", choices=("energies", "lattice"), help="compare energies or lattice constants")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"crystals, of {', '.join(SOLIDS)}; default all")
+    arguments = parser.parse_args()
+    for name in arguments.names or SOLIDS:
+        compute = {"energies": energies, "lattice": lattice_constant}[arguments.what]
+        found = compute(name, arguments.folder)
+        print(name, found, flush=True)
+        results = json.loads(PATH.read_text())["results"] if PATH.exists() else {}
+        results.setdefault(name, {})[arguments.what] = found
+        results = {key: results[key] for key in SOLIDS if key in results}
+        PATH.write_text(json.dumps({"version": __version__, "results": results}, indent=1) + "\n")
+        write_page(results)
+    write_table()
+
+
+if __name__ == "__main__":
+    main()

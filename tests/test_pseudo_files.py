@@ -1,0 +1,419 @@
+"""Pseudopotentials from files. Those that tests write are made up: GTH tables on a mesh, invented core densities."""
+
+import json
+import math
+import pickle
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from ase.calculators.calculator import InputError
+from ase.units import Bohr, Hartree
+from kohn_sham import TIGHT, basis_of, crystal_of, rattled_silicon_carbide, slope, triplet
+
+from ase_nnxc import NNXCCalculator
+from ase_nnxc.ks import numeric
+from ase_nnxc.ks.atom import pseudo_atom
+from ase_nnxc.ks.differentiable import differentiable
+from ase_nnxc.ks.ground_state import GroundState
+from ase_nnxc.ks.numeric import Mesh, Radial
+from ase_nnxc.ks.occupations import Smearing
+from ase_nnxc.ks.pseudo import GTH
+from ase_nnxc.ks.scf import SCFSettings, scf
+from ase_nnxc.pseudo_files import read_pseudo
+from ase_nnxc.pseudos import find_pseudos, find_table, recommended_cutoff, table_digest
+from ase_nnxc.registry import get_functional
+from ase_nnxc.train.records import table_digests
+
+UNIFORM = np.arange(901) * 0.01  # bohr
+SPACING = np.full_like(UNIFORM, 0.01)
+LOGARITHMIC = np.exp(np.arange(1200) * 0.0125 - 12)
+WAVES = torch.linspace(0.0, 15.0, 400, dtype=torch.float64).square()
+
+
+def table(symbol: str) -> GTH:
+    return find_pseudos([symbol], "pbe")[symbol]
+
+
+def invented_core(radii: np.ndarray) -> np.ndarray:
+    """Core density, bohr^-3."""
+    return 0.2 * np.exp(-(radii**2))
+
+
+def section(tag: str, values: np.ndarray, attributes: str = "") -> str:
+    return f"<{tag} {attributes}>\n{' '.join(f'{x:.16E}' for x in np.ravel(values))}\n</{tag}>\n"
+
+
+def upf(gth: GTH, radii: np.ndarray = UNIFORM, spacing: np.ndarray = SPACING, core: bool = False, **header) -> str:
+    """A made-up UPF file of a GTH table; Rydberg units."""
+    inner = np.maximum(radii, 1e-9)
+    betas = [(c.l, inner * c.in_space(i, inner)) for c in gth.channels for i in range(len(c.h))]
+    couplings = torch.block_diag(*(torch.tensor(c.h, dtype=torch.float64) for c in gth.channels)).numpy()
+    head = {
+        "element": gth.symbol,
+        "pseudo_type": "NC",
+        "core_correction": "T" if core else "F",
+        "functional": "PBE",
+        "z_valence": f"{gth.valence}.0",
+        "number_of_proj": str(len(betas)),
+    } | header
+    attributes = " ".join(f'{name}="{value}"' for name, value in head.items())
+    text = '<UPF version="2.0.1">\n<PP_INFO>\nmade up for a test: r < 6 & <no> XML\n</PP_INFO>\n'
+    text += f"<PP_HEADER {attributes}/>\n<PP_MESH>\n{section('PP_R', radii)}{section('PP_RAB', spacing)}</PP_MESH>\n"
+    text += section("PP_LOCAL", 2 * gth.local_in_space(inner), 'type="real"')
+    for number, (angular, beta) in enumerate(betas, start=1):
+        text += section(f"PP_BETA.{number}", beta, f'angular_momentum="{angular}"')
+    text += section("PP_DIJ", 2 * couplings) if betas else ""
+    text += section("PP_NLCC", invented_core(radii)) if core else ""
+    return text + "</UPF>\n"
+
+
+def psp8(gth: GTH) -> str:
+    """A made-up psp8 file of a GTH table: couplings are diagonal there."""
+    radii = np.arange(600) * 0.01
+    inner = np.maximum(radii, 1e-9)
+    lmax = max((c.l for c in gth.channels), default=0)
+    counts = [sum(len(c.h) for c in gth.channels if c.l == angular) for angular in range(lmax + 1)]
+    lines = [
+        f"{gth.symbol} made up for a test",
+        f"{gth.number}.0 {gth.valence}.0 010100 zatom, zion, pspd",
+        f"8 11 {lmax} 4 {len(radii)} 0 pspcod, pspxc, lmax, lloc, mmax, r2well",
+        "0.0 0.0 0.0 rchrg fchrg qchrg",
+        " ".join(map(str, counts)) + " nproj",
+        "0 extension_switch",
+    ]
+    for channel in gth.channels:
+        energies, vectors = np.linalg.eigh(np.array(channel.h))
+        columns = vectors.T @ [inner * channel.in_space(i, inner) for i in range(len(energies))]
+        lines.append(f"{channel.l} " + " ".join(f"{e:.16E}".replace("E", "D") for e in energies))
+        lines += [" ".join([str(n + 1), *(f"{x:.16E}" for x in row)]) for n, row in enumerate(zip(radii, *columns))]
+    lines.append("4")
+    local = gth.local_in_space(inner)
+    lines += [f"{n + 1} {r:.16E} {v:.16E}" for n, (r, v) in enumerate(zip(radii, local))]
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path, gth: GTH, name: str | None = None, **options) -> str:
+    path = folder / (name or f"{gth.symbol}.upf")
+    path.write_text(psp8(gth) if path.suffix == ".psp8" else upf(gth, **options))
+    return str(path)
+
+
+def separable(potential, angular: int, q2: torch.Tensor) -> torch.Tensor:
+    """sum_ij p_i h_ij p_j of one angular momentum, which does not depend on how the projectors are mixed."""
+    total = torch.zeros_like(q2)
+    for channel in (c for c in potential.channels if c.l == angular):
+        radial = torch.stack([channel.projector(i, q2) for i in range(len(channel.h))])
+        total = total + torch.einsum("iq,ij,jq->q", radial, torch.tensor(channel.h, dtype=q2.dtype), radial)
+    return total
+
+
+def results(atoms, **parameters):
+    """Free energy, forces and stress, eV and Angstrom."""
+    atoms = atoms.copy()
+    atoms.calc = NNXCCalculator(
+        "PBE", **{"ecut": 200, "kpts": (1, 1, 1), "convergence": {"energy": 1e-13}} | parameters
+    )
+    return atoms.get_potential_energy(force_consistent=True), atoms.get_forces(), atoms.get_stress(voigt=False)
+
+
+# ---- what is read ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Si.upf", "Si.psp8"])
+def test_table_on_a_mesh_has_the_transforms_of_the_table(tmp_path, name):
+    gth = table("Si")
+    read = read_pseudo(write(tmp_path, gth, name))
+    torch.testing.assert_close(read.local(WAVES), gth.local(WAVES), rtol=1e-9, atol=1e-8)
+    for angular in (0, 1, 2):
+        torch.testing.assert_close(separable(read, angular, WAVES), separable(gth, angular, WAVES), rtol=0, atol=1e-7)
+    assert (read.valence, read.number, read.configuration) == (4, 14, (2, 2, 0, 0))
+
+
+def test_spacing_of_a_logarithmic_mesh_is_used(tmp_path):
+    gth = table("O")
+    read = read_pseudo(write(tmp_path, gth, radii=LOGARITHMIC, spacing=0.0125 * LOGARITHMIC))
+    torch.testing.assert_close(read.local(WAVES), gth.local(WAVES), rtol=0, atol=1e-4)
+
+
+def test_core_density_has_its_transform(tmp_path):
+    read = read_pseudo(write(tmp_path, table("Si"), core=True))
+    expected = 0.2 * math.pi**1.5 * torch.exp(-WAVES / 4)
+    torch.testing.assert_close(read.core(WAVES), expected, rtol=0, atol=1e-9)
+
+
+def test_what_lies_beyond_the_cutoff_does_not_matter(tmp_path):
+    gth, radii = table("Si"), UNIFORM
+    text = upf(gth)
+    noisy = 2 * gth.local_in_space(np.maximum(radii, 1e-9)) + np.where(radii > numeric.CUTOFF + 0.005, 0.01, 0.0)
+    start, end = text.index("<PP_LOCAL"), text.index("</PP_LOCAL>\n") + len("</PP_LOCAL>\n")
+    (tmp_path / "clean.upf").write_text(text)
+    (tmp_path / "noisy.upf").write_text(text[:start] + section("PP_LOCAL", noisy) + text[end:])
+    clean, other = (read_pseudo(tmp_path / f"{name}.upf") for name in ("clean", "noisy"))
+    assert clean.digest == other.digest
+
+
+def test_interpolated_transform_is_its_integral():
+    radii = UNIFORM[:600]
+    mesh = Mesh.within_cutoff(UNIFORM, SPACING)
+    function = Radial(1, mesh, radii**2 * np.exp(-2 * radii**2))
+    expected = (math.pi / 2) ** 1.5 / 4 * torch.exp(-WAVES / 8)  # of r exp(-2 r^2) Y_1m, over q
+    torch.testing.assert_close(function(WAVES), expected, rtol=0, atol=1e-11)
+
+
+def test_transforms_have_first_and_second_derivatives():
+    mesh = Mesh.within_cutoff(UNIFORM, SPACING)
+    function = Radial(0, mesh, UNIFORM[:600] * np.exp(-2 * UNIFORM[:600] ** 2))
+    waves = torch.tensor([0.0, 0.3, 0.5, 9.0, 40.0], dtype=torch.float64, requires_grad=True)
+    first = torch.autograd.grad(function(waves).sum(), waves, create_graph=True)[0]
+    second = torch.autograd.grad(first.sum(), waves)[0]
+    expected = (math.pi / 2) ** 1.5 * torch.exp(-waves.detach() / 8)
+    torch.testing.assert_close(first.detach(), -expected / 8, rtol=0, atol=1e-9)
+    torch.testing.assert_close(second, expected / 64, rtol=0, atol=1e-6)
+
+
+def test_table_is_hashable_and_survives_pickling(tmp_path):
+    read = read_pseudo(write(tmp_path, table("Si"), core=True))
+    copy = pickle.loads(pickle.dumps(read))
+    assert copy == read
+    assert hash(copy) == hash(read)
+    assert table_digest(read) == table_digest(replace(read, name="elsewhere"))
+    assert table_digest(read) != table_digest(read_pseudo(write(tmp_path, table("Si"), "other.upf")))
+
+
+def test_pseudo_atom_is_that_of_the_table(tmp_path):
+    own, read = (pseudo_atom(p) for p in (table("Si"), read_pseudo(write(tmp_path, table("Si")))))
+    torch.testing.assert_close(read.density(WAVES), own.density(WAVES), rtol=0, atol=1e-6)
+
+
+def test_start_density_is_that_of_the_file(tmp_path):
+    radii = UNIFORM
+    density = 4 * math.pi * radii**2 * 4 * (1.5 / math.pi) ** 1.5 * np.exp(-1.5 * radii**2)
+    text = upf(table("Si")).replace("</UPF>", section("PP_RHOATOM", density) + "</UPF>")
+    (tmp_path / "Si.upf").write_text(text)
+    atom = pseudo_atom(read_pseudo(tmp_path / "Si.upf"))
+    torch.testing.assert_close(atom.density(WAVES), 4 * torch.exp(-WAVES / 6), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "valence", "expected"),
+    [("Ni", 18, (4, 6, 8, 0)), ("Ga", 3, (2, 1, 0, 0)), ("Pb", 14, (2, 2, 10, 0)), ("Hf", 12, (4, 6, 2, 0))],
+)
+def test_configuration_without_orbitals_is_that_outside_the_lowest_shells(tmp_path, symbol, valence, expected):
+    gth = replace(table("Si"), symbol=symbol, valence=valence)
+    assert read_pseudo(write(tmp_path, gth)).configuration == expected
+
+
+def test_configuration_is_that_of_the_orbitals_of_the_file(tmp_path):
+    orbitals = '<PP_CHI.1 l="0" occupation="1.0"></PP_CHI.1><PP_CHI.2 l="1" occupation="3.0"></PP_CHI.2></UPF>'
+    (tmp_path / "Si.upf").write_text(upf(table("Si")).replace("</UPF>", orbitals))
+    assert read_pseudo(tmp_path / "Si.upf").configuration == (1, 3, 0, 0)
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"is_paw": "T", "pseudo_type": "PAW"}, "is a PAW data set: only norm-conserving"),
+        ({"is_ultrasoft": ".true."}, "is ultrasoft: only norm-conserving"),
+        ({"pseudo_type": "US"}, "is ultrasoft"),
+        ({"pseudo_type": "SL"}, "semilocal"),
+        ({"has_so": "T"}, "spin-orbit"),
+        ({"z_valence": "0.75"}, "0.75 valence electrons"),
+        ({"z_valence": "3.0"}, "not -Z/r"),
+        ({"element": "Xx"}, "no element"),
+        ({"core_correction": "T"}, "no whole section PP_NLCC"),
+    ],
+)
+def test_unusable_file_is_refused_by_name(tmp_path, header, message):
+    (tmp_path / "Si.upf").write_text(upf(table("Si"), **header))
+    with pytest.raises(InputError, match=message) as error:
+        read_pseudo(tmp_path / "Si.upf")
+    assert str(tmp_path / "Si.upf") in str(error.value)
+
+
+def test_file_that_breaks_off_is_damaged(tmp_path):
+    text = upf(table("Si"))
+    (tmp_path / "Si.upf").write_text(text[: text.index("</PP_LOCAL>")])
+    with pytest.raises(InputError, match=r"damaged \(it has no whole section"):
+        read_pseudo(tmp_path / "Si.upf")
+
+
+def test_file_of_version_1_is_refused_with_a_way_out(tmp_path):
+    (tmp_path / "Si.upf").write_text("<PP_HEADER>\n0 Version Number\n</PP_HEADER>\n")
+    with pytest.raises(InputError, match="version 1: QE's upfconv"):
+        read_pseudo(tmp_path / "Si.upf")
+
+
+def test_spin_orbit_psp8_is_refused(tmp_path):
+    (tmp_path / "Si.psp8").write_text(psp8(table("Si")).replace("0 extension_switch", "3 extension_switch"))
+    with pytest.raises(InputError, match="spin-orbit"):
+        read_pseudo(tmp_path / "Si.psp8")
+
+
+# ---- how files are found --------------------------------------------------------------------------------------------
+
+
+def test_files_are_found_by_path_folder_and_element(tmp_path):
+    write(tmp_path, table("Si"), "si_made-up.UPF")
+    write(tmp_path, table("C"), "C.psp8")
+    write(tmp_path, table("Cu"), "Cu.upf")  # not one of C
+    for pseudos in (tmp_path, str(tmp_path), {"Si": tmp_path / "si_made-up.UPF", "default": str(tmp_path)}):
+        found = find_pseudos(["Si", "C"], "pbe", pseudos)
+        assert {s: Path(t.name).name for s, t in found.items()} == {"Si": "si_made-up.UPF", "C": "C.psp8"}
+    mixed = find_pseudos(["Si", "C"], "pbe", {"Si": tmp_path})
+    assert mixed["C"].name == "gth-pbe-q4"
+
+
+def test_bare_name_of_a_file_or_folder_is_a_path(tmp_path, monkeypatch):
+    write(tmp_path, table("Si"))
+    monkeypatch.chdir(tmp_path)
+    assert find_table("Si", "Si.upf").symbol == "Si"
+    assert find_pseudos(["Si"], "pbe", Path("."))["Si"].symbol == "Si"
+
+
+def test_ambiguous_missing_and_wrong_files_are_input_errors(tmp_path):
+    for name in ("Si.upf", "Si_sp.upf", "C.upf"):
+        write(tmp_path, table(name[:2].strip(".")), name)
+    with pytest.raises(InputError, match=r"several files for Si: Si.upf, Si_sp.upf; name one, as in pseudos=\{'Si': "):
+        find_pseudos(["Si"], "pbe", tmp_path)
+    with pytest.raises(InputError, match=r"has no Al\*.upf or Al\*.psp8; there is C.upf, Si.upf"):
+        find_pseudos(["Al"], "pbe", tmp_path)
+    with pytest.raises(InputError, match="pseudopotential of C, not of Si"):
+        find_pseudos(["Si"], "pbe", tmp_path / "C.upf")
+    with pytest.raises(InputError, match=r"no file or folder 'nowhere/Si.upf'"):
+        NNXCCalculator(pseudos={"Si": "nowhere/Si.upf"})
+
+
+def test_file_for_another_functional_warns(tmp_path):
+    with pytest.warns(UserWarning, match=r"Si.upf were made for another functional than PBE"):
+        find_pseudos(["Si"], "pbe", write(tmp_path, table("Si"), functional="SLA PZ NOGX NOGC"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_pseudos(["Si"], "pbe", write(tmp_path, table("Si"), functional=" SLA PW PBX PBC"))
+        find_pseudos(["Si"], "pbe", write(tmp_path, table("Si"), "Si.psp8"))
+
+
+def test_cutoff_is_the_one_that_the_file_recommends(tmp_path):
+    hinted = read_pseudo(write(tmp_path, table("Si"), wfc_cutoff="3.0E+01"))
+    assert recommended_cutoff(hinted) == (15.0, "of the file")
+    with pytest.raises(InputError, match=r"plain.upf recommends no cutoff: give ecut"):  # that of rho is a radius
+        recommended_cutoff(read_pseudo(write(tmp_path, table("Si"), "plain.upf", rho_cutoff="1.5E+01")))
+
+
+def test_parameters_with_paths_are_plain_and_give_the_same_tables(tmp_path):
+    write(tmp_path, table("Si"), core=True)
+    atoms = bulk("Si")
+    calculator = NNXCCalculator(ecut=100, pseudos=tmp_path)
+    resolved = calculator.resolve(atoms)
+    assert json.loads(json.dumps(calculator.todict()))["pseudos"] == str(tmp_path)
+    assert resolved["pseudos"] == {"Si": str(tmp_path / "Si.upf")}
+    again = NNXCCalculator(**{k: v for k, v in resolved.items() if v is not None})
+    assert table_digests(atoms, again) == table_digests(atoms, calculator)
+
+
+# ---- what is calculated ---------------------------------------------------------------------------------------------
+
+
+def test_file_of_a_table_gives_its_energy_forces_and_stress(tmp_path):
+    for symbol in ("Si", "C"):
+        write(tmp_path, table(symbol))
+    ours, expected = (results(rattled_silicon_carbide(), pseudos=p) for p in (tmp_path, None))
+    assert ours[0] == pytest.approx(expected[0], abs=2e-8)
+    np.testing.assert_allclose(ours[1], expected[1], atol=1e-6)
+    np.testing.assert_allclose(ours[2], expected[2], atol=1e-7)
+
+
+MOVE = torch.tensor([[0.0, 0.0, 0.0], [0.6, -0.3, 0.7]], dtype=torch.float64)  # bohr
+STRAIN = torch.tensor([[0.9, 0.2, 0.0], [0.2, 0.6, 0.0], [0.0, 0.0, 0.7]], dtype=torch.float64)
+
+
+def polarised_and_cored(folder: Path, xc: str) -> tuple[GroundState, Callable[[float, float], GroundState]]:
+    """A ground state with spin and core correction, and those moved and strained, of the same plane waves."""
+    crystal = crystal_of(triplet(), write(folder, table("H"), core=True))
+    basis, smearing, functional = basis_of(crystal, 12.0, (1, 1, 1)), Smearing("fermi-dirac", 0.005), get_functional(xc)
+    settings = SCFSettings(energy=1e-13)
+    state = scf(crystal, basis, functional, smearing, settings=settings)
+
+    def changed(move: float, strain: float) -> GroundState:
+        return scf(crystal.deformed(strain * STRAIN, move * MOVE), basis, functional, smearing, None, settings, state)
+
+    return state, changed
+
+
+@pytest.mark.parametrize("xc", ["PBE", pytest.param("r2SCAN", marks=pytest.mark.slow)])
+def test_forces_and_stress_with_core_correction_are_derivatives_of_the_free_energy(tmp_path, xc):
+    state, changed = polarised_and_cored(tmp_path, xc)
+    forces, stress = state.derivatives()
+    assert state.total_moment > 1.9
+    work = -float((forces * MOVE).sum())
+    assert slope(lambda x: changed(x, 0.0).free_energy, 5e-3) == pytest.approx(work, rel=1e-5)
+    work = float((stress * STRAIN).sum() * state.crystal.volume)
+    assert slope(lambda x: changed(0.0, x).free_energy, 2e-3) == pytest.approx(work, rel=1e-5)
+
+
+def test_second_derivatives_with_core_correction_are_those_of_the_forces(tmp_path):
+    for symbol in ("Si", "C"):
+        write(tmp_path, table(symbol), core=True)
+    crystal = crystal_of(rattled_silicon_carbide(), str(tmp_path))
+    basis, smearing = basis_of(crystal, 6.0, (1, 1, 1), symmetric=False), Smearing("gaussian", 0.02)
+    state = scf(crystal, basis, get_functional("PBE"), smearing, settings=TIGHT)
+    zeros = [torch.zeros(n, 3, dtype=torch.float64, requires_grad=True) for n in (2, 3)]
+    along = (differentiable(state, *zeros).forces * MOVE).sum()
+    by_move, by_strain = torch.autograd.grad(along, zeros)
+
+    def force(move: float, strain: float) -> float:
+        moved = crystal.deformed(strain * STRAIN, move * MOVE)
+        return float((scf(moved, basis, state.functional, smearing, None, TIGHT, state).derivatives()[0] * MOVE).sum())
+
+    assert float((by_move * MOVE).sum()) == pytest.approx(slope(lambda x: force(x, 0.0), 4e-3), rel=1e-5)
+    assert float((by_strain * STRAIN).sum()) == pytest.approx(slope(lambda x: force(0.0, x), 1e-3), rel=3e-5)
+
+
+def test_core_correction_of_a_crystal_without_moments_is_the_same_with_spin(tmp_path):
+    path = write(tmp_path, table("Si"), core=True)
+    paired, spin = (results(bulk("Si"), pseudos=path, spinpol=s, kpts=(2, 2, 2)) for s in (False, True))
+    assert spin[0] == pytest.approx(paired[0], abs=1e-8)
+    np.testing.assert_allclose(spin[2], paired[2], atol=1e-8)
+
+
+def test_symmetry_does_not_change_numbers_with_core_correction(tmp_path):
+    path = write(tmp_path, table("Si"), core=True)
+    on, off = (results(bulk("Si"), pseudos=path, symmetry=s, kpts=(2, 2, 2), gpts=(20, 20, 20)) for s in (True, False))
+    assert on[0] == pytest.approx(off[0], abs=1e-8)
+    np.testing.assert_allclose(on[2], off[2], atol=1e-7)
+
+
+def test_meta_gga_with_core_correction_warns(tmp_path):
+    with pytest.warns(UserWarning, match="not to the kinetic energy density that r2SCAN reads"):
+        NNXCCalculator("r2SCAN", ecut=100, pseudos=write(tmp_path, table("Si"), core=True)).resolve(bulk("Si"))
+
+
+# pw.x 6.7 with the same file, Hartree atomic units, by benchmarks/pseudodojo.py: strained, with moved atoms
+SILICON = {"energy": 0.0}
+
+
+def test_pseudodojo_silicon_is_that_of_pwx(shared_pseudo, monkeypatch):
+    """With the end of radial functions that pw.x has."""
+    monkeypatch.setattr(numeric, "CUTOFF", 10.0)
+    strain = 0.02 * np.array([[1, 0.5, 0], [0.5, -1, 0], [0, 0, 0.5]])
+    atoms = bulk("Si", a=5.47)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    atoms.positions += 0.05 * np.sin(1 + np.arange(6)).reshape(2, 3)
+    energy, forces, stress = results(
+        atoms,
+        pseudos=shared_pseudo,
+        ecut=20 * Hartree,
+        kpts={"size": (2, 2, 2), "gamma": True},
+        smearing={"name": "gaussian", "width": 0.01 * Hartree},
+    )
+    assert energy / Hartree == pytest.approx(SILICON["energy"], abs=4e-6)
+    np.testing.assert_allclose(forces[1] * Bohr / Hartree, SILICON["force"], atol=2e-6)
+    np.testing.assert_allclose(stress * Bohr**3 / Hartree, SILICON["stress"], atol=2e-8)
