@@ -23,6 +23,7 @@ from eos_references import SOLIDS, VOLUMES, Solid, fit
 from ase_nnxc import NNXCCalculator, __version__
 
 PATH = Path(__file__).parent / "eos_nnxc.json"
+FILES = Path(__file__).parent / "pseudodojo.json"
 NICKEL = Path(__file__).parent / "nickel_moment.json"
 TABLE = Path(__file__).parents[1] / "docs" / "lattice-constants.md"
 SOURCE = (
@@ -184,7 +185,7 @@ def write_table() -> list[str]:
     rows = [comparison(name, ours[name], qe[name]) for name in both]
     TABLE.parent.mkdir(exist_ok=True)
     published = "".join(literature(name, ours[name]) for name in both)
-    TABLE.write_text(HEAD + "".join(rows) + OTHERS + published + nickel())
+    TABLE.write_text(HEAD + "".join(rows) + OTHERS + published + nickel() + files())
     return both
 
 
@@ -194,6 +195,30 @@ def nickel() -> str:
     series = ", ".join(f"{row['moment_muB']:.3f} ({n}x{n}x{n})" for n, row in found["meshes"].items())
     facts = "a = {a_A} Å, {ecut_Ha:.0f} Ha, {smearing} smearing of {width_Ha} Ha".format(**found["settings"])
     return f"\nThe moment of nickel needs denser meshes than its lattice constant. At {facts}, in µB: {series}.\n"
+
+
+def files() -> str:
+    """What benchmarks/pseudodojo.py found, as a table."""
+    head = """
+With pseudopotentials from files (PseudoDojo NC SR 0.4, PBE standard), beside plane waves with the same ones (ABINIT,
+Bosoni et al.) and all-electron PBE; seven volumes or more with the smooth cutoff, cold smearing. Written by
+`python benchmarks/pseudodojo.py`.
+
+| solid | Ecut, Ha | mesh | width, Ha | a0, Å | ABINIT | all-electron | B0, GPa | moment, µB |
+| --- | --: | --: | --: | --: | --: | --: | --: | --: |
+"""
+    rows = []
+    for name, result in json.loads(FILES.read_text())["results"].items():
+        found = result["lattice"]
+        beside = [
+            "" if a is None else f"{a:.4f} ({percent(found['a_A'], a):+.2f} %)"
+            for a in (found["abinit_A"], found["all_electron_A"])
+        ]
+        mesh = "x".join([str(found["kpts"])] * 3)
+        cells = [name, str(found["ecut"]), mesh, str(found["width"]), f"{found['a_A']:.4f}", *beside]
+        cells += [f"{found['B_GPa']:.1f}", f"{found['magmom_muB']:.3f}" if found["magmom_muB"] else ""]
+        rows.append("| " + " | ".join(cells) + " |\n")
+    return head + "".join(rows)
 
 
 def main() -> None:

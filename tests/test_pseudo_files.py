@@ -397,7 +397,15 @@ def test_meta_gga_with_core_correction_warns(tmp_path):
 
 
 # pw.x 6.7 with the same file, Hartree atomic units, by benchmarks/pseudodojo.py: strained, with moved atoms
-SILICON = {"energy": 0.0}
+SILICON = {
+    "energy": -8.36856684,
+    "force": [0.01062413, 0.013404705, 0.007122],
+    "stress": [
+        [-0.00020011, -3.75e-07, -0.00023387],
+        [-3.75e-07, -0.00014862, -0.000137935],
+        [-0.00023387, -0.000137935, -0.0001731],
+    ],
+}
 
 
 def test_pseudodojo_silicon_is_that_of_pwx(shared_pseudo, monkeypatch):
