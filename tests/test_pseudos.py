@@ -188,8 +188,8 @@ def test_names_of_found_tables_find_them_again():
         (["Qq"], None, "unknown element 'Qq'"),
         (["X"], None, "unknown element 'X'"),
         (["Cu"], {"cu": "gth-pbe"}, "did you mean 'Cu'"),
-        (["Cu"], {"Cu": 19}, "name of a table expected for 'Cu'"),
-        (["Cu"], 19, "a name or a dict"),
+        (["Cu"], {"Cu": 19}, "name of a table or a path expected for 'Cu'"),
+        (["Cu"], 19, "a name, a path or a dict"),
     ],
 )
 def test_wrong_choice_is_an_input_error_that_helps(symbols, pseudos, message):
