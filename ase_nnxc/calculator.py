@@ -20,6 +20,7 @@ from ase.calculators.calculator import (
     CalculatorError,
     InputError,
     Parameters,
+    PropertyNotImplementedError,
     ReadError,
     SCFError,
     all_changes,
@@ -129,10 +130,17 @@ class NNXCCalculator(Calculator, ElectronicStructure):
 
     Notes
     -----
+    The `pbc` of the atoms are taken as they are: periodic in three directions, in two (a layer), or in none (a
+    molecule). Along the others the Coulomb interaction is truncated, so that there are no images, levels count from the
+    vacuum, and the cell is the calculator's own: as long as the interaction needs, or as the given one along this
+    direction, of a molecule along x, y, z, if that is longer. The stress of a layer has components in its plane alone,
+    per volume of the given cell. `dipole`, of molecules only, is about the origin of the coordinates.
+
     `energy` is extrapolated to zero width of the smearing, `free_energy` is the Mermin free energy of which forces and
-    stress are derivatives. The forces hold the net force of the FFT box, which other programs subtract. The
-    stress is that of a fixed set of plane waves. `magmoms` shares the magnetisation
-    among atoms in proportion to their start densities (Hirshfeld's scheme).
+    stress are derivatives. The forces hold the net force of the FFT box, which other programs subtract, except along
+    directions that are not periodic, where atoms that move together change nothing. The stress is that of a fixed set
+    of plane waves. `magmoms` shares the magnetisation among atoms in proportion to their start densities (Hirshfeld's
+    scheme).
 
     Raises
     ------
@@ -144,7 +152,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
 
     name = "nnxc"
     implemented_properties = [  # noqa: RUF012
-        *("energy", "free_energy", "forces", "stress", "magmom", "magmoms", "fermi_level"),
+        *("energy", "free_energy", "forces", "stress", "dipole", "magmom", "magmoms", "fermi_level"),
         *LEVELS,
     ]
     default_parameters: dict[str, Any] = {  # noqa: RUF012
@@ -323,25 +331,32 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             "pseudos": {symbol: table.name for symbol, table in plan.tables.items()},
         }
 
-    def _plan(self, atoms: Atoms) -> "_Plan":
-        """What is to be calculated for a geometry, everything automatic chosen; the calculator stays as it is."""
+    def _plan(self, atoms: Atoms, lattice: "torch.Tensor | None" = None) -> "_Plan":
+        """What is to be calculated for a geometry, everything automatic chosen; the calculator stays as it is.
+
+        The lengths of a `lattice` (3, 3), bohr, by default that of the state that is held, are kept along directions
+        that are not periodic if they suit.
+        """
         from .ks.symmetry import find_symmetry, identity
 
         _check_atoms(atoms)
+        if self.parameters["charge"] and atoms.pbc.sum() == 2:
+            raise InputError(f"charge={self.parameters['charge']}: a layer cannot be charged, its energy is infinite")
         tables = self._tables(atoms)
-        crystal = self._crystal(atoms, tables)
+        crystal = self._crystal(atoms, tables, lattice)
         symmetry = identity(len(atoms))
         if self.parameters["symmetry"]:
             kinds = [list(crystal.species).index(p) for p in crystal.potentials]
-            symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms)
+            symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms, pbc=crystal.pbc)
         ecut, source = self.parameters["ecut"], "given"
         if ecut is None:
             ecut, source = max(recommended_cutoff(table) for table in tables.values())
         else:
             ecut /= HARTREE
-        mesh = self._mesh
-        if mesh is None or not mesh.suits(atoms):
-            mesh = _Mesh(*_kpoints(self.parameters["kpts"], atoms), atoms.copy())
+        mesh, boxed = self._mesh, atoms.copy()
+        boxed.cell = crystal.lattice.numpy() * BOHR
+        if mesh is None or not mesh.suits(boxed):
+            mesh = _Mesh(*_kpoints(self.parameters["kpts"], boxed), boxed)
         return _Plan(tables, crystal, symmetry, ecut, source, mesh, self._box(crystal, symmetry, ecut))
 
     def _tables(self, atoms: Atoms) -> "dict[str, GTH | Numeric]":
@@ -364,20 +379,38 @@ class NNXCCalculator(Calculator, ElectronicStructure):
                 )
         return {symbol: self._found[symbol] for symbol in symbols}
 
-    def _crystal(self, atoms: Atoms, tables: "Mapping[str, GTH | Numeric]") -> "Crystal":
+    def _crystal(
+        self, atoms: Atoms, tables: "Mapping[str, GTH | Numeric]", before: "torch.Tensor | None" = None
+    ) -> "Crystal":
         import torch
 
-        from .ks.crystal import Crystal
+        from .ks.atom import pseudo_atom
+        from .ks.crystal import Crystal, open_cell
+
+        def tensor(values: Any) -> torch.Tensor:
+            return torch.as_tensor(values, dtype=torch.float64, device="cpu")
 
         potentials = tuple(tables[s] for s in atoms.get_chemical_symbols())
         moments = self._moments(atoms, potentials)
+        x, y, z = atoms.pbc.tolist()
+        lattice = tensor(atoms.cell.array / BOHR)
+        if x and y and z:
+            positions = tensor(atoms.get_scaled_positions(wrap=False))
+        else:
+            radii = tensor([pseudo_atom(table).radius for table in potentials])
+            held = self._state.crystal if self._state is not None else None
+            if before is None and held is not None and held.potentials == potentials and held.pbc == (x, y, z):
+                before = held.lattice
+            lengths = None if before is None else before.cpu().norm(dim=1)
+            lattice, positions = open_cell(lattice, tensor(atoms.positions / BOHR), radii, (x, y, z), lengths)
         return Crystal(
-            torch.as_tensor(atoms.cell.array / BOHR, dtype=torch.float64, device="cpu"),
-            torch.as_tensor(atoms.get_scaled_positions(wrap=False), dtype=torch.float64, device="cpu"),
+            lattice,
+            positions,
             potentials,
-            None if moments is None else torch.as_tensor(moments, dtype=torch.float64, device="cpu"),
+            None if moments is None else tensor(moments),
             charge=self.parameters["charge"],
             fixed_moment=self._fixed_moment(moments, sum(p.valence for p in potentials)),
+            pbc=(x, y, z),
         )
 
     def _moments(self, atoms: Atoms, potentials: "Sequence[GTH | Numeric]") -> np.ndarray | None:
@@ -447,12 +480,16 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise InputError("no atoms to calculate: attach the calculator to an Atoms object or pass one")
+        if "stress" in properties:
+            _check_stress(self.atoms)
+        if "dipole" in properties and self.atoms.pbc.any():
+            raise PropertyNotImplementedError("a dipole moment has no meaning where a direction is periodic")
         with torch.inference_mode(False), torch.no_grad():
             state = self._ground_state(self.atoms, general)
             if not self.results:
-                self._collect_energies(state)
+                self._collect_energies(self.atoms, state)
             if {"forces", "stress"} & set(properties) and "forces" not in self.results:
-                self._collect_derivatives(state)
+                self._collect_derivatives(self.atoms, state)
             if set(LEVELS) & set(properties) and "eigenvalues" not in self.results:
                 self.results.update(self._levels(state))
             if "stress" in properties:
@@ -491,12 +528,14 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         positions : Tensor, optional
             (natoms, 3) float64, Angstrom: take the atoms there.
         strain : Tensor, optional
-            (3, 3) float64: then strain cell and positions r -> r (1 + strain).
+            (3, 3) float64: then strain cell and positions r -> r (1 + strain). Along directions that are not periodic
+            it must be zero, and gets no gradients.
 
         Raises
         ------
         InputError
-            If there are no atoms, a shape does not fit, or the functional's parameters lie on another device.
+            If there are no atoms, a shape does not fit, a strain acts where nothing is periodic, or the functional's
+            parameters lie on another device.
         """
         import torch
 
@@ -514,7 +553,8 @@ class NNXCCalculator(Calculator, ElectronicStructure):
                 raise InputError(f"gradients need the functional on {state.crystal.device}, where is calculated")
             tolerance = 3 * math.sqrt(self.parameters["convergence"]["energy"] / HARTREE)
             displacements, moved = (None if t is None else t.to(state.crystal.device) for t in (displacements, moved))
-            return Differentiable(differentiable(state, displacements, moved, tolerance))
+            volume = atoms.get_volume() if has_stress(atoms) else None
+            return Differentiable(differentiable(state, displacements, moved, tolerance), volume)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation: what ASE compares, and the numbers in a functional object.
@@ -608,6 +648,13 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             "spin": "paired" if plan.crystal.magmoms is None else "polarised",
             "device": f"{device}, {torch.get_num_threads()} threads",
         }
+        if not atoms.pbc.all():
+            lengths = np.linalg.norm(plan.crystal.lattice.numpy() * BOHR, axis=1)
+            facts["not periodic"] = ", ".join(
+                f"{name} = {length:.3f} Angstrom"
+                for name, length, periodic in zip("abc", lengths, atoms.pbc)
+                if not periodic
+            )
         self._log.header(f"ase_nnxc {__version__}, torch {torch.__version__}", facts, self._notes(atoms, plan))
 
     def _notes(self, atoms: Atoms, plan: "_Plan") -> list[str]:
@@ -616,27 +663,32 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         if not atoms.get_initial_magnetic_moments().any() and MAGNETIC & set(atoms.get_chemical_symbols()):
             notes.append("Cr, Mn, Fe, Co or Ni without initial magnetic moments: no magnetism is looked for")
         old = self._mesh
-        if old is not None and np.array_equal(old.atoms.numbers, atoms.numbers) and not old.suits(atoms):
+        if old is not None and old is not plan.mesh and np.array_equal(old.atoms.numbers, atoms.numbers):
             notes.append("the cell has changed by more than 25 %: the k-points are chosen anew")
         return notes
 
-    def _collect_energies(self, state: "GroundState") -> None:
+    def _collect_energies(self, atoms: Atoms, state: "GroundState") -> None:
         free, energy = state.free_energy * HARTREE, state.energy * HARTREE
         if not (math.isfinite(free) and math.isfinite(energy)):
             raise CalculationFailed("the energy is not a number")
         magmoms = state.atomic_moments().cpu().numpy()
         self.results.update(energy=energy, free_energy=free, magmom=state.total_moment, magmoms=magmoms)
         self.results["fermi_level"] = state.fermi_level * HARTREE
+        if not any(state.crystal.pbc):
+            centre = atoms.positions.mean(0)  # the origin of the crystal
+            self.results["dipole"] = state.dipole_moment().cpu().numpy() * BOHR + state.crystal.charge * centre
         if state.crystal.nspin == 2:
             self._log.magnetisation(state.total_moment, magmoms)
 
-    def _collect_derivatives(self, state: "GroundState") -> None:
+    def _collect_derivatives(self, atoms: Atoms, state: "GroundState") -> None:
         forces, stress = (x.cpu().numpy() for x in state.derivatives())
-        forces, stress = forces * (HARTREE / BOHR), full_3x3_to_voigt_6_stress(stress) * (HARTREE / BOHR**3)
-        if not (np.isfinite(forces).all() and np.isfinite(stress).all()):
+        forces, energies = forces * (HARTREE / BOHR), full_3x3_to_voigt_6_stress(stress) * HARTREE
+        if not (np.isfinite(forces).all() and np.isfinite(energies).all()):
             raise CalculationFailed("forces or stress are not numbers")
-        self.results.update(forces=forces, stress=stress)
-        self._log.derivatives(forces, stress)
+        self.results["forces"] = forces
+        if has_stress(atoms):
+            self.results["stress"] = energies * (float(state.crystal.volume) / atoms.get_volume())
+        self._log.derivatives(forces, self.results.get("stress"))
 
     def _watch_pulay_stress(self, atoms: Atoms, state: "GroundState") -> None:
         """Warn, once, when a cell is being relaxed with a cutoff at which the stress is far from converged."""
@@ -787,8 +839,12 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         if state is None:
             raise InputError("no ground state is held: calculate something first")
         data = {name: getattr(state, name) for name in _PACKED}
-        general = len(state.basis.symmetry) == 1
-        return data | {"general": general, "solved": [part.hex() for part in self._solved or ()]}
+        facts = {
+            "lattice": state.crystal.lattice,
+            "general": len(state.basis.symmetry) == 1,
+            "solved": [part.hex() for part in self._solved or ()],
+        }
+        return data | facts
 
     def unpack_state(self, atoms: Atoms, data: Mapping[str, Any]) -> None:
         """Hold the ground state of `pack_state`, of a calculator with these parameters for these atoms.
@@ -811,10 +867,11 @@ class NNXCCalculator(Calculator, ElectronicStructure):
 
         from .ks.ground_state import GroundState
 
-        if data.keys() != {*_PACKED, "general", "solved"}:
-            raise InputError(f"a ground state has {', '.join(_PACKED)}, general and solved, not {', '.join(data)}")
+        if data.keys() != {*_PACKED, "lattice", "general", "solved"}:
+            names = ", ".join(_PACKED)
+            raise InputError(f"a ground state has {names}, lattice, general and solved, not {', '.join(data)}")
         with torch.inference_mode(False):
-            plan, device = self._plan(atoms), torch_device(self.parameters["device"])
+            plan, device = self._plan(atoms, data["lattice"]), torch_device(self.parameters["device"])
             if data["general"]:
                 plan = plan.general()
             functional = _on_device(self._xc.functional, device)
@@ -834,13 +891,15 @@ class _Mesh:
 
     points: "torch.Tensor"  # (nk, 3) the whole mesh, fractional
     kpts: Any  # what to give as kpts to get it again
-    atoms: Atoms  # chosen for these
+    atoms: Atoms  # chosen for these, in the cell that is calculated
 
     def suits(self, atoms: Atoms) -> bool:
-        """Whether it is the same crystal with lengths and angles of the cell within 25 %."""
-        if not np.array_equal(atoms.numbers, self.atoms.numbers):
+        """Whether it is the same crystal with periods and angles of the cell within 25 %."""
+        if not (np.array_equal(atoms.numbers, self.atoms.numbers) and np.array_equal(atoms.pbc, self.atoms.pbc)):
             return False
-        return bool((np.abs(atoms.cell.cellpar() / self.atoms.cell.cellpar() - 1) < SIMILAR).all())
+        change = np.abs(atoms.cell.cellpar() / self.atoms.cell.cellpar() - 1)
+        change[:3][~atoms.pbc] = 0.0
+        return bool((change < SIMILAR).all())
 
 
 @dataclass(frozen=True)
@@ -876,6 +935,8 @@ def _kpoints(kpts: Any, atoms: Atoms) -> "tuple[torch.Tensor, Any]":
         kpts = {"size": tuple(int(n) for n in size)} | gamma
     else:
         points = np.array(kpts)
+    if points[:, ~atoms.pbc].any():
+        raise InputError(f"kpts={kpts!r}: there are no k-points but zero along directions that are not periodic")
     return torch.as_tensor(points, dtype=torch.float64, device="cpu"), kpts
 
 
@@ -898,9 +959,12 @@ def _moved(
     stretch = torch.eye(3, dtype=torch.float64, device="cpu")
     if strain is not None:
         stretch = stretch + strain.detach().cpu()
+        if not _is_along_periods(strain.detach().cpu().numpy(), atoms):
+            raise InputError("a strain must be zero along directions that are not periodic")
     if positions is not None:
         atoms.positions = positions.detach().cpu().numpy()
-    atoms.set_cell(atoms.cell.array @ stretch.numpy(), scale_atoms=True)
+    atoms.set_cell(atoms.cell.array @ stretch.numpy())
+    atoms.positions = atoms.positions @ stretch.numpy()
     # (r + dr) (S + dS) = (r S + dr S) (1 + S^-1 dS)
     displacements = moved = None
     if positions is not None:
@@ -908,6 +972,12 @@ def _moved(
     if strain is not None:
         moved = torch.linalg.inv(stretch).to(strain.device) @ (strain - strain.detach())
     return displacements, moved, atoms
+
+
+def _is_along_periods(strain: np.ndarray, atoms: Atoms) -> bool:
+    """Whether a strain (3, 3) has components along the periods alone."""
+    across = np.eye(3) - np.linalg.pinv(atoms.cell.array[atoms.pbc]) @ atoms.cell.array[atoms.pbc]
+    return bool(np.abs(strain @ across).max() < 1e-10 and np.abs(across @ strain).max() < 1e-10)
 
 
 def _on_device(functional: "Functional", device: "torch.device") -> "Functional":
@@ -977,6 +1047,20 @@ def _plain(value: Any) -> Any:
     return type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else value
 
 
+def has_stress(atoms: Atoms) -> bool:
+    """Whether a stress has a meaning: the cell has a volume, and there are periods to strain."""
+    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
+def _check_stress(atoms: Atoms) -> None:
+    if not atoms.pbc.any():
+        raise PropertyNotImplementedError("a molecule has no stress: no direction is periodic")
+    if not has_stress(atoms):
+        raise PropertyNotImplementedError(
+            "the stress is energy per volume of the cell: give the cell a third vector, of any length, out of the plane"
+        )
+
+
 # -- checks of the input ----------------------------------------------------------------------------------------------
 
 
@@ -986,10 +1070,12 @@ def _check_atoms(atoms: Atoms) -> None:
         raise InputError("there are no atoms")
     if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
         raise InputError("a position or a cell vector is not a finite number")
-    if atoms.cell.rank < 3 or atoms.get_volume() < 1e-3:
-        raise InputError("the cell has no volume: three independent cell vectors are needed")
-    if not atoms.pbc.all():
-        raise InputError("only crystals periodic in three directions can be calculated yet: set atoms.pbc = True")
+    periods = atoms.cell.array[atoms.pbc]
+    if len(periods) == 1:
+        raise InputError(f"pbc={atoms.pbc.tolist()}: one direction alone cannot be periodic; three, two or none can")
+    if math.sqrt(max(0.0, np.linalg.det(periods @ periods.T))) < 1e-3:
+        what = "volume" if len(periods) == 3 else "area"
+        raise InputError(f"the cell has no {what}: {len(periods)} independent cell vectors are needed")
     pairs = neighbor_list("ijd", atoms, CLOSEST)
     if len(pairs[0]):
         i, j, d = pairs[0][0], pairs[1][0], pairs[2][0]

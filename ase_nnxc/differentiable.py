@@ -24,8 +24,8 @@ class Differentiable:
         () F = E - T S, eV.
     """
 
-    def __init__(self, ground_state: core.Differentiable):
-        self._core = ground_state
+    def __init__(self, ground_state: core.Differentiable, volume: float | None):
+        self._core, self._volume = ground_state, volume
         self.free_energy: Tensor = ground_state.free_energy * HARTREE
 
     @cached_property
@@ -40,9 +40,12 @@ class Differentiable:
 
     @cached_property
     def stress(self) -> Tensor:
-        """(6,) in ASE's order xx, yy, zz, yz, xz, xy, eV/Angstrom^3."""
+        """(6,) in ASE's order xx, yy, zz, yz, xz, xy, eV/Angstrom^3; refused where the calculator refuses it."""
+        if self._volume is None:
+            raise ValueError("there is no stress without periodic directions or without a volume of the cell")
         rows, columns = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
-        return self._core.stress[rows, columns] * (HARTREE / BOHR**3)
+        per_volume = self._core.state.crystal.volume * HARTREE / self._volume  # the cell of a layer is another here
+        return self._core.stress[rows, columns] * per_volume
 
     @cached_property
     def density(self) -> Tensor:

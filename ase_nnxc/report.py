@@ -67,7 +67,8 @@ class Log:
         """Total moment and those of the atoms, Bohr magnetons."""
         self.write(f"  {'moment':<12} {magmom:18.6f}", *(f"    atom {i}: {m:10.6f}" for i, m in enumerate(magmoms)))
 
-    def derivatives(self, forces: "np.ndarray", stress: "np.ndarray") -> None:
-        """Forces, eV/Angstrom, and stress, eV/Angstrom^3 in Voigt order."""
+    def derivatives(self, forces: "np.ndarray", stress: "np.ndarray | None") -> None:
+        """Forces, eV/Angstrom, and, where there is one, stress, eV/Angstrom^3 in Voigt order."""
         self.write("  forces / eV/Angstrom", *("  " + " ".join(f"{x:14.8f}" for x in f) for f in forces))
-        self.write("  stress / GPa (xx yy zz yz xz xy)", "  " + " ".join(f"{x / GPA:14.6f}" for x in stress))
+        if stress is not None:
+            self.write("  stress / GPa (xx yy zz yz xz xy)", "  " + " ".join(f"{x / GPA:14.6f}" for x in stress))

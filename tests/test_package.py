@@ -132,7 +132,8 @@ def test_readme_python_compiles_and_imports_what_exists():
 
 
 @pytest.mark.skipif(not (REPOSITORY / "docs").is_dir(), reason="not a checkout")
-def test_python_of_the_page_on_training_runs() -> None:
-    page = (REPOSITORY / "docs/training.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["training.md", "molecules-and-slabs.md"])
+def test_python_of_the_pages_runs(name: str) -> None:
+    page, names = (REPOSITORY / "docs" / name).read_text(encoding="utf-8"), dict[str, object]()
     for block in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(block, "docs/training.md", "exec"), {})
+        exec(compile(block, f"docs/{name}", "exec"), names)

@@ -331,8 +331,11 @@ def _relax(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[s
     from ase.filters import FrechetCellFilter
     from ase.optimize import BFGS
 
+    from ase_nnxc.calculator import has_stress
     from ase_nnxc.eos import folder_lock
 
+    if args.cell and not has_stress(atoms):
+        raise UsageError("--cell needs periodic directions, and a layer three cell vectors")
     with folder_lock(folder):
         atoms.calc = _calculator(args, folder, options)
         target: Any = FrechetCellFilter(atoms) if args.cell else atoms  # the filter stands in for the atoms
@@ -352,7 +355,7 @@ def _evaluate(atoms: Atoms) -> dict[str, Any]:
     from ase import units
 
     calc = atoms.calc
-    periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
+    periodic = bool(atoms.pbc.any()) and atoms.cell.rank == 3
     stress = atoms.get_stress() if periodic and "stress" in calc.implemented_properties else None
     forces = atoms.get_forces(apply_constraint=False)
     magmom = calc.results.get("magmom")
@@ -363,7 +366,7 @@ def _evaluate(atoms: Atoms) -> dict[str, Any]:
         "forces_eV_per_A": forces.tolist(),
         "largest_force_eV_per_A": float(np.linalg.norm(forces, axis=1).max()),
         "stress_GPa": None if stress is None else (stress / units.GPa).tolist(),
-        "pressure_GPa": None if stress is None else float(-stress[:3].mean() / units.GPa),
+        "pressure_GPa": None if stress is None or not atoms.pbc.all() else float(-stress[:3].mean() / units.GPa),
         "magmom_muB": None if magmom is None else float(magmom),
         "cell_A": atoms.cell.tolist(),
         "cell_lengths_A": atoms.cell.lengths().tolist(),

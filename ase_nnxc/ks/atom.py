@@ -23,6 +23,7 @@ EXPONENTS = 0.04 * 1.9 ** np.arange(13)  # bohr^-2, up to 88
 _X = (np.arange(500) + 0.5) / 500
 RADII = 14.0 * _X**2  # bohr
 WEIGHTS = 28.0 * _X / 500  # of the integral over r
+TAIL = 0.03  # electrons outside of an atom's radius
 WAVE_NUMBERS = np.linspace(0.0, 40.0, 401)  # bohr^-1; no start density has waves beyond
 
 
@@ -46,10 +47,13 @@ class PseudoAtom:
     spline : CubicSpline
         Fourier transforms of the density, electrons, and of the kinetic energy density, Hartree, of the wave number in
         bohr^-1.
+    radius : float
+        Of the sphere that holds all electrons but `TAIL` of them, bohr.
     """
 
     shells: tuple[Shell, ...]
     spline: CubicSpline
+    radius: float
 
     def density(self, q2: Tensor) -> Tensor:
         """Fourier transform of the density, electrons, at squared wave numbers `q2` (any shape), bohr^-2."""
@@ -101,7 +105,9 @@ def pseudo_atom(table: Pseudopotential) -> PseudoAtom:
     if table.density is not None:
         transforms[:, 0] = table.density(torch.from_numpy(WAVE_NUMBERS**2)).numpy()
     transforms[:, 0] *= table.valence / transforms[0, 0]
-    return PseudoAtom(tuple(shells), CubicSpline(WAVE_NUMBERS, transforms))
+    inside = np.cumsum(4 * math.pi * RADII**2 * WEIGHTS * density)
+    radius = float(RADII[np.searchsorted(inside, inside[-1] - TAIL)])
+    return PseudoAtom(tuple(shells), CubicSpline(WAVE_NUMBERS, transforms), radius)
 
 
 def _kinetic(shell: Shell) -> Array:

@@ -101,7 +101,7 @@ class Differentiable:
         volume = self.state.crystal.volume
         stretch = torch.eye(3, dtype=torch.float64, device=stress.device) + self._strain
         changed = stretch.mT @ (volume * stress + self._slopes[1]) / (volume * torch.linalg.det(stretch))
-        return 0.5 * (changed + changed.mT)
+        return self.state.crystal.along_periods(0.5 * (changed + changed.mT))
 
     @cached_property
     def _derivatives(self) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ def differentiable(
     displacements : Tensor, optional
         (natoms, 3) zeros, bohr, before the strain.
     strain : Tensor, optional
-        (3, 3) zeros: r -> (1 + strain) r.
+        (3, 3) zeros: r -> (1 + strain) r, along periodic directions.
     tolerance : float, optional
         Relative error of the response; by default that of the state's own density.
 
@@ -137,7 +137,7 @@ def differentiable(
     if moving and len(state.basis.symmetry) > 1:
         raise ValueError("derivatives by positions and strain need a ground state without symmetry")
     displacements = torch.zeros_like(crystal.positions) if displacements is None else displacements
-    strain = torch.zeros_like(crystal.lattice) if strain is None else strain
+    strain = crystal.along_periods(torch.zeros_like(crystal.lattice) if strain is None else strain)
     numbers = _GroundState.apply(state, tolerance, displacements, strain, *state.parameters)
     free_energy, fields, eigenvalues, fermi_levels, *slopes = numbers
     return Differentiable(

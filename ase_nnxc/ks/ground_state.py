@@ -17,8 +17,9 @@ from .guess import atomic_density
 from .hamiltonian import chunk_size, to_box
 from .occupations import Smearing
 from .parallel import iterate_kpoints, map_kpoints
+from .terms.coulomb import coulomb_kernel
 from .terms.ewald import ewald_energy
-from .terms.hartree import coulomb_kernel, hartree_energy
+from .terms.hartree import hartree_energy
 from .terms.kinetic import kinetic_energy
 from .terms.local import local_potential, superposition
 from .terms.nonlocal_ import coupling, projectors
@@ -125,10 +126,23 @@ class GroundState:
         shares = shares / shares.sum(0)
         return (shares * grid.to_real(self.density[1])).sum((1, 2, 3)) * (self.crystal.volume / grid.size)
 
+    def dipole_moment(self) -> Tensor:
+        """sum_a Z_a R_a - int r n(r) (3,), e bohr, of a system without periods, about the origin of its cell."""
+        grid, lattice = self.basis.grid, self.crystal.lattice
+        density = grid.to_real(self.density[0]) * (self.crystal.volume / grid.size)
+        electrons = []
+        for axis, points in enumerate(grid.shape):
+            step = torch.arange(points, dtype=lattice.dtype, device=lattice.device) / points
+            others = [i for i in range(3) if i != axis]
+            step = step - 0.5 * ((step - 0.5).ceil() + (step + 0.5).floor())  # from -1/2 to 1/2, where it is 0
+            electrons.append(step @ density.sum(others))
+        return (self.crystal.charges @ self.crystal.positions - torch.stack(electrons)) @ lattice
+
     def derivatives(self) -> tuple[Tensor, Tensor]:
         """Forces -dF/dR (natoms, 3), Hartree/bohr, and stress (1/Omega) dF/dstrain (3, 3), Hartree/bohr^3.
 
-        Both at fixed orbital coefficients, which makes the stress the one of a fixed set of plane waves.
+        Both at fixed orbital coefficients, which makes the stress the one of a fixed set of plane waves. Along
+        directions that are not periodic the forces add up to zero, and there is no stress.
         """
         electrons, kinetic = self.electrons, self.kinetic_tensors()
 
@@ -214,12 +228,12 @@ def density_energies(
         Of the functional, that the energy is to be differentiable in.
     """
     grid, volume = basis.grid, crystal.volume
-    density = grid.to_fourier(fields[0])
+    density, kernel = grid.to_fourier(fields[0]), coulomb_kernel(grid, crystal)
     return {
-        "local": volume * grid.inner(density, local_potential(crystal, grid)),
-        "hartree": hartree_energy(density, coulomb_kernel(grid, crystal.reciprocal), grid, volume),
+        "local": volume * grid.inner(density, local_potential(crystal, grid, kernel)),
+        "hartree": hartree_energy(density, kernel, grid, volume),
         "xc": xc_energy(functional, fields, crystal, basis, parameters),
-        "ewald": ewald_energy(crystal.lattice, crystal.positions, crystal.charges),
+        "ewald": ewald_energy(crystal.lattice, crystal.positions, crystal.charges, pbc=crystal.pbc),
     }
 
 

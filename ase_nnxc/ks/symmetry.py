@@ -181,10 +181,12 @@ def find_symmetry(
     kinds: Sequence[int],
     magmoms: Tensor | None = None,
     tolerance: float = 1e-5,
+    pbc: tuple[bool, bool, bool] = (True, True, True),
 ) -> Symmetry:
     """Space group of a crystal, each operation verified, and time reversal.
 
-    Operations that flip spins are left out, so that the sublattices of an antiferromagnet stay distinct.
+    Operations that flip spins are left out, so that the sublattices of an antiferromagnet stay distinct, and those that
+    translate along a direction that is not periodic or mix it with one that is.
 
     Parameters
     ----------
@@ -198,6 +200,8 @@ def find_symmetry(
         (natoms,) collinear moments, Bohr magnetons.
     tolerance : float
         Distance by which atoms may miss their places, bohr, and difference of moments that are the same.
+    pbc : tuple of bool
+        Which lattice vectors are periods.
     """
     cell = lattice.detach().cpu().numpy()
     x = positions.detach().cpu().numpy()
@@ -211,8 +215,10 @@ def find_symmetry(
         return none
     rotations = found["rotations"].astype(np.int64)
     translations = _snap(found["translations"], tolerance / np.linalg.norm(cell, axis=1))
-    operations = []
+    periodic, operations = np.array(pbc), []
     for w, t in zip(rotations, translations):
+        if t[~periodic].any() or w[np.ix_(periodic, ~periodic)].any() or w[np.ix_(~periodic, periodic)].any():
+            continue
         atom_map = _atom_map(w, t, cell, x, sites, 2 * tolerance)
         if atom_map is not None:
             operations.append((w, t, atom_map))

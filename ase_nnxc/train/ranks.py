@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch.distributed as dist
 from ase.calculators.calculator import CalculationFailed
 
@@ -12,6 +13,7 @@ from .records import Record
 
 Result = TypeVar("Result")
 
+MOLECULE = 1000.0  # Angstrom^3; the cell that a molecule gets is about so large
 PATIENCE = timedelta(days=7)  # one rank may wait for the SCFs of another; a rank that ends is noticed at once
 
 
@@ -93,4 +95,4 @@ def shares(records: Sequence[Record], count: int) -> dict[str, int]:
 
 
 def _weight(record: Record) -> float:
-    return float(record.natoms @ record.volumes)
+    return float(record.natoms @ np.maximum(record.volumes, MOLECULE))

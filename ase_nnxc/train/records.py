@@ -150,8 +150,8 @@ class Record:
 
     @property
     def volumes(self) -> np.ndarray:
-        """Of each structure (n,), Angstrom^3."""
-        return np.array([atoms.get_volume() for atoms in self.structures])
+        """Of the cell of each structure (n,), Angstrom^3; zero of a molecule without one."""
+        return np.array([abs(np.linalg.det(atoms.cell.array)) for atoms in self.structures])
 
     def todict(self) -> dict[str, Any]:
         """Plain data."""
@@ -407,15 +407,23 @@ def calculators_for(structures: Sequence[Atoms], calculator: NNXCCalculator) -> 
     """New calculators, one for each structure, with the parameters and the functional of another.
 
     Structures of the same atoms in different cells get the cutoff, the k-points and the FFT box of the largest one,
-    so that their energies are on one smooth curve.
+    so that their energies are on one smooth curve; the box only if it is periodic in all directions.
     """
     numbers = [atoms.numbers for atoms in structures]
     one_crystal = len(structures) > 1 and all(np.array_equal(numbers[0], other) for other in numbers)
     parameters = dict(calculator.parameters)
     if one_crystal:
-        largest = max(structures, key=Atoms.get_volume)
+        largest = max(structures, key=_extent)
         parameters |= calculator.resolve(largest) | {"xc": parameters["xc"]}
+        if not largest.pbc.all():
+            parameters["gpts"] = calculator.parameters["gpts"]
     return [NNXCCalculator(**parameters) for _ in structures]
+
+
+def _extent(atoms: Atoms) -> float:
+    """Square of the volume or area of the periods; one of a molecule."""
+    periods = atoms.cell.array[atoms.pbc]
+    return float(np.linalg.det(periods @ periods.T))
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

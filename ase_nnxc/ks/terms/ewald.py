@@ -1,10 +1,11 @@
-"""Ewald energy: point ions in a uniform background that neutralises them.
+"""Ewald energy: the ions' electrostatics, of the boundary condition's Coulomb interaction K(G) (see `coulomb`).
 
-E = 1/2 sum'_{abR} Z_a Z_b erfc(eta r_abR) / r_abR                       (sum': without r = 0)
-  + 2 pi / Omega sum_{G != 0} exp(-G^2 / 4 eta^2) / G^2 |S(G)|^2          S(G) = sum_a Z_a exp(-i G.R_a)
-  - eta / sqrt(pi) sum_a Z_a^2 - pi / (2 Omega eta^2) (sum_a Z_a)^2
+E = 1/2 sum'_{abR} Z_a Z_b erfc(eta r_abR) / r_abR        (sum': without r = 0; R the periods of the lattice)
+  + 1 / 2 Omega sum_G K(G) exp(-G^2 / 4 eta^2) |S(G)|^2     S(G) = sum_a Z_a exp(-i G.R_a)
+  - eta / sqrt(pi) sum_a Z_a^2
 
-P. P. Ewald, Ann. Phys. 369, 253 (1921); the last term is the background's, for charges that do not add up to zero.
+P. P. Ewald, Ann. Phys. 369, 253 (1921). With three periodic directions the term of G = 0, -pi / (2 Omega eta^2)
+(sum_a Z_a)^2, belongs to the background that neutralises the ions.
 """
 
 import math
@@ -12,11 +13,19 @@ import math
 import torch
 from torch import Tensor
 
+from .coulomb import lattice_kernel, of_gaussian
+
 # both sums stop where their Gaussian is exp(-EXPONENT), 1e-18 of its largest value
 EXPONENT = 41.0
 
 
-def ewald_energy(lattice: Tensor, positions: Tensor, charges: Tensor, eta: float | None = None) -> Tensor:
+def ewald_energy(
+    lattice: Tensor,
+    positions: Tensor,
+    charges: Tensor,
+    eta: float | None = None,
+    pbc: tuple[bool, bool, bool] = (True, True, True),
+) -> Tensor:
     """Electrostatic energy of the ions of one cell, differentiable in lattice, positions and charges.
 
     Parameters
@@ -24,55 +33,86 @@ def ewald_energy(lattice: Tensor, positions: Tensor, charges: Tensor, eta: float
     lattice : Tensor
         (3, 3), rows are lattice vectors, bohr.
     positions : Tensor
-        (natoms, 3), fractional, in any cell.
+        (natoms, 3), fractional, in any cell along periodic directions.
     charges : Tensor
         (natoms,) elementary charges.
     eta : float, optional
         Where the two sums are split, bohr^-1; the energy does not depend on it. Default: the cheapest.
+    pbc : tuple of bool
+        Which directions are periodic: all, two, or none.
 
     Returns
     -------
     Tensor
         Scalar, Hartree.
+
+    Raises
+    ------
+    ValueError
+        If one direction alone is periodic, or the ions extend over half of the cell along one that is not.
     """
+    if not any(pbc):
+        first, second = torch.triu_indices(len(positions), len(positions), 1, device=positions.device)
+        distance = torch.linalg.vector_norm((positions[second] - positions[first]) @ lattice, dim=-1)
+        return (charges[first] * charges[second] / distance).sum()
     volume = torch.linalg.det(lattice).abs()
     if eta is None:
         # cost of the pairs ~ natoms^2 / (eta^3 Omega), of the phases ~ natoms eta^3 Omega: least where both are equal
         eta = (2 * math.pi**3 * len(charges) / float(volume.detach()) ** 2) ** (1 / 6)
-    background = math.pi / (2 * eta**2) * charges.sum().square() / volume
+        eta = max(eta, _narrowest(lattice.detach(), positions.detach(), pbc))
     own = eta / math.sqrt(math.pi) * charges.square().sum()
-    near = _real_space_sum(lattice, positions, charges, eta)
-    return near + _reciprocal_sum(lattice, positions, charges, eta, volume) - own - background
+    near = _real_space_sum(lattice, positions, charges, eta, pbc)
+    return near + _reciprocal_sum(lattice, positions, charges, eta, pbc) / volume - own
 
 
-def _real_space_sum(lattice: Tensor, positions: Tensor, charges: Tensor, eta: float) -> Tensor:
-    first, second, shift = _pairs_within(lattice.detach(), positions.detach(), math.sqrt(EXPONENT) / eta)
+def _narrowest(lattice: Tensor, positions: Tensor, pbc: tuple[bool, bool, bool]) -> float:
+    """Least eta, bohr^-1, at which the Gaussians of all ions lie within the reach of a truncated interaction."""
+    least = 0.0
+    for axis in (i for i, periodic in enumerate(pbc) if not periodic):
+        extent = float(positions[:, axis].max() - positions[:, axis].min())
+        if extent >= 0.5:
+            raise ValueError(f"the ions extend over {extent:.2f} of the cell along axis {axis}, which is not periodic")
+        least = math.sqrt(EXPONENT) / ((0.5 - extent) * float(torch.linalg.vector_norm(lattice[axis])))
+    return least
+
+
+def _real_space_sum(
+    lattice: Tensor, positions: Tensor, charges: Tensor, eta: float, pbc: tuple[bool, bool, bool]
+) -> Tensor:
+    first, second, shift = _pairs_within(lattice.detach(), positions.detach(), math.sqrt(EXPONENT) / eta, pbc)
     distance = torch.linalg.vector_norm((positions[second] - positions[first] + shift) @ lattice, dim=-1)
     return (charges[first] * charges[second] * torch.erfc(eta * distance) / distance).sum()
 
 
-def _reciprocal_sum(lattice: Tensor, positions: Tensor, charges: Tensor, eta: float, volume: Tensor) -> Tensor:
+def _reciprocal_sum(
+    lattice: Tensor, positions: Tensor, charges: Tensor, eta: float, pbc: tuple[bool, bool, bool]
+) -> Tensor:
+    """1/2 sum_G K(G) exp(-G^2 / 4 eta^2) |S(G)|^2, Hartree bohr^3."""
     cutoff = 2 * eta * math.sqrt(EXPONENT)
     reciprocal = 2 * math.pi * torch.linalg.inv(lattice).mT
     lengths = torch.linalg.vector_norm(lattice.detach(), dim=-1)
-    index = _half_of(_integers(cutoff * lengths / (2 * math.pi)))  # |m_i| = |G.a_i| / 2 pi <= |G| |a_i| / 2 pi
+    index = _integers(cutoff * lengths / (2 * math.pi))  # |m_i| = |G.a_i| / 2 pi <= |G| |a_i| / 2 pi
+    index = torch.cat((torch.zeros_like(index[:1]), index[_is_positive(index)]))
     index = index[torch.linalg.vector_norm(index @ reciprocal.detach(), dim=-1) <= cutoff]
     g2 = (index @ reciprocal).square().sum(-1)
+    kernel = of_gaussian(lattice_kernel(index, lattice, pbc), g2, 1 / (4 * eta**2), pbc)
     phase = 2 * math.pi * (index @ positions.mT)  # G.R
     structure = (phase.cos() @ charges).square() + (phase.sin() @ charges).square()  # |S(G)|^2
-    # twice 2 pi / Omega: each G stands for -G too
-    return 4 * math.pi / volume * (torch.exp(-g2 / (4 * eta**2)) / g2 * structure).sum()
+    terms = kernel * structure
+    return 0.5 * terms[0] + terms[1:].sum()  # each G stands for -G too
 
 
-def _pairs_within(lattice: Tensor, positions: Tensor, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs_within(
+    lattice: Tensor, positions: Tensor, cutoff: float, pbc: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of ions nearer than `cutoff`, each once: two atoms (npairs,) and the cell of the second (npairs, 3)."""
-    natoms = len(positions)
+    natoms, periodic = len(positions), torch.tensor(pbc, dtype=lattice.dtype, device=lattice.device)
     first, second = torch.triu_indices(natoms, natoms, device=positions.device)
     difference = positions[second] - positions[first]
-    wrap = -difference.round()
+    wrap = -difference.round() * periodic
     difference = difference + wrap  # within half a cell
     heights = 1 / torch.linalg.vector_norm(torch.linalg.inv(lattice), dim=0)  # distance of the lattice planes
-    cells = _integers(cutoff / heights + 0.5)
+    cells = _integers((cutoff / heights + 0.5) * periodic)
     reach = cutoff + torch.linalg.vector_norm(difference @ lattice, dim=-1).max()
     cells = cells[torch.linalg.vector_norm(cells @ lattice, dim=-1) <= reach]
     distance = torch.linalg.vector_norm((difference[:, None] + cells) @ lattice, dim=-1)
@@ -92,7 +132,3 @@ def _is_positive(vectors: Tensor) -> Tensor:
     """Whether the first component that is not zero is positive; (n,) bool, true for one of v and -v, false for 0."""
     x, y, z = vectors.unbind(-1)
     return (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-
-
-def _half_of(vectors: Tensor) -> Tensor:
-    return vectors[_is_positive(vectors)]

@@ -1,4 +1,7 @@
-"""Local pseudopotential: V(G) = 1/Omega sum_a v_a(|G|) exp(-i G R_a), its mean at G = 0 included."""
+"""Local pseudopotential: the potential of the ions' Gaussian charges, and a short-ranged rest.
+
+V(G) = 1/Omega sum_a exp(-i G R_a) [ -Z_a exp(-G^2 r_a^2 / 2) K(G) + short_a(|G|) ], its mean at G = 0 included.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from torch import Tensor
 from ..basis import DensityGrid
 from ..crystal import Crystal
 from ..pseudo import Pseudopotential
+from .coulomb import of_gaussian
 
 
 def structure_factors(grid: DensityGrid, positions: Tensor) -> Tensor:
@@ -48,6 +52,13 @@ def superposition(
     return total / crystal.volume
 
 
-def local_potential(crystal: Crystal, grid: DensityGrid) -> Tensor:
-    """Fourier coefficients (ng,) of the local pseudopotential, Hartree, differentiable in cell and positions."""
-    return superposition(crystal, grid, lambda table, q2: table.local(q2))
+def local_potential(crystal: Crystal, grid: DensityGrid, kernel: Tensor) -> Tensor:
+    """Fourier coefficients (ng,) of the local pseudopotential, Hartree, differentiable in cell and positions.
+
+    `kernel` is that of `coulomb_kernel`.
+    """
+
+    def form_factor(table: Pseudopotential, q2: Tensor) -> Tensor:
+        return table.short(q2) - table.valence * of_gaussian(kernel, q2, table.rloc**2 / 2, crystal.pbc)
+
+    return superposition(crystal, grid, form_factor)

@@ -1,0 +1,98 @@
+"""What the vacuum and the grid change in energies of molecules and layers: the tables of docs/molecules-and-slabs.md.
+
+    python benchmarks/vacuum.py [--ecut 400 800 1600] [graphene] [water] [eggbox] [lattice]
+
+The box of each system grows from 6 to 10 Angstrom of vacuum on each side, in whole steps of one grid, on which the
+atoms stay where they are; the eggbox effect is that of a shift by half a step.
+"""
+
+import argparse
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import graphene, molecule
+from ase.units import Bohr, Hartree
+
+from ase_nnxc import NNXCCalculator
+from ase_nnxc.ks.basis import smooth_size
+
+A = 2.4665  # Angstrom, of graphene
+NEAR, FAR = 6.0, 10.0  # Angstrom of vacuum
+
+
+def in_box(atoms: Atoms, vacuum: float, step: float) -> tuple[Atoms, list[int | None]]:
+    """A copy in a cell with so much vacuum along what is not periodic, and the points of steps (bohr) there."""
+    copy, points = atoms.copy(), [None] * 3
+    cell = atoms.cell.array.copy()
+    for axis in np.flatnonzero(~atoms.pbc):
+        extent = np.ptp(atoms.positions[:, axis]) + 2 * vacuum
+        points[axis] = smooth_size(math.ceil(extent / Bohr / step))
+        cell[axis] = 0.0
+        cell[axis, axis] = points[axis] * step * Bohr
+    copy.cell = cell
+    return copy, points
+
+
+def energy(atoms: Atoms, vacuum: float, step: float, ecut: float, **parameters) -> float:
+    """Free energy in the box, Hartree."""
+    boxed, points = in_box(atoms, vacuum, step)
+    calc = NNXCCalculator(ecut=ecut, convergence={"energy": 1e-8}, **parameters)
+    own = calc.resolve(boxed)["gpts"]
+    calc.set(gpts=tuple(n if p is None else p for n, p in zip(own, points)))
+    boxed.calc = calc
+    return boxed.get_potential_energy(force_consistent=True) / Hartree
+
+
+def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
+    """Free energy, Hartree, with the atoms shifted by so many steps of the grid along its first axis."""
+    from ase_nnxc.ks.scf import SCFSettings, scf
+
+    calc = NNXCCalculator(ecut=ecut, symmetry=False, **parameters)
+    with torch.no_grad():
+        plan = calc._plan(atoms)
+        positions = plan.crystal.positions.clone()
+        positions[:, 0] += shift / plan.box[0]
+        plan = dataclasses.replace(plan, crystal=dataclasses.replace(plan.crystal, positions=positions))
+        crystal, basis, smearing = calc._stage(plan, torch.device("cpu"))
+        return scf(crystal, basis, calc._xc.functional, smearing, None, SCFSettings(1e-9)).free_energy
+
+
+def lattice_constant(ecut: float) -> float:
+    """Of graphene, Angstrom, from a parabola through energies against the area."""
+    energies, areas = [], []
+    calc = NNXCCalculator(ecut=ecut, kpts=(9, 9, 1), smooth_cutoff=True)
+    calc.set(gpts=calc.resolve(graphene(a=1.03 * A))["gpts"])
+    for factor in (0.97, 0.985, 1.0, 1.015, 1.03):
+        atoms = graphene(a=A * factor)
+        atoms.calc = calc
+        energies.append(atoms.get_potential_energy(force_consistent=True))
+        areas.append(factor**2)
+    slopes = np.polyder(np.polyfit(areas, energies, 3))
+    return A * math.sqrt(min(np.roots(slopes).real, key=lambda x: abs(x - 1)))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["graphene", "water", "eggbox", "lattice"])
+    parser.add_argument("--ecut", type=float, nargs="+", default=[400.0, 800.0, 1600.0])
+    arguments = parser.parse_args()
+    systems = {"graphene": (graphene(a=A), {"kpts": (6, 6, 1)}), "water": (molecule("H2O"), {})}
+    for ecut in arguments.ecut:
+        step = 0.98 * math.pi / (2 * math.sqrt(2 * ecut / Hartree))  # bohr; what the density needs, and a little less
+        for name, (atoms, parameters) in systems.items():
+            if name in arguments.what:
+                change = energy(atoms, FAR, step, ecut, **parameters) - energy(atoms, NEAR, step, ecut, **parameters)
+                print(f"{name:10} {ecut:6.0f} eV   vacuum {NEAR:.0f} -> {FAR:.0f} A: {change:10.2e} Ha", flush=True)
+            if "eggbox" in arguments.what:
+                change = shifted(atoms, ecut, 0.5, **parameters) - shifted(atoms, ecut, 0.0, **parameters)
+                print(f"{name:10} {ecut:6.0f} eV   half a step: {change:10.2e} Ha", flush=True)
+        if "lattice" in arguments.what:
+            print(f"graphene   {ecut:6.0f} eV   a0 = {lattice_constant(ecut):.4f} A", flush=True)
+
+
+if __name__ == "__main__":
+    main()
