@@ -148,7 +148,7 @@ def test_forces_on_a_molecule_are_slopes_of_its_energy():
     def energy(h: float) -> float:
         return calc.get_potential_energy(Atoms(atoms.numbers, atoms.positions + h * moved))
 
-    assert slope(energy, 0.01) == pytest.approx(-(forces * moved).sum(), abs=2e-5)
+    assert slope(energy, 0.004) == pytest.approx(-(forces * moved).sum(), abs=2e-5)
 
 
 def test_symmetric_molecule_has_the_energy_of_an_unsymmetric_search():
@@ -232,7 +232,7 @@ def test_forces_and_stress_of_a_layer_are_slopes_of_its_energy():
     work = float((forces * moved).sum())
     assert slope(lambda x: energy(0 * strain, x * moved), 3e-3) == pytest.approx(-work, rel=2e-5)
     work = float((stress * strain).sum() * crystal.volume)
-    assert slope(lambda x: energy(x * strain, 0 * moved), 2e-3) == pytest.approx(work, rel=1e-5)
+    assert slope(lambda x: energy(x * strain, 0 * moved), 7e-4) == pytest.approx(work, rel=1e-5)
     atoms.calc = calc
     assert (atoms.get_stress(voigt=False) * strain.numpy()).sum() * atoms.get_volume() == pytest.approx(work * Hartree)
 
