@@ -6,7 +6,7 @@ from ase.build import bulk
 from kohn_sham import basis_of, crystal_of
 
 from ase_nnxc.ks.mixing import MORE_DAMPING, PATIENCE, AndersonMixer
-from ase_nnxc.ks.terms.hartree import coulomb_kernel
+from ase_nnxc.ks.terms.coulomb import coulomb_kernel
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def mixer():
     """A function that makes one, of a small grid."""
     crystal = crystal_of(bulk("Al"))
     grid = basis_of(crystal, 2.0, (1, 1, 1)).grid
-    kernel = coulomb_kernel(grid, crystal.reciprocal)
+    kernel = coulomb_kernel(grid, crystal)
     return lambda **keywords: AndersonMixer(grid, kernel, 1, **keywords)
 
 

@@ -19,7 +19,7 @@ from scipy.interpolate import CubicSpline
 from scipy.special import spherical_jn
 from torch import Tensor
 
-from .pseudo import Array, coulomb_in_space, coulomb_part
+from .pseudo import Array, coulomb_in_space
 
 # Radial functions end here, bohr. Beyond, the files hold the tails of the local potential's Coulomb part and of the
 # density only, and those carry noise: for PseudoDojo's Cu, the mean of the local potential moves by 0.1 % from here to
@@ -225,10 +225,6 @@ class Numeric:
     def short(self, q2: Tensor) -> Tensor:
         """Fourier transform of `remainder`, Hartree bohr^3, shaped as `q2`."""
         return self.remainder(q2)
-
-    def local(self, q2: Tensor) -> Tensor:
-        """Fourier transform of the local part, Hartree bohr^3; at q = 0 the mean without the Coulomb tail."""
-        return coulomb_part(self.valence, self.rloc, q2) + self.short(q2)
 
     def local_in_space(self, radii: Array) -> Array:
         """Local part at radii (nr,), Hartree; -Z/r beyond the mesh."""

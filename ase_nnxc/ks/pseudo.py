@@ -116,28 +116,12 @@ class Pseudopotential(Protocol):
     def short(self, q2: Tensor) -> Tensor:
         """Fourier transform of the local part less the potential of the Gaussian charge, Hartree bohr^3."""
 
-    def local(self, q2: Tensor) -> Tensor:
-        """Fourier transform of the local part, Hartree bohr^3; at q = 0 the mean without the Coulomb tail."""
-
     def local_in_space(self, radii: Array) -> Array:
         """Local part at radii (nr,), Hartree."""
 
 
-def coulomb_part(valence: int, width: float, q2: Tensor) -> Tensor:
-    """Fourier transform of the potential of a Gaussian charge of some width, bohr: Hartree bohr^3, shaped as `q2`.
-
-    -4 pi Z exp(-t^2/2) / q^2, t = q r_loc, without its divergence -4 pi Z / q^2, whose remainder at q = 0 is
-    2 pi Z r_loc^2.
-    """
-    origin = q2 < 1e-12
-    gauss = torch.exp(-0.5 * q2 * width**2)
-    return torch.where(
-        origin, 2 * math.pi * valence * width**2, -4 * math.pi * valence * gauss / torch.where(origin, 1.0, q2)
-    )
-
-
 def coulomb_in_space(valence: int, width: float, radii: Array) -> Array:
-    """The same potential at radii (nr,), Hartree."""
+    """Potential of a Gaussian charge of some width, bohr, at radii (nr,), Hartree."""
     return -valence / radii * erf(radii / (math.sqrt(2) * width))
 
 
@@ -220,23 +204,11 @@ class GTH:
     core: ClassVar[None] = None
     density: ClassVar[None] = None
 
-    def local(self, q2: Tensor) -> Tensor:
-        """Fourier transform of the local part, Hartree bohr^3; at q = 0 the mean without the Coulomb tail.
-
-        Parameters
-        ----------
-        q2 : Tensor
-            Squared wave vectors, bohr^-2, any shape.
-
-        Returns
-        -------
-        Tensor
-            Shape of `q2`. HGH eq. (6); its limit at q = 0, often kept apart as the "alpha" energy, is included.
-        """
-        return coulomb_part(self.valence, self.rloc, q2) + self.short(q2)
-
     def short(self, q2: Tensor) -> Tensor:
-        """Fourier transform of the local part less that of the Gaussian charge, Hartree bohr^3, shaped as `q2`."""
+        """Fourier transform of the local part less that of the Gaussian charge, Hartree bohr^3, shaped as `q2`.
+
+        The second term of HGH eq. (6).
+        """
         r, t2 = self.rloc, q2 * self.rloc**2
         total = torch.zeros_like(q2)
         for c, polynomial in zip(self.cloc, _LOCAL):
