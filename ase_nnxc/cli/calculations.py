@@ -37,7 +37,7 @@ WELL_DEFINED = ("sc", "fcc", "bcc", "hcp", "bct", "diamond", "rhombohedral")  # 
 
 
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add `energy`, `relax` and `eos`."""
+    """Add `energy`, `relax`, `bands` and `eos`."""
     common = Parser(add_help=False)
     what = common.add_argument_group("structure")
     what.add_argument("structure_or_name", metavar="STRUCTURE", help="a file that ASE reads, an element, or a formula")
@@ -81,6 +81,10 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     relax.add_argument("--cell", action="store_true", help="relax the cell too")
     relax.add_argument("--fmax", type=_positive, default=0.01, metavar="F", help="in eV/Angstrom (default 0.01)")
     relax.add_argument("--steps", type=int, default=200, metavar="N", help="at most so many steps (default 200)")
+    bands = commands.add_parser("bands", parents=[common], help="band structure along a path, with a picture")
+    bands.set_defaults(calculate=_bands)
+    bands.add_argument("--path", metavar="GXL", help="special points (default: ASE's path of the lattice)")
+    bands.add_argument("--npoints", type=_count, default=100, metavar="N", help="k-points of the path (default 100)")
     eos = commands.add_parser("eos", parents=[common], help="lattice constant and bulk modulus by a scan of the volume")
     eos.set_defaults(calculate=_eos)
     eos.add_argument("--points", type=int, default=7, metavar="N", help="points of the fit (odd, default 7)")
@@ -97,6 +101,12 @@ def _positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def _count(text: str) -> int:
+    if not (text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
 
 
 def _three(text: str) -> tuple[int, ...]:
@@ -347,6 +357,34 @@ def _relax(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[s
         outcome = f"{data['formula']}: {what} {'relaxed' if converged else 'not relaxed'} in {steps} steps"
         _finish(args, atoms, folder, data, outcome)
     return 0 if converged else complain(f"not relaxed to {args.fmax} eV/A in {steps} steps; see {folder}", 1)
+
+
+def _bands(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[str, Any]) -> int:
+    from ase.dft.bandgap import GapInfo
+    from ase.io.jsonio import encode
+    from matplotlib.figure import Figure
+
+    from ase_nnxc.eos import folder_lock
+
+    with folder_lock(folder):
+        atoms.calc = _calculator(args, folder, options)
+        atoms.get_potential_energy()
+        fixed = atoms.calc.fixed_density({"path": args.path, "npoints": args.npoints})
+        bands = fixed.band_structure()
+        bands.write(folder / "bands.json")
+        figure = Figure()
+        axes = figure.subplots()
+        bands.subtract_reference().plot(ax=axes, emin=-15, emax=10)
+        axes.set_ylabel("energies - Fermi level [eV]")
+        figure.savefig(folder / "bands.png", dpi=150)
+        if args.json:
+            print(encode(bands))
+            return 0
+        print(f"{atoms.get_chemical_formula()}: {bands.energies.shape[-1]} bands along {bands.path.path}")
+        print(_row("Fermi level", bands.reference, None, "eV", 4))
+        print(_row("gap on the path", GapInfo.fromcalc(fixed).gap()[0], None, "eV", 4))
+        print(f"  {'results':<18}{folder}")
+    return 0
 
 
 def _evaluate(atoms: Atoms) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 from scipy.special import spherical_jn
 from torch import Tensor
 
@@ -99,6 +98,8 @@ class Radial:
 
     def in_space(self, radii: Array) -> Array:
         """f at radii (n,), bohr; zero beyond the mesh."""
+        from scipy.interpolate import CubicSpline  # takes longer to load than all else that finds a table
+
         spline = CubicSpline(self.mesh.radii, self.values)
         return np.where(radii > self.mesh.radii[-1], 0.0, spline(radii) / radii)
 

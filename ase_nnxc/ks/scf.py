@@ -349,11 +349,11 @@ def _start(problem: Problem, nbands: int | None, start: GroundState | None) -> t
     wanted = nbands or min(default_nbands(crystal), npw)
     atoms = _atomic_fields(crystal, basis, nfields(problem.functional, crystal.nspin))
     if start is None:
-        return atoms, _start_orbitals(problem, atoms, wanted)
+        return atoms, rough_orbitals(problem, atoms, wanted)
     fields = _moved_fields(start, crystal, basis, atoms)
     held = start.eigenvalues.shape[-1]
     if not _same_kpoints(start.basis, basis) or held < wanted:
-        return fields, _start_orbitals(problem, fields, wanted)
+        return fields, rough_orbitals(problem, fields, wanted)
     keep = nbands or min(held, npw)
     return fields, [
         [_moved_orbitals(psi[:keep], old, new) for psi, old, new in zip(row, start.basis.spheres, basis.spheres)]
@@ -376,7 +376,8 @@ def _atomic_fields(crystal: Crystal, basis: Basis, count: int) -> Tensor:
     return density if count == len(density) else torch.cat((density, start_tau(crystal, basis)))
 
 
-def _start_orbitals(problem: Problem, fields: Tensor, nbands: int) -> list[list[Tensor]]:
+def rough_orbitals(problem: Problem, fields: Tensor, nbands: int) -> list[list[Tensor]]:
+    """Orbitals [spin][k] -> (nbands, npw) in the potential of fields (nfields, ng), to begin a diagonalisation with."""
     crystal, basis = problem.crystal, problem.basis
     potentials, _ = problem.potentials(fields)
 

@@ -95,4 +95,4 @@ def shares(records: Sequence[Record], count: int) -> dict[str, int]:
 
 
 def _weight(record: Record) -> float:
-    return float(record.natoms @ np.maximum(record.volumes, MOLECULE))
+    return float(record.natoms @ np.where(record.volumes > 0, record.volumes, MOLECULE))
