@@ -60,6 +60,7 @@ def test_forces_and_stress_are_derivatives_of_the_free_energy(xc: str, smooth: b
     assert slope(moved, 1e-2) == pytest.approx(-float((forces * move).sum()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_stress_of_a_ferromagnet_is_the_strain_derivative_of_the_free_energy() -> None:
     atoms = bulk("Ni", "fcc", a=3.7)
     atoms.set_initial_magnetic_moments([1.0])
