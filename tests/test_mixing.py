@@ -5,6 +5,7 @@ import torch
 from ase.build import bulk
 from kohn_sham import basis_of, crystal_of
 
+from ase_nnxc import NNXCCalculator
 from ase_nnxc.ks.mixing import MORE_DAMPING, PATIENCE, AndersonMixer
 from ase_nnxc.ks.terms.coulomb import coulomb_kernel
 
@@ -61,3 +62,14 @@ def test_converged_at_once_hands_on_what_it_was_given(mixer):
     _, learned = steps_to(made, waves(made, 4))
     fresh = mixer(secants=learned)
     assert fresh.secants(waves(made, 5), waves(made, 6)) is learned
+
+
+@pytest.mark.slow
+def test_antiferromagnetic_oxide_on_which_the_first_mixer_stalls_converges():
+    atoms = bulk("FeO", "rocksalt", a=4.3) * (1, 1, 2)
+    atoms.set_initial_magnetic_moments([4, 0, -4, 0])
+    atoms.calc = NNXCCalculator(ecut=600, kpts=(2, 2, 2))
+    atoms.get_potential_energy()
+    assert len(atoms.calc.history) > PATIENCE + 30  # it did stall
+    up, _, down, _ = atoms.get_magnetic_moments()
+    assert up > 1 > -1 > down
