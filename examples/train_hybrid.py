@@ -42,7 +42,7 @@ trainer = Trainer(
     folder="train-hybrid",
 )
 history = trainer.run()
-print(f"loss {history[0]['loss']:.2e} as PBE, {min(m['loss'] for m in history[300:]):.2e} trained")
+print(f"loss {history[0]['loss']:.1e} as PBE, {min(m['validation_loss'] for m in history[300:]):.1e} trained")
 trainer.save("train-hybrid/models", name="hybrid-nine", description="PBE and a network, on nine crystals.")
 
 os.environ["NNXC_MODEL_PATH"] = "train-hybrid/models"
