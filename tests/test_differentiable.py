@@ -62,6 +62,13 @@ def water() -> Atoms:
     return atoms
 
 
+def unequal_spins() -> Atoms:
+    """More bands hold electrons of one spin than of the other."""
+    atoms = Atoms("AlC", cell=[4.2, 4.4, 4.6], positions=[[0.1, 0.0, 0.2], [1.3, 1.2, 1.4]], pbc=True)
+    atoms.set_initial_magnetic_moments([1.5, 1.5])
+    return atoms
+
+
 def random(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(math.prod(shape)))
 
@@ -184,6 +191,7 @@ def test_irreducible_mesh_gives_the_gradients_of_the_full_mesh() -> None:
         pytest.param(sheared_aluminium(), 5.0, (3, 3, 3), "LDA", WIDE, False, marks=SLOW),
         pytest.param(sheared_aluminium(), 5.0, (3, 3, 3), "r2SCAN", WIDE, True, marks=SLOW),
         pytest.param(triplet(), 6.0, (1, 1, 1), "r2SCAN", WIDE, False, marks=SLOW),
+        pytest.param(unequal_spins(), 5.0, (1, 1, 1), "PBE", GAUSSIAN, False, marks=SLOW),
     ],
 )
 def test_gradients_by_positions_and_strain_are_those_of_moved_ground_states(
