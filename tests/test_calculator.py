@@ -248,6 +248,24 @@ def test_failure_never_returns_the_numbers_of_another_geometry(monkeypatch):
     assert free_energy(atoms) == pytest.approx(first, abs=1e-6)
 
 
+def test_interrupted_scf_leaves_a_calculator_that_works():
+    class Interrupting(io.StringIO):
+        def write(self, text):
+            if text.startswith("     3 "):  # the third step
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    atoms = silicon()
+    free_energy(atoms)
+    atoms.calc.set(txt=Interrupting())
+    atoms.positions[1, 0] += 0.1
+    with pytest.raises(KeyboardInterrupt):
+        atoms.get_potential_energy()
+    assert atoms.calc.results == {}
+    atoms.calc.set(txt=None)
+    assert free_energy(atoms) == pytest.approx(free_energy(attached(atoms.copy())), abs=1e-6)
+
+
 def test_bad_geometry_after_a_good_one_is_an_error_again_and_again():
     atoms = silicon()
     first = free_energy(atoms)

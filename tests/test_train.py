@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase import units
+from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.calculator import InputError
 from ase.calculators.emt import EMT
@@ -23,6 +23,7 @@ from ase_nnxc.train.objectives import (
 from ase_nnxc.train.records import (
     Provenance,
     Record,
+    cohesive_energy,
     digest,
     experimental_solid,
     label,
@@ -50,7 +51,8 @@ def all_sorts():
         "band_gap": [0.1, 1 / 3],
     }
     levels = Record("levels", (bulk("Si"), bulk("Al")), fields)
-    return [eos_record(), full, reaction, label("Ni", [moments], EMT()), measured, levels]
+    atoms = cohesive_energy("AlN", bulk("AlN", "rocksalt", a=4.0), 5.7)
+    return [eos_record(), full, reaction, label("Ni", [moments], EMT()), measured, levels, atoms]
 
 
 def test_json_keeps_every_record_to_the_last_bit(tmp_path):
@@ -64,6 +66,7 @@ def test_files_of_ase_keep_the_records(tmp_path, name):
     for found, made in zip(read_records(tmp_path / name), all_sorts(), strict=True):
         assert (found.name, found.coefficients) == (made.name, made.coefficients)
         assert found.provenance == made.provenance
+        assert found.settings == made.settings
         assert found.targets.keys() == made.targets.keys()
         for key in made.targets:
             a, b = (
@@ -76,11 +79,12 @@ def test_files_of_ase_keep_the_records(tmp_path, name):
             assert (a.get_initial_magnetic_moments() == b.get_initial_magnetic_moments()).all()
 
 
-def test_digest_sees_a_moved_atom_and_a_changed_target():
+def test_digest_sees_a_moved_atom_a_changed_target_and_a_setting():
     record = eos_record()
     moved = replace(record, structures=scaled_structures(bulk("Al", a=4.0500001)))
     shifted = replace(record, targets={"energy": record.targets["energy"] + 1e-12})
-    assert len({digest([r]) for r in (record, moved, shifted)}) == 3
+    charged = replace(record, settings=({"charge": 1},) * 5)
+    assert len({digest([r]) for r in (record, moved, shifted, charged)}) == 4
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,11 @@ def test_digest_sees_a_moved_atom_and_a_changed_target():
         ({"targets": {"reaction_energy": 1.0}}, "no coefficients"),
         ({"coefficients": (1.0,)}, "one coefficient for each"),
         ({"structures": ()}, "structure"),
+        ({"settings": ({"charge": 1},)}, "one mapping of settings for each"),
+        ({"settings": ({"hunt": True},) * 5}, "did you mean 'hund'"),
+        ({"settings": ({"charge": "+1"},) * 5}, r"charge='\+1'"),
+        ({"settings": ({"ecut": 300, "hund": True},) * 5}, "ecut must be the same"),
+        ({"settings": ("hund",) * 5}, "record 'Al'"),
     ],
 )
 def test_records_that_make_no_sense_are_refused(changes, complaint):
@@ -164,6 +173,19 @@ def test_dataset_takes_all_images_of_a_file_and_calls_them_by_it(tmp_path):
     records = read_records(tmp_path / "set.json")
     assert [r.name for r in records] == ["path-0", "path-1", "Au"]
     assert records[1].volumes == pytest.approx(3.6**3 / 4)
+
+
+def test_dataset_calculates_the_energies_that_a_file_tells_with_their_settings(tmp_path):
+    atom = Atoms("He", info={"ionization_potential": 24.59, "ion_magmom": 1})
+    write(tmp_path / "He.extxyz", atom)
+    (tmp_path / "calculator.yaml").write_text("{ecut: 100, kpts: [2, 2, 2]}")
+    paths = [str(tmp_path / name) for name in ("set.json", "He.extxyz")]
+    assert main(["dataset", *paths, "--calculator", str(tmp_path / "calculator.yaml")]) == 0
+    (record,) = read_records(tmp_path / "set.json")
+    assert record.settings == read_records(tmp_path / "He.extxyz")[0].settings
+    assert record.targets["reaction_energy"] == pytest.approx(record.targets["energy"] @ [-1, 1])
+    assert record.targets["reaction_energy"] == pytest.approx(24.59, abs=5)  # at this cutoff
+    assert EnergyPerAtom().obstacle(record, NNXCCalculator("PBE", kpts=(2, 2, 2))) is None
 
 
 def test_dataset_aligns_the_energies_of_another_code(tmp_path):

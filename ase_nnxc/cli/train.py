@@ -85,16 +85,16 @@ def _labelled(args: argparse.Namespace) -> list[Record]:
     records = []
     for text in args.structures:
         if Path(text).is_file():
-            found = [(r.name, r.structures, r.coefficients) for r in read_records(text)]
+            found = [(r.name, r.structures, r.coefficients, r.settings) for r in read_records(text)]
         else:
             atoms, name = read_structure(text, args.structure)
-            found = [(name, (atoms,), None)]
-        for name, structures, coefficients in found:
+            found = [(name, (atoms,), None, None)]
+        for name, structures, coefficients, settings in found:
             if args.points > 1:
                 if len(structures) > 1:
                     raise UsageError(f"--points: {name} of {text} is of several structures already")
                 structures = scaled_structures(structures[0], args.points, args.span)
-            records.append(label(name, structures, calculator, properties, coefficients))
+            records.append(label(name, structures, calculator, properties, coefficients, settings))
     return records
 
 

@@ -248,7 +248,7 @@ class Density(Objective):
 
     def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
         """Also a box that the calculator does not take."""
-        calculators = calculators_for(record.structures, calculator)
+        calculators = calculators_for(record.structures, calculator, record.settings)
         for atoms, calc, density in zip(record.structures, calculators, record.targets["density"]):
             box = tuple(calc.resolve(atoms)["gpts"])
             if box != density.shape:

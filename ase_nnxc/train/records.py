@@ -3,13 +3,14 @@
 A record holds one structure, the structures of an equation of state, or those of a reaction. Units are ASE's (eV,
 Angstrom). Files are JSON of this package, which keeps every number, or what ASE reads and writes: extxyz (which rounds
 positions), trajectories, databases. There each image is a structure; images whose `info` (in a database: data) has the
-same "record" make one record, and the other targets stand in the `info` of the first of them.
+same "record" make one record, and the other targets stand in the `info` of the first of them. An image with
+"cohesive_energy", "atomization_energy", or "ionization_potential" and "ion_magmom", becomes the record of that energy.
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ forces (natoms, 3) and stress (6,) of each structure, in ASE's form; volume () a
 the cell of the structures; density (n1, n2, n3) of each structure, of the valence electrons on the points of the FFT
 box; band_gap (n,), from the highest occupied to the lowest empty level.
 """
+
+SHARED = ("xc", "ecut", "pseudos", "smooth_cutoff", "device", "txt")
+"""Keywords that are the calculator's alone: differences of energies need them to be the same for all structures."""
 
 PROPERTIES = ("energy", "forces", "stress", "density", "band_gap")
 """What `label` calculates."""
@@ -81,6 +85,9 @@ class Provenance:
         }
 
 
+MEASURED = Provenance("experiment", "none")
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
     """One or more structures with targets.
@@ -97,11 +104,15 @@ class Record:
         Of the structures in a reaction, products positive.
     provenance : Provenance
         Where the targets come from.
+    settings : tuple of mapping, optional
+        Of each structure the keywords of `NNXCCalculator`, plain data, in which it differs from the others: charge,
+        hund, fixed_magmom, kpts ... but none of `SHARED`.
 
     Raises
     ------
     InputError
-        If a target is unknown, not finite, or not of the shape that the structures ask for.
+        If a target is unknown, not finite, or not of the shape that the structures ask for; if a setting is no keyword
+        or makes no sense.
     """
 
     name: str
@@ -109,6 +120,7 @@ class Record:
     targets: Mapping[str, Any]
     coefficients: tuple[float, ...] | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    settings: tuple[Mapping[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # the class is frozen
@@ -122,6 +134,10 @@ class Record:
                 raise InputError(f"record {self.name!r} has not one coefficient for each structure")
         if "reaction_energy" in self.targets and self.coefficients is None:
             raise InputError(f"record {self.name!r} has a reaction energy, but no coefficients")
+        if self.settings is not None:
+            set_(self, "settings", tuple(self._checked_settings(one) for one in self.settings))
+            if len(self.settings) != len(self.structures):
+                raise InputError(f"record {self.name!r} has not one mapping of settings for each structure")
 
     def _checked(self, key: str, value: Any) -> Any:
         """A target as an array, or a tuple of arrays where atoms may differ in number."""
@@ -143,6 +159,18 @@ class Record:
             raise InputError(f"record {self.name!r}: {key} is not finite, or not one for each structure")
         return arrays if key in _BY_STRUCTURE else arrays[0]
 
+    def _checked_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of one structure, as they come back from a file."""
+        shared = [key for key in SHARED if key in settings]
+        if shared:
+            raise InputError(f"record {self.name!r}: {', '.join(shared)} must be the same for all structures")
+        try:
+            plain = json.loads(json.dumps(dict(settings), default=lambda array: np.asarray(array).tolist()))
+            NNXCCalculator().set(**plain)
+        except (InputError, TypeError, ValueError) as error:
+            raise InputError(f"record {self.name!r}: {error}") from error
+        return plain
+
     @property
     def natoms(self) -> np.ndarray:
         """Number of atoms of each structure (n,)."""
@@ -160,7 +188,8 @@ class Record:
             key: [pack.get(key, np.ndarray.tolist)(v) for v in value] if key in _BY_STRUCTURE else value.tolist()
             for key, value in self.targets.items()
         }
-        return {
+        settings = {} if self.settings is None else {"settings": list(self.settings)}
+        return settings | {
             "name": self.name,
             "structures": [_atoms_to_dict(atoms) for atoms in self.structures],
             "targets": targets,
@@ -173,7 +202,9 @@ class Record:
         """What `todict` made."""
         structures = tuple(Atoms(**atoms) for atoms in data["structures"])
         provenance = Provenance(**data.get("provenance", {}))
-        return cls(data["name"], structures, data["targets"], data.get("coefficients"), provenance)
+        return cls(
+            data["name"], structures, data["targets"], data.get("coefficients"), provenance, data.get("settings")
+        )
 
 
 def digest(records: Iterable[Record]) -> str:
@@ -254,7 +285,120 @@ def experimental_solid(
     targets = {"volume": middle.get_volume()}
     if bulk_modulus is not None:
         targets["bulk_modulus"] = bulk_modulus * units.GPa
-    return Record(name, scaled_structures(middle, **scan), targets, provenance=Provenance("experiment", "none"))
+    return Record(name, scaled_structures(middle, **scan), targets, provenance=MEASURED)
+
+
+FREE: dict[str, Any] = {
+    "smearing": {"name": "gaussian", "width": 0.01},
+    "kpts": [1, 1, 1],
+    "gpts": None,
+    "nbands": None,
+    "spinpol": None,
+    "charge": 0.0,
+    "fixed_magmom": False,
+    "hund": False,
+}
+"""Settings of free atoms and molecules, whatever a calculator says for a crystal."""
+
+
+def cohesive_energy(name: str, crystal: Atoms, energy: float, provenance: Provenance = MEASURED) -> Record:
+    """Record of the energy per atom by which a crystal, or a layer, lies below its free atoms.
+
+    Compared are free energies. The atoms are calculated by Hund's rule with the smearing `FREE`, the crystal as the
+    calculator says.
+
+    Parameters
+    ----------
+    name : str
+        Of the record.
+    crystal : Atoms
+        With initial magnetic moments if it is magnetic.
+    energy : float
+        eV per atom, positive; a measured one best without the zero-point energy.
+    provenance : Provenance
+        Where the energy comes from; default: an experiment.
+    """
+    return _above(name, crystal, {}, energy, len(crystal), provenance)
+
+
+def atomization_energy(name: str, molecule: Atoms, energy: float, provenance: Provenance = MEASURED) -> Record:
+    """Record of the energy that takes a molecule apart into its free atoms.
+
+    Compared are free energies, all with the smearing `FREE`, the atoms by Hund's rule.
+
+    Parameters
+    ----------
+    name : str
+        Of the record.
+    molecule : Atoms
+        Calculated without periods, whatever its `pbc` say; the sum of its initial magnetic moments is held.
+    energy : float
+        eV per molecule, positive; a measured one best without the zero-point energy.
+    provenance : Provenance
+        Where the energy comes from; default: an experiment.
+    """
+    return _above(name, *_free(molecule), energy, 1, provenance)
+
+
+def ionization_potential(
+    name: str, molecule: Atoms, energy: float, magmom: float, provenance: Provenance = MEASURED
+) -> Record:
+    """Record of the energy that takes an electron from a molecule or an atom, the positions staying (vertical).
+
+    Compared are free energies, both with the smearing `FREE`.
+
+    Parameters
+    ----------
+    name : str
+        Of the record.
+    molecule : Atoms
+        Calculated without periods, whatever its `pbc` say; the sum of its initial magnetic moments is held. An atom is
+        calculated by Hund's rule.
+    energy : float
+        eV.
+    magmom : float
+        Total moment of the ion, Bohr magnetons, to be held: 1 if the molecule has a closed shell, 3 for O.
+    provenance : Provenance
+        Where the energy comes from; default: an experiment.
+
+    Raises
+    ------
+    InputError
+        If the ion's number of electrons does not allow the moment.
+    """
+    if (molecule.numbers.sum() - 1 - magmom) % 2 != 0:
+        raise InputError(f"record {name!r}: {molecule.numbers.sum() - 1} electrons cannot have magmom={magmom}")
+    neutral, settings = _free(molecule)
+    ion = neutral.copy()
+    ion.set_initial_magnetic_moments([magmom / len(ion)] * len(ion))
+    charged = FREE | {"charge": 1} | ({"fixed_magmom": magmom} if magmom else {})
+    targets = {"reaction_energy": energy}
+    return Record(name, (neutral, ion), targets, (-1.0, 1.0), provenance, (settings, charged))
+
+
+def _free(molecule: Atoms) -> tuple[Atoms, dict[str, Any]]:
+    """Atoms without periods and cell, and their settings."""
+    moments = molecule.get_initial_magnetic_moments()
+    free = Atoms(molecule.numbers, molecule.positions, magmoms=moments if moments.any() else None)
+    if len(free) == 1:
+        return free, FREE | {"hund": True}
+    return free, FREE | ({"fixed_magmom": float(moments.sum())} if moments.any() else {})
+
+
+def _above(
+    name: str, atoms: Atoms, settings: Mapping[str, Any], energy: float, units: int, provenance: Provenance
+) -> Record:
+    """Record of the energy of the free atoms above that of the atoms bound, for each of so many units."""
+    counts = atoms.symbols.formula.count()
+    free = [_free(Atoms(symbol)) for symbol in counts]
+    return Record(
+        name,
+        (atoms, *(atom for atom, _ in free)),
+        {"reaction_energy": energy},
+        (-1 / units, *(count / units for count in counts.values())),
+        provenance,
+        (settings, *(own for _, own in free)),
+    )
 
 
 def label(
@@ -263,6 +407,7 @@ def label(
     calculator: Calculator,
     properties: Sequence[str] = ("energy",),
     coefficients: Sequence[float] | None = None,
+    settings: Sequence[Mapping[str, Any]] | None = None,
 ) -> Record:
     """Record with targets calculated by an ASE calculator: free energies where it knows them, else energies.
 
@@ -281,21 +426,27 @@ def label(
         What to calculate; the last two with an `NNXCCalculator` only.
     coefficients : sequence of float, optional
         Makes the record one of a reaction, with the target reaction_energy.
+    settings : sequence of mapping, optional
+        Of each structure, as of `Record`, with an `NNXCCalculator`.
 
     Raises
     ------
     InputError
-        If a property is unknown, another calculator is asked for density or band gap, or a reaction has no energies.
+        If a property is unknown, another calculator is asked for density, band gap or settings, or a reaction has no
+        energies.
     """
     known = PROPERTIES if isinstance(calculator, NNXCCalculator) else _OF_IMAGE
     if not set(properties) <= set(known):
         raise InputError(f"properties={', '.join(properties)}: {type(calculator).__name__} gives {', '.join(known)}")
     if coefficients is not None and "energy" not in properties:
         raise InputError(f"properties={', '.join(properties)}: a reaction needs energy")
+    calculators: Sequence[Calculator] = [calculator] * len(structures)
+    tables: dict[str, str] = {}
     if isinstance(calculator, NNXCCalculator):
-        calculators: Sequence[Calculator] = calculators_for(structures, calculator)
-    else:
-        calculators = [calculator] * len(structures)
+        calculators = own = calculators_for(structures, calculator, settings)
+        tables = _table_digests(structures, own)
+    elif settings is not None:
+        raise InputError(f"record {name!r} has settings, which are keywords of NNXCCalculator alone")
     targets: dict[str, Any] = {key: [] for key in properties}
     for atoms, calc in zip(structures, calculators):
         structure = _bare(atoms)
@@ -305,7 +456,8 @@ def label(
     if coefficients is not None:
         targets["reaction_energy"] = float(np.dot(coefficients, targets["energy"]))
     made = None if coefficients is None else tuple(coefficients)
-    return Record(name, tuple(structures), targets, made, _provenance(calculator, structures))
+    each = None if settings is None else tuple(settings)
+    return Record(name, tuple(structures), targets, made, _provenance(calculator, tables), each)
 
 
 def _calculated(key: str, atoms: Atoms) -> Any:
@@ -321,12 +473,11 @@ def _calculated(key: str, atoms: Atoms) -> Any:
         return atoms.get_potential_energy()
 
 
-def _provenance(calculator: Calculator, structures: Sequence[Atoms]) -> Provenance:
+def _provenance(calculator: Calculator, tables: Mapping[str, str]) -> Provenance:
     settings = json.loads(json.dumps(calculator.todict(), default=str))
-    if not isinstance(calculator, NNXCCalculator):
-        return Provenance(type(calculator).__name__, str(settings.get("xc", "unknown")), settings=settings)
-    tables = _all_digests(structures, calculator)
-    return Provenance(f"ase_nnxc {__version__}", str(settings["xc"]), tables, settings)
+    ours = isinstance(calculator, NNXCCalculator)
+    code = f"ase_nnxc {__version__}" if ours else type(calculator).__name__
+    return Provenance(code, str(settings.get("xc", "unknown")), tables, settings)
 
 
 def table_digests(atoms: Atoms, calculator: NNXCCalculator) -> dict[str, str]:
@@ -335,16 +486,20 @@ def table_digests(atoms: Atoms, calculator: NNXCCalculator) -> dict[str, str]:
     return {symbol: table_digest(find_table(symbol, name)) for symbol, name in names.items()}
 
 
-def _all_digests(structures: Sequence[Atoms], calculator: NNXCCalculator) -> dict[str, str]:
-    return {symbol: digest for atoms in structures for symbol, digest in table_digests(atoms, calculator).items()}
+def _table_digests(structures: Sequence[Atoms], calculators: Sequence[NNXCCalculator]) -> dict[str, str]:
+    """Those of several structures, each with its calculator."""
+    return {symbol: digest for pair in zip(structures, calculators) for symbol, digest in table_digests(*pair).items()}
+
+
+def _own_digests(record: Record, calculator: NNXCCalculator) -> dict[str, str]:
+    return _table_digests(record.structures, calculators_for(record.structures, calculator, record.settings))
 
 
 def other_table(record: Record, calculator: NNXCCalculator) -> str | None:
     """An element whose pseudopotential the record's targets are not known to share with a calculator, if any."""
-    for atoms in record.structures:
-        for symbol, own in table_digests(atoms, calculator).items():
-            if record.provenance.tables.get(symbol) != own:
-                return symbol
+    for symbol, own in _own_digests(record, calculator).items():
+        if record.provenance.tables.get(symbol) != own:
+            return symbol
     return None
 
 
@@ -382,14 +537,14 @@ def align_energies(records: Sequence[Record], calculator: NNXCCalculator) -> lis
     counts = {record.name: _counts(record, symbols) for record in told}
     rows, right = [], []
     for record in told:
-        own = label(record.name, record.structures, calculator).targets["energy"]
+        own = label(record.name, record.structures, calculator, settings=record.settings).targets["energy"]
         rows.append(counts[record.name] / record.natoms[:, None])
         right.append((record.targets["energy"] - own) / record.natoms)
     offsets = np.linalg.lstsq(np.vstack(rows), np.concatenate(right), rcond=1e-10)[0] if told else np.zeros(0)
     by_symbol = dict(zip(symbols, offsets.tolist()))
 
     def aligned(record: Record) -> Record:
-        tables = _all_digests(record.structures, calculator)
+        tables = _own_digests(record, calculator)
         settings = {**record.provenance.settings, "offsets": {s: by_symbol[s] for s in tables}}
         targets = {**record.targets, "energy": record.targets["energy"] - counts[record.name] @ offsets}
         provenance = replace(record.provenance, tables=tables, settings=settings)
@@ -403,21 +558,42 @@ def _counts(record: Record, symbols: Sequence[str]) -> np.ndarray:
     return np.array([[atoms.symbols.count(symbol) for symbol in symbols] for atoms in record.structures])
 
 
-def calculators_for(structures: Sequence[Atoms], calculator: NNXCCalculator) -> list[NNXCCalculator]:
-    """New calculators, one for each structure, with the parameters and the functional of another.
+def calculators_for(
+    structures: Sequence[Atoms], calculator: NNXCCalculator, settings: Sequence[Mapping[str, Any]] | None = None
+) -> list[NNXCCalculator]:
+    """New calculators, one for each structure, with the functional and the parameters of another but for the settings.
 
-    Structures of the same atoms in different cells get the cutoff, the k-points and the FFT box of the largest one,
-    so that their energies are on one smooth curve; the box only if it is periodic in all directions.
+    All get the highest cutoff of those that are theirs by themselves. Structures of the same atoms in different cells
+    get the k-points and the FFT box of the largest one, so that their energies are on one smooth curve; the box only if
+    it is periodic in all directions. Settings of a structure go before that.
+
+    Parameters
+    ----------
+    structures : sequence of Atoms
+        Of one record.
+    calculator : NNXCCalculator
+        Stays as it is.
+    settings : sequence of mapping, optional
+        Of each structure, as of `Record`.
     """
-    numbers = [atoms.numbers for atoms in structures]
-    one_crystal = len(structures) > 1 and all(np.array_equal(numbers[0], other) for other in numbers)
-    parameters = dict(calculator.parameters)
+    each = settings or [{}] * len(structures)
+    made = [NNXCCalculator(**calculator.parameters) for _ in structures]
+    for own, changes in zip(made, each, strict=True):
+        own.set(**changes)
+    if len(structures) == 1:
+        return made
+    first, asked = structures[0], list(range(len(structures)))
+    one_crystal = all(np.array_equal(first.numbers, a.numbers) and np.array_equal(first.pbc, a.pbc) for a in structures)
     if one_crystal:
-        largest = max(structures, key=_extent)
-        parameters |= calculator.resolve(largest) | {"xc": parameters["xc"]}
-        if not largest.pbc.all():
-            parameters["gpts"] = calculator.parameters["gpts"]
-    return [NNXCCalculator(**parameters) for _ in structures]
+        asked = [max(asked, key=lambda i: _extent(structures[i]))]
+    chosen = [made[i].resolve(structures[i]) for i in asked]
+    common = {"ecut": max(parameters["ecut"] for parameters in chosen)}
+    if one_crystal:
+        names = ("kpts", "pseudos", "gpts") if first.pbc.all() else ("kpts", "pseudos")
+        common |= {name: chosen[0][name] for name in names}
+    for own, changes in zip(made, each):
+        own.set(**common | dict(changes))
+    return made
 
 
 def _extent(atoms: Atoms) -> float:
@@ -513,6 +689,8 @@ def _to_images(record: Record) -> list[Atoms]:
     images[0].info |= {"targets": scalars, "provenance": whole["provenance"]}
     if record.coefficients is not None:
         images[0].info["coefficients"] = whole["coefficients"]
+    if record.settings is not None:
+        images[0].info["settings"] = whole["settings"]
     return images
 
 
@@ -526,6 +704,9 @@ def _from_images(images: Sequence[Atoms], name: str) -> list[Record]:
 
 def _from_group(name: str, images: Sequence[Atoms]) -> Record:
     info = images[0].info
+    energies = [key for key in _ENERGIES if key in info]
+    if energies:
+        return _from_energy(name, images, energies)
     targets = dict(info.get("targets", {}))
     results = [image.calc.results if image.calc is not None else {} for image in images]
     for key in _OF_IMAGE:
@@ -534,7 +715,29 @@ def _from_group(name: str, images: Sequence[Atoms]) -> Record:
             targets[key] = found
         elif any(value is not None for value in found):
             raise InputError(f"record {name!r} has {key} for some of its structures only")
-    return Record(name, tuple(images), targets, info.get("coefficients"), Provenance(**info.get("provenance", {})))
+    provenance = Provenance(**info.get("provenance", {}))
+    return Record(name, tuple(images), targets, info.get("coefficients"), provenance, info.get("settings"))
+
+
+_ENERGIES: dict[str, Callable[..., Record]] = {
+    "cohesive_energy": cohesive_energy,
+    "atomization_energy": atomization_energy,
+    "ionization_potential": ionization_potential,
+}
+
+
+def _from_energy(name: str, images: Sequence[Atoms], keys: Sequence[str]) -> Record:
+    """Record of one image whose `info` has one of these energies."""
+    info = images[0].info
+    if len(images) > 1 or len(keys) > 1:
+        raise InputError(f"record {name!r}: {', '.join(keys)} is told of one image, and no other energy of it")
+    magmom = {}
+    if keys[0] == "ionization_potential":
+        if "ion_magmom" not in info:
+            raise InputError(f"record {name!r}: an ionization_potential needs ion_magmom, the total moment of the ion")
+        magmom = {"magmom": info["ion_magmom"]}
+    provenance = Provenance(**info["provenance"]) if "provenance" in info else MEASURED
+    return _ENERGIES[keys[0]](name, images[0], info[keys[0]], **magmom, provenance=provenance)
 
 
 def _check_names(records: Iterable[Record]) -> None:

@@ -67,7 +67,7 @@ class WarmCalculators:
 
     def _calculators_of(self, record: Record) -> list[NNXCCalculator]:
         if record.name not in self._calculators:
-            self._calculators[record.name] = calculators_for(record.structures, self.calculator)
+            self._calculators[record.name] = calculators_for(record.structures, self.calculator, record.settings)
         return self._calculators[record.name]
 
     def _hold(self, key: str, atoms: Atoms, calculator: NNXCCalculator) -> None:
