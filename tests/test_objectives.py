@@ -189,7 +189,9 @@ def test_aligned_energies_lose_a_constant_for_each_element_and_nothing_else(monk
         Record(str(i), (atoms,), {"energy": [theirs[i]]}, provenance=provenance) for i, atoms in enumerate(structures)
     ]
     monkeypatch.setattr(
-        records_module, "label", lambda name, structures, _: Record(name, structures, {"energy": [own[int(name)]]})
+        records_module,
+        "label",
+        lambda name, structures, _, **__: Record(name, structures, {"energy": [own[int(name)]]}),
     )
     calculator = NNXCCalculator("PBE", **TINY)
     aligned = align_energies(made, calculator)

@@ -440,24 +440,24 @@ def label(
         raise InputError(f"properties={', '.join(properties)}: {type(calculator).__name__} gives {', '.join(known)}")
     if coefficients is not None and "energy" not in properties:
         raise InputError(f"properties={', '.join(properties)}: a reaction needs energy")
+    made = tuple(coefficients) if coefficients is not None else None
+    record = Record(name, tuple(structures), {}, made, settings=tuple(settings) if settings is not None else None)
     calculators: Sequence[Calculator] = [calculator] * len(structures)
     tables: dict[str, str] = {}
     if isinstance(calculator, NNXCCalculator):
-        calculators = own = calculators_for(structures, calculator, settings)
+        calculators = own = calculators_for(structures, calculator, record.settings)
         tables = _table_digests(structures, own)
     elif settings is not None:
         raise InputError(f"record {name!r} has settings, which are keywords of NNXCCalculator alone")
     targets: dict[str, Any] = {key: [] for key in properties}
-    for atoms, calc in zip(structures, calculators):
-        structure = _bare(atoms)
+    for atoms, calc in zip(record.structures, calculators):
+        structure = atoms.copy()
         structure.calc = calc
         for key in properties:
             targets[key].append(_calculated(key, structure))
     if coefficients is not None:
         targets["reaction_energy"] = float(np.dot(coefficients, targets["energy"]))
-    made = None if coefficients is None else tuple(coefficients)
-    each = None if settings is None else tuple(settings)
-    return Record(name, tuple(structures), targets, made, _provenance(calculator, tables), each)
+    return replace(record, targets=targets, provenance=_provenance(calculator, tables))
 
 
 def _calculated(key: str, atoms: Atoms) -> Any:
