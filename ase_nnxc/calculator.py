@@ -29,6 +29,7 @@ from ase.calculators.calculator import (
 )
 from ase.data import ground_state_magnetic_moments
 from ase.dft.kpoints import BandPath, monkhorst_pack
+from ase.lattice import celldiff
 from ase.neighborlist import neighbor_list
 from ase.spectrum.band_structure import BandStructure
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -992,6 +993,8 @@ def _band_path(path: Any, atoms: Atoms) -> BandPath:
     if not atoms.pbc.any():
         raise InputError("a molecule has no bands: its levels are those at Gamma")
     if isinstance(path, BandPath):
+        if celldiff(path.cell, atoms.cell.uncomplete(atoms.pbc)) > 1e-6:  # as ASE's calculate_band_structure
+            raise InputError("the path is one of another cell: make it of the cell of these atoms")
         return path
     try:
         if path is None or isinstance(path, str):

@@ -120,6 +120,8 @@ def oxygen_in_box() -> Atoms:
 def qe_cases() -> dict[str, Case]:
     """Structure and settings by name of what pw.x is run on."""
     aluminium = settings(20, (8, 8, 8))
+    silicon = bulk("Si", a=5.43)
+    path = silicon.cell.bandpath("GXWL", npoints=13).kpts.round(12).tolist()
     return {
         **{name: (bulk("Al", a=4.05 * scale), aluminium) for name, scale in CUBIC_SCALES.items()},
         "al-cold": (bulk("Al", a=4.05), settings(20, (6, 6, 6), "cold")),
@@ -127,6 +129,7 @@ def qe_cases() -> dict[str, Case]:
         "al-methfessel-paxton": (bulk("Al", a=4.05), settings(20, (6, 6, 6), "methfessel-paxton")),
         "si-rattled": (silicon_rattled(), settings(20, (4, 4, 4), width=0.005)),
         "si-lda": (bulk("Si", a=5.43), settings(20, (4, 4, 4), width=0.005, xc="LDA", pseudo="gth-pade")),
+        "si-bands": (silicon, settings(20, (4, 4, 4), width=0.005, nbands=8, points=path)),
         "cu": (bulk("Cu", a=3.615), settings(80, (6, 6, 6))),
         "ni-ferro": (with_moments(bulk("Ni", a=3.52), [0.8]), settings(80, (5, 5, 5), "cold")),
         "mgo-rocksalt-rattled": (magnesia_rattled(), settings(50, (3, 3, 3), width=0.005)),

@@ -17,17 +17,18 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
-from ase.units import Bohr
+from ase.units import Bohr, Hartree
 
 INPUT_DFT = {"PBE": "pbe", "PBEsol": "pbesol", "LDA": "sla+pw+nogx+nogc"}
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 INPUT = """\
 &control
-  calculation='scf', disk_io='none', tprnfor=.true., tstress=.true., pseudo_dir='.', outdir='.'
+  calculation='{calculation}', disk_io='{disk_io}', tprnfor=.true., tstress=.true., pseudo_dir='.', outdir='.'
 /
 &system
   ibrav=0, nat={nat}, ntyp={ntyp}, ecutwfc={ecutwfc!r}, input_dft='{dft}'
@@ -35,7 +36,7 @@ INPUT = """\
 {options}
 /
 &electrons
-  conv_thr={conv_thr:.1e}, diago_thr_init=1d-4, electron_maxstep=200
+  conv_thr={conv_thr:.1e}, diago_thr_init={threshold}, electron_maxstep=200
 /
 ATOMIC_SPECIES
 {species}
@@ -43,8 +44,7 @@ CELL_PARAMETERS bohr
 {cell}
 ATOMIC_POSITIONS crystal
 {positions}
-K_POINTS automatic
-{kpts} 0 0 0
+K_POINTS {kpts}
 """
 
 
@@ -142,9 +142,10 @@ def run_qe(
     nbands: int | None = None,
     fft: Sequence[int] | None = None,
     conv_thr: float = 1e-11,
+    points: Sequence[Sequence[float]] | None = None,
     ranks: int = 1,
 ) -> dict[str, Any]:
-    """Self-consistent field, forces and stress by pw.x.
+    """Self-consistent field, forces and stress by pw.x, and levels at the density found.
 
     Parameters
     ----------
@@ -173,6 +174,8 @@ def run_qe(
         FFT box (n1, n2, n3); None is pw.x's choice.
     conv_thr
         Estimated energy error in Rydberg at which the field counts as self-consistent.
+    points
+        K-points (nk, 3), scaled, where levels are wanted; without spin.
     ranks
         Number of MPI processes, which share out the k-points.
 
@@ -182,7 +185,7 @@ def run_qe(
         energy (free energy F, Hartree), forces (natoms, 3) in Hartree bohr^-1, stress (3, 3) in Hartree bohr^-3,
         fermi_eV, magmom and absolute_magmom in Bohr magnetons, valence by element, fft ("n1, n2, n3"), nk (number of
         irreducible k-points), scf_steps, wall_s and cpu_s (whole run, seconds), memory_MB (peak of the largest
-        process).
+        process), and eigenvalues_eV (nk, nbands) if there are points.
 
     Raises
     ------
@@ -206,29 +209,36 @@ def run_qe(
                 f"starting_magnetization({i})={moment / valence[s]:.8f}"
                 for i, (s, moment) in enumerate(species.values(), start=1)
             ]
-        text = INPUT.format(
-            nat=len(atoms),
-            ntyp=len(species),
-            ecutwfc=2.0 * ecut,  # Rydberg
-            dft=INPUT_DFT[xc],
-            smearing=smearing,
-            degauss=2.0 * width,
-            options="\n".join(f"  {option}" for option in options),
-            conv_thr=conv_thr,
-            species="\n".join(f"{label} 1.0 {s}.{suffix}" for label, (s, _) in species.items()),
-            cell="\n".join(map(row, atoms.cell.array / Bohr)),
-            positions="\n".join(
+        common = {
+            "nat": len(atoms),
+            "ntyp": len(species),
+            "ecutwfc": 2.0 * ecut,  # Rydberg
+            "dft": INPUT_DFT[xc],
+            "smearing": smearing,
+            "degauss": 2.0 * width,
+            "options": "\n".join(f"  {option}" for option in options),
+            "conv_thr": conv_thr,
+            "species": "\n".join(f"{label} 1.0 {s}.{suffix}" for label, (s, _) in species.items()),
+            "cell": "\n".join(map(row, atoms.cell.array / Bohr)),
+            "positions": "\n".join(
                 f"{label} {row(position)}"
                 for label, position in zip(labels, atoms.get_scaled_positions(wrap=False), strict=True)
             ),
-            kpts=" ".join(map(str, kpts)),
-        )
-        (folder / "in").write_text(text)
-        usage = _run_pwx(folder, ranks)
-        out = (folder / "out").read_text()
-    if "convergence has been achieved" not in out:
-        raise RuntimeError(f"pw.x did not converge; its output ends with\n{out[-3000:]}")
-    return {**_parse(out, len(atoms)), "valence": valence, **usage}
+        }
+        mesh, kept = f"automatic\n{' '.join(map(str, kpts))} 0 0 0", "none" if points is None else "low"
+        scf = INPUT.format(calculation="scf", disk_io=kept, threshold="1d-4", kpts=mesh, **common)
+        out, usage = _run_pwx(folder, scf, ranks)
+        if "convergence has been achieved" not in out:
+            raise RuntimeError(f"pw.x did not converge; its output ends with\n{out[-3000:]}")
+        result = {**_parse(out, len(atoms)), "valence": valence, **usage}
+        if points is not None:
+            listed = "\n".join([f"crystal\n{len(points)}", *(f"{row(point)} 1.0" for point in points)])
+            bands = INPUT.format(calculation="bands", disk_io="low", threshold="1d-12", kpts=listed, **common)
+            out, _ = _run_pwx(folder, bands, ranks)
+            if "JOB DONE" not in out:
+                raise RuntimeError(f"the bands of pw.x failed; its output ends with\n{out[-3000:]}")
+            result["eigenvalues_eV"] = _eigenvalues(folder / "pwscf.xml")
+        return result
 
 
 def row(vector: Sequence[float]) -> str:
@@ -245,8 +255,15 @@ def _species(atoms: Atoms) -> tuple[list[str], dict[str, tuple[str, float]]]:
     return [label_of[kind] for kind in kinds], {label: kind for kind, label in label_of.items()}
 
 
-def _run_pwx(folder: Path, ranks: int) -> dict[str, float]:
-    """Run pw.x on the file `in` of a folder, output to `out`; its time and peak memory."""
+def _eigenvalues(path: Path) -> list[list[float]]:
+    """Levels (nk, nbands), eV, in the XML file of a run of pw.x without spin, which has Hartree."""
+    found = ElementTree.parse(path).iter("eigenvalues")
+    return [[float(f"{float(word) * Hartree:.5f}") for word in (levels.text or "").split()] for levels in found]
+
+
+def _run_pwx(folder: Path, text: str, ranks: int) -> tuple[str, dict[str, float]]:
+    """Run pw.x on an input in a folder; its output, and its time and peak memory."""
+    (folder / "in").write_text(text)
     command = ["pw.x", "-i", "in"]
     if ranks > 1:
         command = ["mpirun", "-np", str(ranks), *command, "-nk", str(ranks)]
@@ -257,7 +274,7 @@ def _run_pwx(folder: Path, ranks: int) -> dict[str, float]:
         )
         _, _, usage = os.wait4(process.pid, 0)
     seconds = {"wall_s": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime}
-    return {**seconds, "memory_MB": usage.ru_maxrss / 1024}
+    return (folder / "out").read_text(), {**seconds, "memory_MB": usage.ru_maxrss / 1024}
 
 
 def _parse(out: str, natoms: int) -> dict[str, Any]:

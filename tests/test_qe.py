@@ -12,7 +12,7 @@ from ase_nnxc import NNXCCalculator
 
 SMEARING = {"cold": "marzari-vanderbilt"}
 FAST = ["al-eos-0.94", "al-eos-1.00", "al-eos-1.06", "al-cold", "al-fermi-dirac", "al-methfessel-paxton"]
-FAST += ["si-rattled", "si-lda", "mg-hcp", "graphene-periodic"]
+FAST += ["si-rattled", "si-lda", "si-bands", "mg-hcp", "graphene-periodic"]
 SLOW = ["al-eos-0.96", "al-eos-0.98", "al-eos-1.02", "al-eos-1.04", "cu", "ni-ferro", "mgo-rocksalt-rattled"]
 SLOW += ["caf2-pbesol", "fe-bcc", "cr-antiferro", "aln-wurtzite", "o2-box"]
 GAPPED = {"si-rattled", "si-lda", "mgo-rocksalt-rattled", "caf2-pbesol", "aln-wurtzite", "o2-box"}
