@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import ase_nnxc
+from ase_nnxc import cli
+from ase_nnxc.cli.command import _parser
 
 PACKAGE = Path(ase_nnxc.__file__).parent
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -131,9 +134,27 @@ def test_readme_python_compiles_and_imports_what_exists():
         exec("\n".join(lines), {})
 
 
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
 @pytest.mark.skipif(not (REPOSITORY / "docs").is_dir(), reason="not a checkout")
-@pytest.mark.parametrize("name", ["training.md", "molecules-and-slabs.md"])
-def test_python_of_the_pages_runs(name: str) -> None:
-    page, names = (REPOSITORY / "docs" / name).read_text(encoding="utf-8"), dict[str, object]()
-    for block in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(block, f"docs/{name}", "exec"), names)
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_blocks_of_the_pages_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = dict[str, object]()
+    for language, block in re.findall(r"```(python|bash)\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        if language == "python":
+            exec(compile(block, page.name, "exec"), names)
+            continue
+        for command in block.splitlines():
+            program, *arguments = shlex.split(command)
+            assert (program, cli.main(arguments)) == ("nnxc", 0), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_pages_show_and_links_are_right(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for command in re.findall(r"^\$ nnxc (.*)$", text, re.M):
+        _parser().parse_args(shlex.split(command))
+    linked = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    assert [target for target in linked if not (page.parent / target).exists()] == []
