@@ -28,6 +28,7 @@ from typing import Any
 from abinit import run_abinit
 from ase import Atoms
 from ase.build import bulk, graphene
+from ase.data import atomic_numbers, ground_state_magnetic_moments
 from qe import run_qe
 
 DATA = Path(__file__).parent.parent / "tests/data"
@@ -117,6 +118,12 @@ def oxygen_in_box() -> Atoms:
     return with_moments(atoms, [1.0, 1.0])
 
 
+def atom_in_box(symbol: str) -> Atoms:
+    """An atom in an orthorhombic box, with the moment of its ground state."""
+    moment = ground_state_magnetic_moments[atomic_numbers[symbol]]
+    return with_moments(Atoms(symbol, cell=(5.0, 5.2, 5.4), pbc=True), [moment])
+
+
 def qe_cases() -> dict[str, Case]:
     """Structure and settings by name of what pw.x is run on."""
     aluminium = settings(20, (8, 8, 8))
@@ -140,6 +147,9 @@ def qe_cases() -> dict[str, Case]:
         "mg-hcp": (bulk("Mg", "hcp", a=3.2, c=5.3), settings(20, (6, 6, 4), "cold", q={"Mg": 2})),
         "aln-wurtzite": (bulk("AlN", "wurtzite", a=3.11, c=5.1, u=0.37), settings(50, (4, 4, 2), width=0.005)),
         "o2-box": (oxygen_in_box(), settings(50, (1, 1, 1), "fermi-dirac", 0.005)),
+        "o-atom": (atom_in_box("O"), settings(30, (1, 1, 1), width=0.001)),
+        "n-atom": (atom_in_box("N"), settings(30, (1, 1, 1), width=0.001)),
+        "fe-atom": (atom_in_box("Fe"), settings(40, (1, 1, 1), width=0.001)),
     }
 
 

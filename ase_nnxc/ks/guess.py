@@ -13,6 +13,7 @@ from .pseudo import Pseudopotential, solid_harmonics
 from .terms.local import superposition
 
 NOISE = 1e-3  # on every plane wave, so that no symmetry is missed
+SMEARED = (0.0, 0.1, 0.2)  # bohr^2 along x, y, z: variance by which an open shell is out of round at the start
 
 
 def atomic_density(table: Pseudopotential, q2: Tensor) -> Tensor:
@@ -26,10 +27,18 @@ def atomic_tau(table: Pseudopotential, q2: Tensor) -> Tensor:
 
 
 def start_density(crystal: Crystal, basis: Basis) -> Tensor:
-    """Superposed atoms (nspin, ng), bohr^-3; the magnetisation is the same densities, scaled to the moments."""
+    """Superposed atoms (nspin, ng), bohr^-3; the magnetisation is the same densities, scaled to the moments.
+
+    Those of a molecule with moments are smeared out, differently along x, y and z. This sets levels of an open shell
+    apart, which whole electrons then fill; a round start would leave it with equal fractions, a state of higher energy.
+    """
     density = superposition(crystal, basis.grid, atomic_density)
     density = density * (crystal.nelectrons / (density[0].real * crystal.volume))
-    return _with_moments(crystal, basis, density, atomic_density)
+    density = _with_moments(crystal, basis, density, atomic_density)
+    if crystal.magmoms is None or any(crystal.pbc):
+        return density
+    g = basis.grid.wavevectors(crystal.reciprocal)
+    return density * torch.exp(-0.5 * g.square() @ g.new_tensor(SMEARED))
 
 
 def start_tau(crystal: Crystal, basis: Basis) -> Tensor:

@@ -186,7 +186,8 @@ def find_symmetry(
     """Space group of a crystal, each operation verified, and time reversal.
 
     Operations that flip spins are left out, so that the sublattices of an antiferromagnet stay distinct, and those that
-    translate along a direction that is not periodic or mix it with one that is.
+    translate along a direction that is not periodic or mix it with one that is. Of a molecule with moments those stay
+    that take each vector of its cell to itself or its opposite: whole electrons in an open shell keep no more.
 
     Parameters
     ----------
@@ -218,6 +219,8 @@ def find_symmetry(
     periodic, operations = np.array(pbc), []
     for w, t in zip(rotations, translations):
         if t[~periodic].any() or w[np.ix_(periodic, ~periodic)].any() or w[np.ix_(~periodic, periodic)].any():
+            continue
+        if magmoms is not None and not any(pbc) and (w != np.diag(w.diagonal())).any():
             continue
         atom_map = _atom_map(w, t, cell, x, sites, 2 * tolerance)
         if atom_map is not None:
