@@ -121,7 +121,7 @@ def oxygen_in_box() -> Atoms:
 def atom_in_box(symbol: str) -> Atoms:
     """An atom in an orthorhombic box, with the moment of its ground state."""
     moment = ground_state_magnetic_moments[atomic_numbers[symbol]]
-    return with_moments(Atoms(symbol, cell=(5.0, 5.2, 5.4), pbc=True), [moment])
+    return with_moments(Atoms(symbol, cell=(5.4, 5.2, 5.0), pbc=True), [moment])
 
 
 def qe_cases() -> dict[str, Case]:
@@ -149,7 +149,6 @@ def qe_cases() -> dict[str, Case]:
         "o2-box": (oxygen_in_box(), settings(50, (1, 1, 1), "fermi-dirac", 0.005)),
         "o-atom": (atom_in_box("O"), settings(30, (1, 1, 1), width=0.001)),
         "n-atom": (atom_in_box("N"), settings(30, (1, 1, 1), width=0.001)),
-        "fe-atom": (atom_in_box("Fe"), settings(40, (1, 1, 1), width=0.001)),
     }
 
 

@@ -1,34 +1,30 @@
-"""Ionization and atomization energies, open-shell atoms, antiferromagnets: tables of docs/molecules-and-slabs.md.
+"""Ionization and atomization energies and antiferromagnets: numbers of docs/molecules-and-slabs.md.
 
-    python benchmarks/molecules.py [ionization] [atomization] [atoms] [order] [--ecut 1000]
+    python benchmarks/molecules.py [ionization] [atomization] [order] [--ecut 1200] [--folder FOLDER]
 
-Energies are kept in molecules.json as they come; what is there is not calculated again. PBE, GTH tables, geometries of
-`ase.build.molecule`. References: PySCF (all electrons in def2-QZVPP, and the same GTH tables in the uncontracted
-basis), pw.x for atoms in a periodic cell.
+Energies are kept in molecules.json as they come; what is there is not calculated again. PBE, GTH tables or a folder of
+files, geometries of `ase.build.molecule`. References are PySCF's: all electrons in def2-QZVPP, and the same GTH tables
+in that basis uncontracted.
 """
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.data import ground_state_magnetic_moments
 from ase.units import Bohr, Hartree, kcal, mol
-from qe import run_qe
 
 from ase_nnxc import NNXCCalculator
 
 STORE = Path(__file__).with_suffix(".json")
 MOLECULES = ("H2O", "N2", "O2", "CO", "CH4")
 WIDTH = 0.005  # eV, gaussian
-LONGER = 3.0  # Angstrom, by which the second box of a molecule is longer in each direction
-CELL = (5.0, 5.2, 5.4)  # Angstrom, of the atoms beside pw.x
-ATOMS = {"O": 30.0, "N": 30.0, "Fe": 40.0}  # element: cutoff (Hartree) beside pw.x
+LONGER = 2.0  # Angstrom, by which the second box of a molecule is longer in each direction
 
 
 def stored(key: str, calculate: Callable[[], Any]) -> Any:
@@ -47,22 +43,23 @@ def spin(name: str, charge: int) -> int:
     return 2 if name == "O2" else charge
 
 
-def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0) -> float:
-    """Energy (eV) of a molecule without periods, or of a free atom, by ase_nnxc."""
+def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0, folder: Path | None = None) -> float:
+    """Energy (eV) of a molecule or an atom without periods by ase_nnxc, with the tables or files of a folder."""
 
     def calculate() -> float:
         atoms, moment = molecule(name), spin(name, charge)
         settings = {"smearing": {"name": "gaussian", "width": WIDTH}, "convergence": {"energy": 1e-6}}
-        calc = NNXCCalculator(ecut=ecut, charge=charge, txt="-", **settings)
+        calc = NNXCCalculator(ecut=ecut, charge=charge, pseudos=folder, **settings)
         if longer:
             atoms.cell = np.diag(calc._plan(atoms).crystal.lattice) * Bohr + longer
         if moment:
-            atoms.set_initial_magnetic_moments([moment, *[0] * (len(atoms) - 1)] if charge else [moment / len(atoms)] * len(atoms))
+            atoms.set_initial_magnetic_moments([moment / len(atoms)] * len(atoms))
             calc.set(fixed_magmom=moment)
         atoms.calc = calc
         return atoms.get_potential_energy(force_consistent=True)
 
-    return stored(f"{name}{'+' * charge} {ecut:.0f} eV{f', box {longer:+.0f} A' if longer else ''}", calculate)
+    box, source = f", box {longer:+.0f} A" if longer else "", ", files" if folder else ""
+    return stored(f"{name}{'+' * charge} {ecut:.0f} eV{box}{source}", calculate)
 
 
 def gaussians(name: str, charge: int = 0, pseudo: str | None = None) -> float:
@@ -72,14 +69,14 @@ def gaussians(name: str, charge: int = 0, pseudo: str | None = None) -> float:
         from pyscf import dft, gto
 
         atoms = molecule(name)
-        mol = gto.M(
+        gas = gto.M(
             atom=list(zip(atoms.symbols, atoms.positions.tolist(), strict=True)),
             basis="unc-def2-qzvpp" if pseudo else "def2-qzvpp",
             pseudo=pseudo,
             charge=charge,
             spin=spin(name, charge),
         )
-        field = dft.UKS(mol, xc="PBE").density_fit(auxbasis="def2-universal-jkfit")
+        field = dft.UKS(gas, xc="PBE").density_fit(auxbasis="def2-universal-jkfit")
         field.grids.level = 3
         energy = field.kernel()
         assert field.converged
@@ -88,20 +85,20 @@ def gaussians(name: str, charge: int = 0, pseudo: str | None = None) -> float:
     return stored(f"{name}{'+' * charge} {pseudo or 'all electrons'}, PySCF", calculate)
 
 
-def ionization(ecut: float) -> None:
+def ionization(ecut: float, folder: Path | None) -> None:
     """Vertical ionization energy of water in two boxes and by PySCF."""
     for longer in (0.0, LONGER):
-        change = plane_waves("H2O", ecut, 1, longer) - plane_waves("H2O", ecut, 0, longer)
-        print(f"H2O -> H2O+   {ecut:.0f} eV   box {longer:+.0f} A   {change:8.4f} eV", flush=True)
+        cation, neutral = (plane_waves("H2O", ecut, charge, longer, folder) for charge in (1, 0))
+        print(f"H2O -> H2O+   {ecut:.0f} eV, box {longer:+.0f} A: {cation - neutral:8.4f} eV", flush=True)
     for pseudo in ("gth-pbe", None):
         change = gaussians("H2O", 1, pseudo) - gaussians("H2O", 0, pseudo)
-        print(f"H2O -> H2O+   PySCF, {pseudo or 'all electrons':13}   {change:8.4f} eV", flush=True)
+        print(f"H2O -> H2O+   PySCF, {pseudo or 'all electrons'}: {change:8.4f} eV", flush=True)
 
 
-def atomization(ecut: float) -> None:
+def atomization(ecut: float, folder: Path | None) -> None:
     """Atomization energies, kcal/mol, beside PySCF."""
     methods = {
-        f"{ecut:.0f} eV": lambda name: plane_waves(name, ecut),
+        f"{ecut:.0f} eV": lambda name: plane_waves(name, ecut, folder=folder),
         "PySCF, gth-pbe": lambda name: gaussians(name, pseudo="gth-pbe"),
         "PySCF, all electrons": gaussians,
     }
@@ -113,14 +110,37 @@ def atomization(ecut: float) -> None:
         print("   kcal/mol")
 
 
+def order() -> None:
+    """Moments of antiferromagnets at the end."""
+    chromium = bulk("Cr", "bcc", a=2.95, cubic=True)
+    chromium.set_initial_magnetic_moments([2.5, -2.5])
+    a = 4.17  # Angstrom, of rocksalt NiO; the planes (111) of Ni alternate
+    cell = a * np.array([[1, 0.5, 0.5], [0.5, 1, 0.5], [0.5, 0.5, 1]])
+    oxide = Atoms("Ni2O2", cell=cell, scaled_positions=np.outer((0, 0.5, 0.25, 0.75), (1, 1, 1)), pbc=True)
+    oxide.set_initial_magnetic_moments([2.0, -2.0, 0.0, 0.0])
+    for name, atoms, keywords in (
+        ("Cr", chromium, {"ecut": 1200}),
+        ("NiO", oxide, {"ecut": 800}),
+    ):
+        atoms.calc = NNXCCalculator(kpts={"size": (2, 2, 2), "gamma": True}, convergence={"energy": 1e-6}, **keywords)
+        moments = atoms.get_magnetic_moments().round(2).tolist()
+        print(f"{name}: moments {moments}, {len(atoms.calc.history)} steps", flush=True)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["ionization", "atomization", "order"])
+    parser.add_argument("--ecut", type=float, default=1200.0, help="eV")
+    parser.add_argument("--folder", type=Path, help="of UPF files, such as PseudoDojo's, in place of the GTH tables")
+    arguments = parser.parse_args()
+    if "ionization" in arguments.what:
+        ionization(arguments.ecut, arguments.folder)
+    if "atomization" in arguments.what:
+        atomization(arguments.ecut, arguments.folder)
+    if "order" in arguments.what:
+        order()
+
+
 if __name__ == "__main__":
-    import sys
-    what = sys.argv[1]
-    if what == "g":
-        for n in ("H","O","H2O"):
-            print(n, gaussians(n), gaussians(n, pseudo="gth-pbe"), flush=True)
-        print(gaussians("H2O",1), gaussians("H2O",1,"gth-pbe"), flush=True)
-        for n in ("N","C","N2","O2","CO","CH4"):
-            print(n, gaussians(n), gaussians(n, pseudo="gth-pbe"), flush=True)
-    else:
-        print(plane_waves(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))
+    main()
