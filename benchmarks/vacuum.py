@@ -1,6 +1,8 @@
 """What the vacuum and the grid change in energies of molecules and layers: the tables of docs/molecules-and-slabs.md.
 
-    python benchmarks/vacuum.py [--ecut 400 800 1600] [graphene] [water] [eggbox] [lattice]
+    python benchmarks/vacuum.py [WHAT ...] [--ecut 400 800 1600]
+
+WHAT is graphene, water, water-smooth or hydronium-smooth (with the smooth cutoff), eggbox, or lattice; by default all.
 
 The box of each system grows from 6 to 10 Angstrom of vacuum on each side, in whole steps of one grid, on which the
 atoms stay where they are; the eggbox effect is that of a shift by half a step.
@@ -60,6 +62,16 @@ def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
         return scf(crystal, basis, calc._xc.functional, smearing, None, SCFSettings(1e-9)).free_energy
 
 
+def hydronium() -> Atoms:
+    """H3O+, a pyramid near its equilibrium: O-H 0.98 Angstrom, H-O-H 112 degrees."""
+    side = 2 * 0.98 * math.sin(math.radians(56))
+    radius = side / math.sqrt(3)
+    height = math.sqrt(0.98**2 - radius**2)
+    angles = (0.0, 2 * math.pi / 3, 4 * math.pi / 3)
+    ring = [(radius * math.cos(angle), radius * math.sin(angle), -height) for angle in angles]
+    return Atoms("OH3", [(0.0, 0.0, 0.0), *ring])
+
+
 def lattice_constant(ecut: float) -> float:
     """Of graphene, Angstrom, from a parabola through energies against the area."""
     energies, areas = [], []
@@ -77,16 +89,23 @@ def lattice_constant(ecut: float) -> float:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["graphene", "water", "eggbox", "lattice"])
+    names = ["graphene", "water", "water-smooth", "hydronium-smooth", "eggbox", "lattice"]
+    parser.add_argument("what", nargs="*", default=names)
     parser.add_argument("--ecut", type=float, nargs="+", default=[400.0, 800.0, 1600.0])
     arguments = parser.parse_args()
-    systems = {"graphene": (graphene(a=A), {"kpts": (6, 6, 1)}), "water": (molecule("H2O"), {})}
+    smooth = {"smooth_cutoff": True}
+    systems = {
+        "graphene": (graphene(a=A), {"kpts": (6, 6, 1)}),
+        "water": (molecule("H2O"), {}),
+        "water-smooth": (molecule("H2O"), smooth),
+        "hydronium-smooth": (hydronium(), {"charge": 1, **smooth}),
+    }
     for ecut in arguments.ecut:
         step = 0.98 * math.pi / (2 * math.sqrt(2 * ecut / Hartree))  # bohr; what the density needs, and a little less
         for name, (atoms, parameters) in systems.items():
             if name in arguments.what:
                 change = energy(atoms, FAR, step, ecut, **parameters) - energy(atoms, NEAR, step, ecut, **parameters)
-                print(f"{name:10} {ecut:6.0f} eV   vacuum {NEAR:.0f} -> {FAR:.0f} A: {change:10.2e} Ha", flush=True)
+                print(f"{name:16} {ecut:6.0f} eV   vacuum {NEAR:.0f} -> {FAR:.0f} A: {change:10.2e} Ha", flush=True)
             if "eggbox" in arguments.what:
                 change = shifted(atoms, ecut, 0.5, **parameters) - shifted(atoms, ecut, 0.0, **parameters)
                 print(f"{name:10} {ecut:6.0f} eV   half a step: {change:10.2e} Ha", flush=True)

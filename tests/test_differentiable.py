@@ -310,6 +310,7 @@ def test_wrong_tensors_are_refused(calculator: NNXCCalculator, arguments, messag
         calculator.differentiable(silicon(), **arguments)
 
 
+@pytest.mark.slow
 def test_lattice_constant_has_the_gradient_of_a_refit() -> None:
     """d(a0)/d(mu) by the differentiable equation of state against fits of energies with another mu."""
     functional = PBE(trainable=("mu",))

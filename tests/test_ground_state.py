@@ -80,7 +80,7 @@ def test_stress_of_a_ferromagnet_is_the_strain_derivative_of_the_free_energy() -
     assert slope(strained, 2e-3) == pytest.approx(float((stress * direction).sum() * crystal.volume), rel=1e-5)
 
 
-@pytest.mark.parametrize("xc", ["PBE", "r2SCAN"])
+@pytest.mark.parametrize("xc", ["PBE", pytest.param("r2SCAN", marks=pytest.mark.slow)])
 def test_forces_and_stress_of_a_polarised_crystal_are_derivatives_of_the_free_energy(xc: str) -> None:
     atoms = Atoms("H2", cell=[4.6, 4.8, 5.2], positions=[[0.1, 0.0, 0.2], [1.5, 1.4, 2.0]], pbc=True)
     atoms.set_initial_magnetic_moments([1.0, 1.0])

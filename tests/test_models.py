@@ -59,6 +59,7 @@ def test_equation_of_state_of_ase_with_a_neural_functional():
     assert volumes["pbe-clone"] == pytest.approx(volumes["PBE"], rel=0.0015)  # 0.05 % of the lattice constant
 
 
+@pytest.mark.slow
 def test_cell_relaxed_with_a_neural_functional_is_that_of_its_parent():
     lengths = []
     for xc in ("pbe-clone", "PBE"):
