@@ -17,7 +17,7 @@ from ase_nnxc.pseudos import find_pseudos
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import Functional
 
-TIGHT = SCFSettings(energy=1e-16)
+TIGHT = SCFSettings(energy=2e-17)
 
 
 class Bent(Functional):
