@@ -17,7 +17,7 @@ from ase_nnxc.pseudos import find_pseudos
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import Functional
 
-TIGHT = SCFSettings(energy=2e-17)
+TIGHT = SCFSettings(energy=2e-21)  # forces are of first order in what is left of the residual
 
 
 class Bent(Functional):

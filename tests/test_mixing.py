@@ -39,6 +39,14 @@ def test_mixer_that_stalls_begins_anew_with_more_damping(mixer):
     assert torch.allclose(again, densities[0] + made.damping * made.kerker * residuals[0])
 
 
+def test_mixer_near_the_solution_does_not_begin_anew(mixer):
+    made = mixer()
+    made.step(waves(made, 0), waves(made, 1))
+    for step in range(2 * PATIENCE):  # of about equal size, a ten-thousandth of the first
+        made.step(waves(made, 2), 1e-4 * waves(made, 3 + step))
+    assert made.damping == 0.8
+
+
 def steps_to(made: AndersonMixer, target: torch.Tensor) -> tuple[int, torch.Tensor]:
     """Steps to the fixed point of a linear map, and the secants learned."""
     density = torch.zeros_like(target)

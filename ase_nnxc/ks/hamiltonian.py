@@ -73,7 +73,9 @@ class Hamiltonian:
     sphere : Sphere
         Plane waves.
     kinetic : Tensor
-        (npw,) Hartree.
+        (npw,) Hartree; above `ecut` where a smooth cutoff makes it rise.
+    ecut : float
+        Hartree.
     projectors : Tensor
         (nproj, npw) complex.
     coupling : Tensor
@@ -86,6 +88,7 @@ class Hamiltonian:
 
     sphere: Sphere
     kinetic: Tensor
+    ecut: float
     projectors: Tensor
     coupling: Tensor
     potential: Tensor

@@ -18,6 +18,7 @@ TAU_WEIGHT = 1e-3
 KEPT = 4  # secants for the next SCF; more do not help
 PATIENCE = 15  # steps in which the squared residual should be halved; else a mixer begins anew with more damping
 MORE_DAMPING = 0.4
+SETTLED = 1e-6  # of the first squared residual; below it a stall is rounding, which damping does not mend
 
 
 class AndersonMixer:
@@ -58,7 +59,7 @@ class AndersonMixer:
         self.metric = [kernel, *(nspin - 1) * [4 * torch.pi], *nspin * [4 * torch.pi * TAU_WEIGHT]]
         self._steps: list[Tensor] = []  # (2, nfields, ng): density and residual
         self._least, self._idle = math.inf, 0  # squared residual, and steps since it was halved
-        self._begin: Tensor | None = None  # the first density and its residual
+        self._begin: tuple[Tensor, float] | None = None  # the first density and its residual, and the square of this
         self._secants = secants
 
     def error(self, residual: Tensor, volume: Tensor) -> float:
@@ -97,12 +98,13 @@ class AndersonMixer:
         if size < 0.5 * self._least:
             self._least, self._idle = size, 0
         if self._begin is None:
-            self._begin = here
-        if self._idle < PATIENCE:
+            self._begin = here, size
+        begin, first = self._begin
+        if self._idle < PATIENCE or self._least < SETTLED * first:
             return here
         self.damping *= MORE_DAMPING
         self._steps, self._least, self._idle = [], math.inf, 0
-        return self._begin
+        return begin
 
     def secants(self, density: Tensor, residual: Tensor) -> Tensor:
         """Changes of density and residual that led to the last ones, (n, 2, nfields, ng) complex64, n up to `KEPT`."""

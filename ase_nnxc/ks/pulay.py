@@ -41,7 +41,13 @@ def pulay_pressure(state: GroundState) -> float:
         half_squares = wide.half_squares(crystal.reciprocal)
         tau = TauOperator(half_squares, potentials[spin, 1]) if potentials.shape[1] == 2 else None
         potential_alone = Hamiltonian(
-            wide, torch.zeros_like(half_squares), projectors(crystal, wide), problem.coupling, potentials[spin, 0], tau
+            wide,
+            torch.zeros_like(half_squares),
+            basis.ecut,
+            projectors(crystal, wide),
+            problem.coupling,
+            potentials[spin, 0],
+            tau,
         )
         gap = half_squares - state.eigenvalues[spin, k][filled][:, None]
         change = potential_alone.apply(spread).abs().square() / gap

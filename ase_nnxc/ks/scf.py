@@ -152,6 +152,7 @@ class Problem:
         return Hamiltonian(
             self.basis.spheres[k],
             self.kinetic[k].to(local.dtype),
+            self.basis.ecut,
             self.projectors[k].to(dtype),
             self.coupling.to(dtype),
             local,
