@@ -156,48 +156,44 @@ class ReactionEnergy(Objective):
         return _like(record.coefficients, energies) @ energies - _like(record.targets["reaction_energy"], energies)
 
 
-class LatticeConstant(Objective):
+class _OfEquationOfState(Objective):
+    """Relative error of a power of what `fit_birch_murnaghan` finds, by the record or a fit of its energies."""
+
+    unit = "1"
+    quantity: ClassVar[str]  # of targets and fits
+    power: ClassVar[float] = 1.0
+
+    def applies(self, record: Record) -> bool:
+        """With four volumes or more, and the quantity or energies."""
+        return _is_scan(record) and bool({self.quantity, "energy"} & record.targets.keys())
+
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
+        """(X / X_ref)^power - 1, ()."""
+        energies = prediction.energies
+        if self.quantity in record.targets:
+            reference = _like(record.targets[self.quantity], energies)
+        else:
+            reference = getattr(_fit(_like(record.targets["energy"], energies), record), self.quantity)
+        return (getattr(_fit(energies, record), self.quantity) / reference) ** self.power - 1
+
+
+class LatticeConstant(_OfEquationOfState):
     """Relative error of the equilibrium lattice constant of an equation of state, a / a_ref = (V0 / V0_ref)^(1/3).
 
     V0_ref is the record's volume, or, without one, that of a fit of its energies.
     """
 
-    unit = "1"
-
-    def applies(self, record: Record) -> bool:
-        """With four volumes or more, and a volume or energies."""
-        return _is_scan(record) and bool({"volume", "energy"} & record.targets.keys())
-
-    def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """a / a_ref - 1, ()."""
-        energies = prediction.energies
-        if "volume" in record.targets:
-            reference = _like(record.targets["volume"], energies)
-        else:
-            reference = _fit(_like(record.targets["energy"], energies), record).volume
-        return (_fit(energies, record).volume / reference) ** (1 / 3) - 1
+    quantity = "volume"
+    power = 1 / 3
 
 
-class BulkModulus(Objective):
+class BulkModulus(_OfEquationOfState):
     """Relative error of the bulk modulus of an equation of state.
 
     The reference is the record's bulk modulus, or, without one, that of a fit of its energies.
     """
 
-    unit = "1"
-
-    def applies(self, record: Record) -> bool:
-        """With four volumes or more, and a bulk modulus or energies."""
-        return _is_scan(record) and bool({"bulk_modulus", "energy"} & record.targets.keys())
-
-    def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """B0 / B0_ref - 1, ()."""
-        energies = prediction.energies
-        if "bulk_modulus" in record.targets:
-            reference = _like(record.targets["bulk_modulus"], energies)
-        else:
-            reference = _fit(_like(record.targets["energy"], energies), record).bulk_modulus
-        return _fit(energies, record).bulk_modulus / reference - 1
+    quantity = "bulk_modulus"
 
 
 class Forces(Objective):
