@@ -138,7 +138,7 @@ def check(atoms: Atoms, a: float) -> dict[str, float]:
     """The lattice constant, and by how many per cent finer settings change it."""
     ours = lattice_constant(atoms, a)
     changes = {f"finer_{n}_percent": 100 * (lattice_constant(atoms, a, **c) / ours - 1) for n, c in FINER.items()}
-    return {"a0_A": round(ours, 4), **{name: round(value, 3) for name, value in changes.items()}}
+    return {"a0_A": round(float(ours), 4), **{name: round(float(value), 3) for name, value in changes.items()}}
 
 
 def main() -> None:

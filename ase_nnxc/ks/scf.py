@@ -261,7 +261,8 @@ def scf(
                 history,
                 mixer.secants(fields, residual),
             )
-        fields = mixer.step(fields, residual)
+        if error > settings.energy:  # else it is the orbitals that are too rough
+            fields = mixer.step(fields, residual)
         tolerance = min(tolerance, 0.2 * math.sqrt(error / crystal.nelectrons))
         if tolerance < 3 * final:  # no further step for its sake
             tolerance = 0.5 * final
