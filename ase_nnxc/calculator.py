@@ -487,7 +487,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
 
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
-            raise InputError("no atoms to calculate: attach the calculator to an Atoms object or pass one")
+            raise InputError("no atoms to calculate: call atoms.get_potential_energy(), or another such method, first")
         if "stress" in properties:
             _check_stress(self.atoms)
         if "dipole" in properties and self.atoms.pbc.any():
@@ -552,7 +552,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
 
         atoms = atoms or self.atoms
         if atoms is None:
-            raise InputError("no atoms to calculate: attach the calculator to an Atoms object or pass one")
+            raise InputError("no atoms to calculate: pass some, or call atoms.get_potential_energy() first")
         displacements, moved, atoms = _moved(atoms, positions, strain)
         with torch.inference_mode(False):
             general = any(t is not None and t.requires_grad for t in (displacements, moved))
@@ -984,7 +984,9 @@ def _kpoints(kpts: Any, atoms: Atoms) -> "tuple[torch.Tensor, Any]":
     else:
         points = np.array(kpts)
     if points[:, ~atoms.pbc].any():
-        raise InputError(f"kpts={kpts!r}: there are no k-points but zero along directions that are not periodic")
+        raise InputError(
+            f"kpts={kpts!r}: along directions that are not periodic (pbc={atoms.pbc.tolist()}) zero is the only k-point"
+        )
     return torch.as_tensor(points, dtype=torch.float64, device="cpu"), kpts
 
 
@@ -1002,7 +1004,8 @@ def _band_path(path: Any, atoms: Atoms) -> BandPath:
         if isinstance(path, Mapping):
             return atoms.cell.bandpath(**{"pbc": atoms.pbc, **path})
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path!r} is no path of this lattice: {error}") from error
+        points = ", ".join(atoms.cell.bandpath(pbc=atoms.pbc, npoints=0).special_points)
+        raise InputError(f"{path!r} is no path of this lattice: {error}; its points are {points}") from error
     if not _are_points(_plain(path)):
         raise InputError(f"kpts={path!r}: a path or scaled coordinates (nk, 3) are expected")
     return BandPath(atoms.cell, np.asarray(path, dtype=float))
@@ -1071,7 +1074,7 @@ def torch_device(name: Any) -> "torch.device":
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"unknown device {name!r}") from error
+        raise InputError(f"unknown device {name!r}: auto, cpu, cuda or cuda:1 is expected") from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device={name!r}: auto, cpu or cuda is expected")
     if device.type == "cpu":
@@ -1162,7 +1165,7 @@ def _check_bands(nbands: int | None, nelectrons: float, npw: int) -> None:
     if nbands is not None and not nelectrons < 2 * nbands <= 2 * npw:
         least = int(nelectrons // 2) + 1
         raise InputError(
-            f"nbands={nbands}: {nelectrons:g} electrons need {least} at least, {npw} plane waves make no more"
+            f"nbands={nbands}: {nelectrons:g} electrons need {least} at least, {npw} plane waves make {npw} at most"
         )
 
 

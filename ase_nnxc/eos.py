@@ -417,7 +417,9 @@ class _PointFile:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is not the record of a scan") from error
         if len(self.records) < len(records) and not force:
-            raise InputError(f"{path.parent} holds points of another scan; choose another folder or force")
+            raise InputError(
+                f"{path.parent} holds points of another scan: choose another folder (-o), or discard them (--force)"
+            )
         if len(self.records) < len(records) or whole != text:
             kept = path.with_suffix(".part")
             kept.write_text("".join(json.dumps(r) + "\n" for r in self.records))

@@ -156,7 +156,8 @@ def _family(name: str) -> Mapping[str, Mapping[str, Entry]]:
         known = sorted(family for p in _FILES for family in library(p))
         closest = difflib.get_close_matches(name if "-" in name else f"gth-{name}", known, n=1)
         hint = f" (did you mean {closest[0]!r}?)" if closest else ""
-        raise InputError(f"unknown pseudopotential family {name!r}{hint}; known: {', '.join(known)}")
+        listed = f"known: {', '.join(known)}; a folder is written {name + '/'!r}"
+        raise InputError(f"unknown pseudopotential family {name!r}{hint}; {listed}")
     return tables
 
 

@@ -91,7 +91,7 @@ def test_bands_of_graphene_touch_at_the_corner_of_its_plane() -> None:
 @pytest.mark.parametrize(
     ("path", "nbands", "message"),
     [
-        ("GQ", None, "'GQ' is no path of this lattice"),
+        ("GQ", None, "'GQ' is no path of this lattice: .*; its points are G, K, L, U, W, X"),
         ({"path": "GX", "points": 3}, None, "no path of this lattice"),
         ([[0.0, 0.0]], None, "scaled coordinates"),
         (bulk("Si", cubic=True).cell.bandpath("GX", npoints=3), None, "path is one of another cell"),

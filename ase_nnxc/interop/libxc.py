@@ -213,7 +213,8 @@ def _find(name: str) -> str:
     if reasons := _named(key):
         raise _refusal(name, reasons)
     if known:
-        raise ValueError(f"{name!r} may be {' or '.join(full.lower() for full in known)}: write which")
+        listed = " or ".join(full.lower() for full in known)
+        raise ValueError(f"{name!r} may be {listed}: write which, exchange and correlation joined by '+'")
     close = difflib.get_close_matches(name.lower(), libxc_names(), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise UnknownFunctional(f"libxc has no functional {name!r}{hint}")
