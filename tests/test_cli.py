@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.calculator import InputError, SCFError
 from ase.calculators.emt import EMT
 from ase.io import read, write
@@ -180,6 +180,15 @@ def test_relax_of_positions_keeps_the_cell(given, capsys):
     assert "positions relaxed in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["energy", "relax"])
+def test_molecule_is_told_without_a_cell(given, capsys, command):
+    write("n2.xyz", molecule("N2"))
+    assert cli.main([command, "n2.xyz"]) == 0
+    out = capsys.readouterr().out
+    assert "largest force" in out
+    assert "cell" not in out
+
+
 def test_relax_of_the_cell_meets_the_scan(given, capsys):
     assert cli.main(["eos", "Cu", "--json"]) == 0
     scan = json.loads(capsys.readouterr().out)
@@ -206,6 +215,7 @@ def test_relax_of_the_cell_meets_the_scan(given, capsys):
         ("eos Cu --smearing gaussian", "a width in eV is missing"),
         ("eos Cu --smearing gaussian:wide", "not a number"),
         ("eos Cu --ecut many", "invalid float"),
+        ("relax Cu --fmax little", "'little' is not a positive number"),
         ("eos Cu --pseudos Cu=", "not of the form"),
         ("eos Cu --magmom 1,2", "2 values for 1 atoms"),
         ("eos Cu --magmom up", "neither numbers"),

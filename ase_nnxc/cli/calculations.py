@@ -337,7 +337,8 @@ def _energy(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[
     with folder_lock(folder):
         atoms.calc = _calculator(args, folder, options)
         data = _evaluate(atoms)
-        return _finish(args, atoms, folder, data, f"{data['formula']}: energies per cell")
+        per_cell = " per cell" if atoms.pbc.any() else ""
+        return _finish(args, atoms, folder, data, f"{data['formula']}: energies{per_cell}")
 
 
 def _relax(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[str, Any]) -> int:
@@ -438,7 +439,7 @@ def _finish(args: argparse.Namespace, atoms: Atoms, folder: Path, data: dict[str
         print(_row("pressure", data["pressure_GPa"], None, "GPa", 4))
     if atoms.get_initial_magnetic_moments().any() and data["magmom_muB"] is not None:
         print(_row("magnetic moment", data["magmom_muB"], None, "mu_B", 4))
-    if args.command == "relax":
+    if args.command == "relax" and atoms.pbc.any():
         print(f"  {'cell lengths':<18}{'  '.join(f'{x:.5f}' for x in data['cell_lengths_A'])} A")
     print(f"  {'results':<18}{folder}")
     return 0
