@@ -546,6 +546,7 @@ def test_tensors_that_do_not_fit(folder, change, message):
     ("architecture", "message"),
     [
         ({"architecture": "absent", "version": 1}, "'absent' version 1 is not registered.*@register_architecture"),
+        ({"architecture": "pbee", "version": 1}, r"'pbee' version 1 is not registered \(did you mean 'pbe'\?\)"),
         ({"version": 2}, "version 2 is only of version 1"),
         ({"config": {"depth": 3}}, "cannot be built: TypeError"),
         ({"config": {"width": "wide"}}, "cannot be built"),

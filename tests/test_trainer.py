@@ -203,6 +203,10 @@ def test_what_cannot_be_trained_is_refused(aluminium):
         Trainer(NNXCCalculator("PBE"), [aluminium], [EnergyDifferences()])
     with pytest.raises(InputError, match="no parameters"):
         Trainer(NNXCCalculator(PBE()), [aluminium], [EnergyDifferences()])
+    calculator = NNXCCalculator(PBE(trainable=("kappa",)))
+    another = torch.optim.Adam(PBE(trainable=("kappa",)).parameters())
+    with pytest.raises(InputError, match="optimizer holds no parameter"):
+        Trainer(calculator, [aluminium], [EnergyDifferences()], optimizer=another)
     with pytest.raises(InputError, match="no objective reads"):
         trainer([aluminium], [ReactionEnergy()])
     with pytest.raises(InputError, match="one name"):

@@ -157,6 +157,7 @@ class Trainer:
         self._check_records()
         self._parameters = [p for p in self.functional.parameters() if p.requires_grad]
         self.optimizer = optimizer or torch.optim.Adam(self._parameters, lr=1e-3)
+        self._check_optimizer()
         self.scheduler = scheduler
         self.folder = None if folder is None else Path(folder)
         self.history: list[dict[str, Any]] = []
@@ -451,6 +452,12 @@ class Trainer:
                     "fixed_density_epochs=0"
                 )
 
+    def _check_optimizer(self) -> None:
+        """InputError for an optimizer that moves nothing of the functional."""
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in held for p in self._parameters):
+            raise InputError("the optimizer holds no parameter of the calculator's functional: make it of these")
+
     # -- resuming --------------------------------------------------------------------------------------------------
 
     def _make_identity(self) -> dict[str, Any]:
@@ -511,7 +518,7 @@ class Trainer:
         if self._latest is None:
             return
         data = torch.load(self._latest / "trainer.pt", weights_only=True)
-        _compare(data["identity"], self._identity, f"{folder} holds a run with other {{}}: take another one")
+        _compare(data["identity"], self._identity, f"{folder} holds a run with other {{}}: take another folder")
         self.functional.load_state_dict(data["functional"])
         self.optimizer.load_state_dict(data["optimizer"])
         if self.scheduler is not None:

@@ -1,5 +1,6 @@
 """Architectures: the classes of functionals that files may name, and functionals as plain data."""
 
+import difflib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -76,6 +77,8 @@ def build(description: dict[str, Any]) -> Functional:
     if cls is None:
         versions = sorted(v for n, v in _classes if n == name)
         known = f"only of version {', '.join(map(str, versions))}" if versions else "not registered"
+        if close := difflib.get_close_matches(str(name), {n for n, _ in _classes} - {name}, n=1):
+            known += f" (did you mean {close[0]!r}?)"
         module = f"{_ELSEWHERE[name]}, which" if name in _ELSEWHERE else "the module that"
         raise UnknownArchitecture(
             f"architecture {name!r} version {version} is {known}: import {module} defines it with "
