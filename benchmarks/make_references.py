@@ -149,6 +149,8 @@ def qe_cases() -> dict[str, Case]:
         "o2-box": (oxygen_in_box(), settings(50, (1, 1, 1), "fermi-dirac", 0.005)),
         "o-atom": (atom_in_box("O"), settings(30, (1, 1, 1), width=0.001)),
         "n-atom": (atom_in_box("N"), settings(30, (1, 1, 1), width=0.001)),
+        "fe-atom-smeared": (atom_in_box("Fe"), settings(30, (1, 1, 1), width=0.02, moment=4.0)),
+        "fe-atom": (atom_in_box("Fe"), settings(30, (1, 1, 1), width=0.001, moment=4.0, nbands=14, beta=0.3)),
     }
 
 

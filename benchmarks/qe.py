@@ -36,7 +36,7 @@ INPUT = """\
 {options}
 /
 &electrons
-  conv_thr={conv_thr:.1e}, diago_thr_init={threshold}, electron_maxstep=200
+  conv_thr={conv_thr:.1e}, diago_thr_init={threshold}, electron_maxstep=200, mixing_beta={beta!r}
 /
 ATOMIC_SPECIES
 {species}
@@ -142,6 +142,8 @@ def run_qe(
     nbands: int | None = None,
     fft: Sequence[int] | None = None,
     conv_thr: float = 1e-11,
+    beta: float = 0.7,
+    moment: float | None = None,
     points: Sequence[Sequence[float]] | None = None,
     ranks: int = 1,
 ) -> dict[str, Any]:
@@ -174,6 +176,10 @@ def run_qe(
         FFT box (n1, n2, n3); None is pw.x's choice.
     conv_thr
         Estimated energy error in Rydberg at which the field counts as self-consistent.
+    beta
+        Share of the density's residual that is mixed in.
+    moment
+        Total moment (Bohr magnetons) that is held; None is none.
     points
         K-points (nk, 3), scaled, where levels are wanted; without spin.
     ranks
@@ -183,9 +189,9 @@ def run_qe(
     -------
     dict
         energy (free energy F, Hartree), forces (natoms, 3) in Hartree bohr^-1, stress (3, 3) in Hartree bohr^-3,
-        fermi_eV, magmom and absolute_magmom in Bohr magnetons, valence by element, fft ("n1, n2, n3"), nk (number of
-        irreducible k-points), scf_steps, wall_s and cpu_s (whole run, seconds), memory_MB (peak of the largest
-        process), and eigenvalues_eV (nk, nbands) if there are points.
+        fermi_eV (of the first spin if the moment is held), magmom and absolute_magmom in Bohr magnetons, valence by
+        element, fft ("n1, n2, n3"), nk (number of irreducible k-points), scf_steps, wall_s and cpu_s (whole run,
+        seconds), memory_MB (peak of the largest process), and eigenvalues_eV (nk, nbands) if there are points.
 
     Raises
     ------
@@ -203,6 +209,7 @@ def run_qe(
             valence = {s: copy_upf(files[s], folder / f"{s}.upf") for s in symbols}
         options = [f"nr{i + 1}={n}, nr{i + 1}s={n}" for i, n in enumerate(fft or ())]
         options += [f"nbnd={nbands}"] if nbands else []
+        options += [f"tot_magnetization={moment!r}"] if moment is not None else []
         if any(moment for _, moment in species.values()):
             options.append("nspin=2")
             options += [
@@ -218,6 +225,7 @@ def run_qe(
             "degauss": 2.0 * width,
             "options": "\n".join(f"  {option}" for option in options),
             "conv_thr": conv_thr,
+            "beta": beta,
             "species": "\n".join(f"{label} 1.0 {s}.{suffix}" for label, (s, _) in species.items()),
             "cell": "\n".join(map(row, atoms.cell.array / Bohr)),
             "positions": "\n".join(
@@ -289,7 +297,7 @@ def _parse(out: str, natoms: int) -> dict[str, Any]:
         "energy": last(r"\n!.*=\s+(\S+) Ry", np.nan) / 2,
         "forces": (np.array(forces, dtype=float) / 2 + 0.0).tolist(),
         "stress": (-np.array(stress, dtype=float) / 2 + 0.0).tolist(),  # pw.x prints -(1/V) dE/d(strain)
-        "fermi_eV": last(r"the Fermi energy is\s+(\S+)", np.nan),
+        "fermi_eV": last(r"Fermi energ(?:y is|ies are)\s+(\S+)", np.nan),
         "magmom": last(r"total magnetization\s+=\s+(\S+)", 0.0),
         "absolute_magmom": last(r"absolute magnetization\s+=\s+(\S+)", 0.0),
         "fft": ", ".join(re.findall(r"FFT dim.*\((.*)\)", out)[0].replace(" ", "").split(",")),

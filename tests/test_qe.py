@@ -76,6 +76,19 @@ def test_oxygen_atom_in_the_same_state_as_in_quantum_espresso(qe_records: dict[s
     assert atoms.get_magnetic_moment() == pytest.approx(qe["magmom"], abs=1e-3)
 
 
+@pytest.mark.slow
+def test_iron_atom_in_the_same_states_as_in_quantum_espresso(qe_records: dict[str, dict]) -> None:
+    smeared, whole = qe_records["fe-atom-smeared"], qe_records["fe-atom"]
+    atoms = atoms_of(smeared, "qe")
+    assert_same_energy_and_forces(atoms, smeared["qe"], "fe-atom-smeared")
+    assert atoms.get_magnetic_moment() == pytest.approx(4.0, abs=1e-3)
+    atoms.calc.set(fixed_magmom=whole["settings"]["moment"])
+    for width in (0.01, 0.005, 0.002, whole["settings"]["width"]):  # whole electrons at once have several states
+        atoms.calc.set(smearing={"name": "gaussian", "width": width * Hartree})
+        atoms.get_potential_energy()
+    assert_same_energy_and_forces(atoms, whole["qe"], "fe-atom")
+
+
 @pytest.mark.parametrize("name", ABINIT_FAST + [pytest.param(name, marks=pytest.mark.slow) for name in ABINIT_SLOW])
 def test_same_numbers_as_abinit(abinit_records: dict[str, dict], name: str) -> None:
     atoms, abinit = atoms_of(abinit_records[name], "abinit"), abinit_records[name]["abinit"]
