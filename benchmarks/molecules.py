@@ -118,13 +118,15 @@ def order() -> None:
     cell = a * np.array([[1, 0.5, 0.5], [0.5, 1, 0.5], [0.5, 0.5, 1]])
     oxide = Atoms("Ni2O2", cell=cell, scaled_positions=np.outer((0, 0.5, 0.25, 0.75), (1, 1, 1)), pbc=True)
     oxide.set_initial_magnetic_moments([2.0, -2.0, 0.0, 0.0])
-    for name, atoms, keywords in (
-        ("Cr", chromium, {"ecut": 1200}),
-        ("NiO", oxide, {"ecut": 800}),
-    ):
-        atoms.calc = NNXCCalculator(kpts={"size": (2, 2, 2), "gamma": True}, convergence={"energy": 1e-6}, **keywords)
-        moments = atoms.get_magnetic_moments().round(2).tolist()
-        print(f"{name}: moments {moments}, {len(atoms.calc.history)} steps", flush=True)
+    for atoms, ecut in ((chromium, 1200), (oxide, 800)):
+        atoms.calc = NNXCCalculator(ecut=ecut, kpts={"size": (2, 2, 2), "gamma": True}, convergence={"energy": 1e-6})
+
+        def calculate(atoms: Atoms = atoms) -> dict[str, Any]:
+            moments = atoms.get_magnetic_moments().round(3).tolist()
+            return {"moments": moments, "steps": len(atoms.calc.history)}
+
+        name = atoms.get_chemical_formula()
+        print(f"{name}: {stored(f'{name} {ecut} eV, order', calculate)}", flush=True)
 
 
 def main() -> None:
