@@ -1,6 +1,7 @@
 """Ionization and atomization energies and antiferromagnets: numbers of docs/molecules-and-slabs.md.
 
-    python benchmarks/molecules.py [ionization] [atomization] [order] [--ecut 1200] [--folder FOLDER]
+    python benchmarks/molecules.py [ionization] [atomization] [order] [--ecut 1200]
+    python benchmarks/molecules.py atomization --ecut 1100 --folder FOLDER --molecules H2O O2 CO CH4
 
 Energies are kept in molecules.json as they come; what is there is not calculated again. PBE, GTH tables or a folder of
 files, geometries of `ase.build.molecule`. References are PySCF's: all electrons in def2-QZVPP, and the same GTH tables
@@ -10,6 +11,7 @@ in that basis uncontracted.
 import argparse
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +97,20 @@ def ionization(ecut: float, folder: Path | None) -> None:
         print(f"H2O -> H2O+   PySCF, {pseudo or 'all electrons'}: {change:8.4f} eV", flush=True)
 
 
-def atomization(ecut: float, folder: Path | None) -> None:
-    """Atomization energies, kcal/mol, beside PySCF."""
-    methods = {
-        f"{ecut:.0f} eV": lambda name: plane_waves(name, ecut, folder=folder),
-        "PySCF, gth-pbe": lambda name: gaussians(name, pseudo="gth-pbe"),
-        "PySCF, all electrons": gaussians,
-    }
-    for name in MOLECULES:
+def atomization(names: list[str], ecut: float, folder: Path | None) -> None:
+    """Atomization energies, kcal/mol, beside PySCF; with the tables, what is left and what is theirs."""
+    methods = {f"{ecut:.0f} eV": lambda name: plane_waves(name, ecut, folder=folder)}
+    if folder is None:
+        methods["PySCF, gth-pbe"] = lambda name: gaussians(name, pseudo="gth-pbe")
+    methods["PySCF, all electrons"] = gaussians
+    for name in names:
         print(f"{name:4}", end="")
+        energies = []
         for title, energy in methods.items():
             total = sum(energy(symbol) for symbol in molecule(name).symbols) - energy(name)
-            print(f"   {title}: {total / (kcal / mol):7.2f}", end="", flush=True)
-        print("   kcal/mol")
+            energies.append(total / (kcal / mol))
+            print(f"   {title}: {energies[-1]:7.2f}", end="", flush=True)
+        print("   differences:", *(f"{a - b:6.2f}" for a, b in pairwise(energies)), " kcal/mol")
 
 
 def order() -> None:
@@ -135,11 +138,12 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["ionization", "atomization", "order"])
     parser.add_argument("--ecut", type=float, default=1200.0, help="eV")
     parser.add_argument("--folder", type=Path, help="of UPF files, such as PseudoDojo's, in place of the GTH tables")
+    parser.add_argument("--molecules", nargs="+", default=MOLECULES, help="for which the folder has the files")
     arguments = parser.parse_args()
     if "ionization" in arguments.what:
         ionization(arguments.ecut, arguments.folder)
     if "atomization" in arguments.what:
-        atomization(arguments.ecut, arguments.folder)
+        atomization(arguments.molecules, arguments.ecut, arguments.folder)
     if "order" in arguments.what:
         order()
 
