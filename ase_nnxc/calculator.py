@@ -615,7 +615,8 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             self._history = error.history
             self._log.write(f"  NOT CONVERGED: {error}")
             raise SCFError(
-                f"{error}. Try more steps (maxiter), a larger width of the smearing, or other initial magnetic moments"
+                f"{error}. Try more steps (maxiter), a larger width of the smearing, which `set` then lowers in steps, "
+                "or other initial magnetic moments"
             ) from error
         except FloatingPointError as error:
             raise CalculationFailed(str(error)) from error

@@ -32,6 +32,17 @@ def test_whole_electrons_fill_the_open_shell_of_a_molecule() -> None:
     assert whole_electrons(atoms.calc) == ([0, 1, 2, 3], [0, 1, 2])
 
 
+@pytest.mark.slow
+def test_chromium_dimer_converges_when_the_width_goes_down_in_steps() -> None:
+    """At 0.2 eV and below it does not at once."""
+    atoms = Atoms("Cr2", [(0, 0, 0), (0, 0, 1.7)], cell=[5, 5, 6], pbc=True, magmoms=[5, -5])
+    atoms.calc = NNXCCalculator(ecut=600, kpts=(1, 1, 1), convergence={"energy": 1e-6})
+    for width in (1.0, 0.5, 0.2, 0.05, 0.01):
+        atoms.calc.set(smearing={"name": "gaussian", "width": width})
+        atoms.get_potential_energy()
+    whole_electrons(atoms.calc)
+
+
 def test_ionization_energy_does_not_depend_on_the_box() -> None:
     energies = []
     for cell in (None, [18.0, 18.0, 18.0]):
