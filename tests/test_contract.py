@@ -4,11 +4,14 @@ Energies, forces, stress, parameters, errors and the log are in test_calculator.
 """
 
 import configparser
+import os
 import pickle
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import ase.db
@@ -520,6 +523,28 @@ def test_packed_calculator_in_another_process():
         assert twin.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
         assert twin.get_forces() == pytest.approx(atoms.get_forces(), abs=1e-4)
         assert twin.calc.backend().get_fermi_level() == pytest.approx(atoms.calc.get_fermi_level(), abs=1e-4)
+
+
+def test_calculator_goes_to_other_processes_before_and_after_use():
+    unused, used, moved = silicon(0.05), silicon(0.05), silicon()
+    forces = used.get_forces()
+    moved.get_potential_energy()
+    moved.positions = used.positions
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for found in [pool.submit(atoms.get_forces) for atoms in (unused, used, moved)]:
+            assert found.result() == pytest.approx(forces, abs=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_process_does_not_wait_for_threads_of_its_parent(tmp_path):
+    code = (
+        "import torch; from multiprocessing import get_context; from ase.build import bulk;"
+        "from ase_nnxc import NNXCCalculator; torch.set_num_threads(2); atoms = bulk('Si');"
+        "atoms.calc = NNXCCalculator(ecut=140, kpts=(2, 2, 2)); atoms.get_potential_energy(); atoms.rattle(0.05);"
+        "child = get_context('fork').Process(target=atoms.get_forces); child.start(); child.join(60);"
+        "print(child.exitcode); child.kill()"
+    )
+    assert run_python(code, tmp_path).strip() == "0"
 
 
 def test_sum_with_a_dispersion_correction(tmp_path):

@@ -1,5 +1,6 @@
 """One map over k-points: Python threads on a CPU (torch releases the interpreter lock), in turn on a GPU."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,9 @@ Result = TypeVar("Result")
 _lock = threading.Lock()
 _depth = 0
 _saved = 1
+
+if hasattr(os, "register_at_fork"):  # OpenMP's threads do not survive a fork: a child would wait for them forever
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @contextmanager
