@@ -61,6 +61,7 @@ _LOCAL = {"txt", "device"}  # parameters that say nothing of the numbers, and ar
 CLOSEST = 0.4  # Angstrom; atoms nearer than this are a mistake in the input
 SIMILAR = 0.25  # a mesh found from a density is kept while lengths and angles of the cell change by less than this
 PULAY = 0.5  # GPa; a larger error of the stress from the finite cutoff draws a warning when a cell is relaxed
+_NOTHING_YET = "nothing was calculated yet with these parameters: ask the atoms for their energy first"
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
 
 
@@ -485,19 +486,22 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         """Compute, and return the ground state; a `general` one does not use the symmetry of the crystal."""
         import torch
 
+        if atoms is not None and super().check_state(atoms):
+            self.results = {}  # before these atoms are the calculator's: nothing may fail in between
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
-            raise InputError("no atoms to calculate: call atoms.get_potential_energy(), or another such method, first")
+            raise InputError(_NOTHING_YET)
         if "stress" in properties:
             _check_stress(self.atoms)
         if "dipole" in properties and self.atoms.pbc.any():
             raise PropertyNotImplementedError("a dipole moment has no meaning where a direction is periodic")
         with torch.inference_mode(False), torch.no_grad():
             state = self._ground_state(self.atoms, general)
+            # each set of results is whole, or not there
             if not self.results:
-                self._collect_energies(self.atoms, state)
+                self.results.update(self._energies(self.atoms, state))
             if {"forces", "stress"} & set(properties) and "forces" not in self.results:
-                self._collect_derivatives(self.atoms, state)
+                self.results.update(self._derivatives(self.atoms, state))
             if set(LEVELS) & set(properties) and "eigenvalues" not in self.results:
                 self.results.update(self._levels(state))
             if "stress" in properties:
@@ -552,7 +556,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
 
         atoms = atoms or self.atoms
         if atoms is None:
-            raise InputError("no atoms to calculate: pass some, or call atoms.get_potential_energy() first")
+            raise InputError(_NOTHING_YET)
         displacements, moved, atoms = _moved(atoms, positions, strain)
         with torch.inference_mode(False):
             general = any(t is not None and t.requires_grad for t in (displacements, moved))
@@ -583,11 +587,8 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         geometry = (*_fingerprint(atoms), self._xc.fingerprint().encode())
         state = self._state
         if state is None or geometry != self._solved or (general and len(state.basis.symmetry) > 1):
-            self._solved, self.results, self._bands = (
-                None,
-                {},
-                None,
-            )  # whatever happens now, the old numbers are not these atoms'
+            # whatever happens now, the old numbers are not these atoms'
+            self._solved, self.results, self._bands = None, {}, None
             state = self._state = self._solve(atoms, general)
             self._solved = geometry
         return state
@@ -676,28 +677,37 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             notes.append("the cell has changed by more than 25 %: the k-points are chosen anew")
         return notes
 
-    def _collect_energies(self, atoms: Atoms, state: "GroundState") -> None:
+    def _energies(self, atoms: Atoms, state: "GroundState") -> dict[str, Any]:
+        """The results that every calculation has."""
         free, energy = state.free_energy * HARTREE, state.energy * HARTREE
         if not (math.isfinite(free) and math.isfinite(energy)):
             raise CalculationFailed("the energy is not a number")
         magmoms = state.atomic_moments().cpu().numpy()
-        self.results.update(energy=energy, free_energy=free, magmom=state.total_moment, magmoms=magmoms)
-        self.results["fermi_level"] = state.fermi_level * HARTREE
+        results = {
+            "energy": energy,
+            "free_energy": free,
+            "magmom": state.total_moment,
+            "magmoms": magmoms,
+            "fermi_level": state.fermi_level * HARTREE,
+        }
         if not any(state.crystal.pbc):
             centre = atoms.positions.mean(0)  # the origin of the crystal
-            self.results["dipole"] = state.dipole_moment().cpu().numpy() * BOHR + state.crystal.charge * centre
+            results["dipole"] = state.dipole_moment().cpu().numpy() * BOHR + state.crystal.charge * centre
         if state.crystal.nspin == 2:
             self._log.magnetisation(state.total_moment, magmoms)
+        return results
 
-    def _collect_derivatives(self, atoms: Atoms, state: "GroundState") -> None:
+    def _derivatives(self, atoms: Atoms, state: "GroundState") -> dict[str, np.ndarray]:
+        """Forces and, where there is one, stress."""
         forces, stress = (x.cpu().numpy() for x in state.derivatives())
         forces, energies = forces * (HARTREE / BOHR), full_3x3_to_voigt_6_stress(stress) * HARTREE
         if not (np.isfinite(forces).all() and np.isfinite(energies).all()):
             raise CalculationFailed("forces or stress are not numbers")
-        self.results["forces"] = forces
+        results = {"forces": forces}
         if has_stress(atoms):
-            self.results["stress"] = energies * (float(state.crystal.volume) / atoms.get_volume())
-        self._log.derivatives(forces, self.results.get("stress"))
+            results["stress"] = energies * (float(state.crystal.volume) / atoms.get_volume())
+        self._log.derivatives(forces, results.get("stress"))
+        return results
 
     def _watch_pulay_stress(self, atoms: Atoms, state: "GroundState") -> None:
         """Warn, once, when a cell is being relaxed with a cutoff at which the stress is far from converged."""

@@ -106,7 +106,7 @@ def test_bands_that_make_no_sense_are_refused(silicon: Atoms, path, nbands, mess
 
 def test_bands_need_periods_and_a_calculation() -> None:
     atoms = attached(molecule("H2"), kpts=(1, 1, 1))
-    with pytest.raises(InputError, match="no atoms to calculate"):
+    with pytest.raises(InputError, match="nothing was calculated yet"):
         atoms.calc.band_structure()
     atoms.get_potential_energy()
     with pytest.raises(InputError, match="a molecule has no bands"):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk
-from ase.calculators.calculator import CalculationFailed, InputError, SCFError
+from ase.build import bulk, molecule
+from ase.calculators.calculator import CalculationFailed, InputError, PropertyNotImplementedError, SCFError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.constraints import FixAtoms
 from ase.eos import EquationOfState
@@ -26,6 +26,7 @@ from ase.units import GPa, Hartree
 import ase_nnxc.ks.scf as scf_module
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.eos import scan_eos
+from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.pseudos import find_pseudos, recommended_cutoff
 from ase_nnxc.xc import LDA, PBE
 
@@ -264,6 +265,29 @@ def test_interrupted_scf_leaves_a_calculator_that_works():
     assert atoms.calc.results == {}
     atoms.calc.set(txt=None)
     assert free_energy(atoms) == pytest.approx(free_energy(attached(atoms.copy())), abs=1e-6)
+
+
+def test_interruption_leaves_all_results_or_none(monkeypatch):
+    atoms = attached(molecule("H2"), kpts=(1, 1, 1))
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GroundState, "dipole_moment", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            atoms.get_potential_energy()
+    assert atoms.calc.results == {}
+    assert atoms.get_dipole_moment() == pytest.approx(np.zeros(3), abs=1e-6)
+
+
+def test_refused_property_of_other_atoms_does_not_leave_them_the_old_numbers():
+    crystal, other = silicon(), molecule("H2")
+    energy = crystal.get_potential_energy()
+    with pytest.raises(PropertyNotImplementedError, match="molecule has no stress"):
+        crystal.calc.calculate(other, ["stress"])
+    assert crystal.calc.results == {}
+    assert crystal.get_potential_energy() == pytest.approx(energy, abs=1e-6)
 
 
 def test_bad_geometry_after_a_good_one_is_an_error_again_and_again():
@@ -683,7 +707,7 @@ def test_moments_with_spinpol_false_are_refused():
 
 
 def test_calculator_without_atoms_is_refused():
-    with pytest.raises(InputError, match="no atoms"):
+    with pytest.raises(InputError, match="ask the atoms for their energy first"):
         NNXCCalculator().get_potential_energy()
 
 

@@ -260,7 +260,7 @@ def test_levels_of_another_geometry_are_never_told():
 
 
 def test_levels_before_any_calculation_are_an_error():
-    with pytest.raises(InputError, match="no atoms to calculate"):
+    with pytest.raises(InputError, match="nothing was calculated yet"):
         NNXCCalculator().get_fermi_level()
     with pytest.raises(InputError, match="spin=2"):
         calculated(silicon()).get_pseudo_density(2)
