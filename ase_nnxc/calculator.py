@@ -37,7 +37,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from . import __version__
 from .electrons import LEVELS, ElectronicStructure, FixedDensity
 from .pseudos import find_pseudos, recommended_cutoff, spelled, table_digest
-from .registry import named_family, pseudo_family, resolve
+from .registry import Resolved, named_family, pseudo_family, resolve
 from .report import Log
 from .restart import read_restart, write_restart
 from .units import BOHR, GPA, HARTREE
@@ -283,13 +283,16 @@ class NNXCCalculator(Calculator, ElectronicStructure):
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Change parameters; results are discarded, the last ground state stays as a start for the next.
 
-        A `bandpath`, where `band_structure` then goes, changes no result.
+        A `bandpath`, where `band_structure` then goes, changes no result. The `versions` of `todict` are no parameter,
+        but are compared.
 
         Raises
         ------
         InputError
-            For an unknown name (the closest one is named) or a value that makes no sense.
+            For an unknown name (the closest one is named), a value that makes no sense, or a functional that is not the
+            one of `versions`.
         """
+        versions = kwargs.pop("versions", {})
         if "bandpath" in kwargs:
             self._bandpath = kwargs.pop("bandpath")
         if "occupations" in kwargs:
@@ -303,8 +306,11 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             kwargs[name] = _plain(spelled(kwargs[name]) if name == "pseudos" else kwargs[name])
             if name in _CHECKS:
                 _CHECKS[name](kwargs[name])
+        found = self._xc
         if "xc" in kwargs and kwargs["xc"] != self.parameters["xc"]:
-            self._xc = resolve(kwargs["xc"])
+            found = resolve(kwargs["xc"])
+        _check_versions(versions, found)
+        self._xc = found
         changed = super().set(**kwargs)
         if "txt" in changed:
             self._log = Log(_in_directory(changed["txt"], self.directory))
@@ -327,9 +333,16 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             return self._explicit(self._plan(atoms))
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
-        """The parameters, made explicit as by `resolve` once a geometry was calculated: plain data for files."""
+        """The parameters, made explicit as by `resolve` once a geometry was calculated: plain data for files.
+
+        `NNXCCalculator(**parameters)` is such a calculator again. `versions` hold that of this package and what the
+        functional is: its name, version and hash.
+        """
         parameters = self._resolved or {k: v for k, v in self.parameters.items() if k not in _LOCAL}
-        return parameters | {"xc": self._xc.xc if isinstance(self._xc.xc, str) else self._xc.describe()}
+        return parameters | {
+            "xc": self._xc.xc if isinstance(self._xc.xc, str) else self._xc.describe(),
+            "versions": {"ase_nnxc": __version__, "functional": self._xc.describe()},
+        }
 
     def _explicit(self, plan: "_Plan") -> dict[str, Any]:
         return {k: v for k, v in self.parameters.items() if k not in _LOCAL} | {
@@ -1178,6 +1191,13 @@ def _check_bands(nbands: int | None, nelectrons: float, npw: int) -> None:
         raise InputError(
             f"nbands={nbands}: {nelectrons:g} electrons need {least} at least, {npw} plane waves make {npw} at most"
         )
+
+
+def _check_versions(versions: Any, found: Resolved) -> None:
+    if not isinstance(versions, Mapping):
+        raise InputError(f"versions={versions!r}: what `todict` tells is expected")
+    if versions.get("functional", found.describe()) != found.describe():
+        raise InputError(f"the parameters were written with {versions['functional']}, here is {found.describe()}")
 
 
 def _check_charge(charge: Any) -> None:

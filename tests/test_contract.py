@@ -572,6 +572,10 @@ def test_files_hold_results_also_after_the_levels_were_asked_for(tmp_path):
         row = database.get(1)
         assert row.calculator == "nnxc"
         assert row.calculator_parameters["xc"] == "PBE"
+        written = [row.calculator_parameters, read(tmp_path / "h.traj").calc.parameters]
+    for parameters in written:
+        assert parameters["versions"] == {"ase_nnxc": ase_nnxc.__version__, "functional": "PBE"}
+        assert NNXCCalculator(**parameters).get_potential_energy(atoms) == pytest.approx(energy, abs=1e-8)
 
 
 def test_no_matplotlib_is_needed_to_calculate(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -324,8 +325,20 @@ def test_log_and_todict_tell_the_exact_model(tmp_path):
     digest = checkpoints.read_card("scaled")["sha256"][:12]
     assert f"functional   0.5*scaled@2 (sha256 {digest}) + 0.5*PBE\n" in (tmp_path / "log").read_text()
     assert atoms.calc.todict()["xc"] == atoms.calc.resolve(atoms)["xc"] == "0.5*scaled@2+0.5*PBE"
-    twin = NNXCCalculator(**atoms.calc.todict())
+    parameters = atoms.calc.todict()
+    assert parameters["versions"]["functional"] == f"0.5*scaled@2 (sha256 {digest}) + 0.5*PBE"
+    twin = NNXCCalculator(**parameters)
     assert twin.get_potential_energy(atoms) == pytest.approx(energy, abs=1e-9)
+
+
+def test_parameters_written_with_another_model_of_the_same_name_are_refused(models):
+    written = NNXCCalculator("scaled@2").todict()
+    shutil.rmtree(models / "scaled@2")
+    save_functional(LDA(), models, name="scaled", version=2, description="Another.")
+    with pytest.raises(InputError, match=r"written with scaled@2 \(sha256 .*, here is scaled@2 \(sha256 "):
+        NNXCCalculator(**written)
+    with pytest.raises(InputError, match="what `todict` tells"):
+        NNXCCalculator(versions="0.1.0")
 
 
 def test_loaded_object_is_called_by_its_name_until_it_is_changed(tmp_path):
