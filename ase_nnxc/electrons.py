@@ -27,6 +27,7 @@ class ElectronicStructure(ABC):
     Bands are counted from 0, k-points as in `get_ibz_k_points`.
     """
 
+    atoms: Atoms | None
     _bands: "tuple[GroundState, Tensor, list[list[Tensor]]] | None" = None  # all converged; of the state that is named
 
     @abstractmethod
@@ -81,8 +82,23 @@ class ElectronicStructure(ABC):
         """Whether there are two spin channels."""
         return self.get_number_of_spins() == 2
 
+    def atoms_in_box(self) -> Atoms:
+        """The atoms in the cell that density and orbitals lie on, to write these with.
+
+        Along periods it is their own. Along other directions it is the calculator's, with the mean of the positions in
+        the middle.
+        """
+        state = self.ground_state()
+        crystal, shape = state.crystal, state.basis.grid.shape
+        middle = [0.0 if periodic else n // 2 / n for n, periodic in zip(shape, crystal.pbc)]
+        assert self.atoms is not None
+        boxed = self.atoms.copy()
+        boxed.cell = crystal.lattice.cpu().numpy() * BOHR
+        boxed.set_scaled_positions(crystal.positions.cpu().numpy() + middle)
+        return boxed
+
     def get_pseudo_density(self, spin: int | None = None) -> np.ndarray:
-        """Density of the valence electrons (n1, n2, n3) on the FFT box, electrons/Angstrom^3.
+        """Density of the valence electrons (n1, n2, n3) on the FFT box of `atoms_in_box`, electrons/Angstrom^3.
 
         Parameters
         ----------
@@ -90,7 +106,8 @@ class ElectronicStructure(ABC):
             Total, or that of the electrons with spin up or down.
         """
         state = self.ground_state()
-        total, *magnetisation = state.basis.grid.to_real(state.density).cpu().numpy() / BOHR**3
+        fields = state.basis.grid.to_real(state.density).cpu().numpy() / BOHR**3
+        total, *magnetisation = (_centred(field, state) for field in fields)
         if spin is None:
             return total
         if spin not in (0, 1):
@@ -100,7 +117,7 @@ class ElectronicStructure(ABC):
     def get_pseudo_wave_function(
         self, band: int = 0, kpt: int = 0, spin: int = 0, periodic: bool = False
     ) -> np.ndarray:
-        """An orbital (n1, n2, n3) on the FFT box, complex, Angstrom^(-3/2), normalised in one cell.
+        """An orbital (n1, n2, n3) on the FFT box of `atoms_in_box`, complex, Angstrom^(-3/2), normalised in one cell.
 
         Parameters
         ----------
@@ -122,7 +139,7 @@ class ElectronicStructure(ABC):
         if not periodic:
             x, y, z = (np.exp(2j * np.pi * k * np.arange(n) / n) for k, n in zip(sphere.kpoint.tolist(), shape))
             waves *= x[:, None, None] * y[:, None] * z
-        return waves
+        return _centred(waves, state)
 
     def _levels(self, state: "GroundState") -> dict[str, np.ndarray]:
         """The properties `LEVELS` of a ground state."""
@@ -148,6 +165,12 @@ class ElectronicStructure(ABC):
             except ConvergenceError as error:
                 raise SCFError(str(error)) from error
         return self._bands[1:]
+
+
+def _centred(values: np.ndarray, state: "GroundState") -> np.ndarray:
+    """Values (n1, n2, n3) on the FFT box, with the origin moved to the middle along directions without period."""
+    axes = [axis for axis, periodic in enumerate(state.crystal.pbc) if not periodic]
+    return np.roll(values, [values.shape[axis] // 2 for axis in axes], axes)
 
 
 class FixedDensity(ElectronicStructure):

@@ -9,6 +9,8 @@ from ase import Atoms
 from ase.build import graphene, molecule
 from ase.calculators.calculator import InputError, PropertyNotImplementedError
 from ase.filters import FrechetCellFilter
+from ase.io import write
+from ase.io.cube import read_cube_data
 from ase.units import Bohr, Hartree
 from kohn_sham import basis_of, crystal_of, slope
 from scipy.special import erf, erfc
@@ -294,3 +296,34 @@ def test_density_of_kpoints_has_one_along_a_direction_without_period():
     calc = NNXCCalculator(ecut=140)
     assert calc.resolve(molecule("H2"))["kpts"]["size"] == (1, 1, 1)
     assert calc.resolve(graphene(a=2.5))["kpts"]["size"][2] == 1
+
+
+def test_cube_file_of_a_molecule_holds_its_dipole_moment(tmp_path):
+    atoms = water()
+    atoms.positions += [1.7, -0.4, 0.9]
+    atoms.calc = NNXCCalculator(**TIGHT)
+    dipole, boxed = atoms.get_dipole_moment(), atoms.calc.atoms_in_box()
+    write(tmp_path / "density.cube", boxed, data=atoms.calc.get_pseudo_density())
+    density, image = read_cube_data(tmp_path / "density.cube")
+    assert image.positions.mean(0) == pytest.approx(image.cell.lengths() / 2, abs=0.1)
+    points = np.stack(np.meshgrid(*(np.arange(n) / n for n in density.shape), indexing="ij"), -1) @ image.cell.array
+    electrons = density[..., None] * image.get_volume() / density.size
+    assert electrons.sum() == pytest.approx(8, abs=1e-4)
+    assert np.array([6, 1, 1]) @ image.positions - (electrons * points).sum((0, 1, 2)) == pytest.approx(
+        dipole, abs=1e-3
+    )
+    waves = (atoms.calc.get_pseudo_wave_function(band) for band in range(4))
+    assert sum(2 * np.abs(wave) ** 2 for wave in waves) == pytest.approx(atoms.calc.get_pseudo_density(), abs=1e-4)
+
+
+def test_density_of_a_layer_lies_at_the_height_of_its_atoms():
+    layer = graphene(a=2.5)
+    layer.positions += [0.3, 0.2, 4.1]
+    layer.calc = NNXCCalculator(**LAYER)
+    layer.get_potential_energy()
+    boxed, density = layer.calc.atoms_in_box(), layer.calc.get_pseudo_density()
+    assert density.mean() * boxed.get_volume() == pytest.approx(8)
+    assert boxed.positions[:, :2] == pytest.approx(layer.positions[:, :2])
+    planes = density.sum((0, 1))
+    height = planes @ np.arange(len(planes)) / planes.sum() / len(planes)
+    assert boxed.get_scaled_positions()[:, 2] == pytest.approx([height] * 2, abs=1e-4)
