@@ -96,6 +96,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         Default: spin-polarised if the atoms have initial magnetic moments.
     charge : float
         Of the cell, elementary charges (+1: one electron is missing); in a crystal a uniform background neutralises it.
+        Initial charges of the atoms are not looked at.
     fixed_magmom : bool or float
         Hold the total magnetic moment, each spin with a Fermi level of its own: at the sum of the initial moments
         (True), or at this number of Bohr magnetons. Default: False.

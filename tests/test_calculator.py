@@ -25,6 +25,7 @@ from ase.units import GPa, Hartree
 
 import ase_nnxc.ks.scf as scf_module
 from ase_nnxc import NNXCCalculator
+from ase_nnxc.checkpoints import find_model
 from ase_nnxc.eos import scan_eos
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.pseudos import find_pseudos, recommended_cutoff
@@ -102,6 +103,28 @@ def test_one_scf_serves_all_properties(scf_calls):
     atoms.get_forces(), atoms.get_potential_energy()
     assert len(scf_calls) == 2
     assert scf_calls[1] is not None  # a warm start
+
+
+def test_cell_relaxation_takes_one_scf_a_step(scf_calls):
+    atoms = silicon(rattle=0.05, smooth_cutoff=True)
+    with BFGS(FrechetCellFilter(atoms), logfile=None) as optimizer:
+        optimizer.run(fmax=1e-6, steps=2)
+    assert len(scf_calls) == 3
+
+
+def test_energies_alone_cost_no_derivatives(monkeypatch):
+    atoms = silicon()
+    monkeypatch.setattr(GroundState, "derivatives", None)
+    atoms.get_potential_energy(), atoms.get_magnetic_moment(), atoms.calc.get_eigenvalues()
+    assert "forces" not in atoms.calc.results
+
+
+def test_initial_charges_are_not_the_charge_of_the_cell(scf_calls):
+    atoms = silicon()
+    energy = atoms.get_potential_energy()
+    atoms.set_initial_charges([1.0, 0.0])
+    assert atoms.get_potential_energy() == energy
+    assert len(scf_calls) == 1
 
 
 def test_results_are_python_floats_and_float64_arrays():
@@ -445,8 +468,10 @@ def test_files_hold_results_and_parameters(tmp_path):
 
 
 def test_files_are_written_before_a_calculation(tmp_path):
-    for xc in ("PBE", LDA()):
-        write(tmp_path / "si.traj", silicon(xc=xc, kpts=np.zeros((1, 3))))
+    for xc in ("PBE", LDA(), find_model("pbe-clone")):
+        atoms = silicon(xc=xc, kpts=np.zeros((1, 3)), ecut=np.float64(140), txt=tmp_path / "log")
+        for suffix in ("traj", "extxyz", "json", "db"):
+            write(tmp_path / f"si.{suffix}", atoms)
 
 
 # ---- k-points and FFT box
@@ -753,6 +778,7 @@ def test_log_tells_what_was_done(tmp_path):
     cutoff, source = recommended_cutoff(find_pseudos(["Al"], "pbe")["Al"])
     expected = ["ase_nnxc 0.", "PBE", "Al gth-pbe-q3 (sha256 ", f"{cutoff * Hartree:.2f} eV", f"({source})"]
     expected += ["'size': (2, 2, 2)", "3 of 8 irreducible", " x ", "48 operations", "marzari-vanderbilt, 0.2 eV"]
+    expected += [f"torch {torch.__version__}", f"{torch.get_num_threads()} threads"]
     expected += ["step     free energy", "   1 ", "kinetic", "ewald", "entropy", "Fermi level", "stress / GPa"]
     assert [e for e in expected if e not in text] == []
     assert f"{free_energy(atoms):.8f}" in text

@@ -36,11 +36,14 @@ from ase.calculators.subprocesscalculator import MPICommand, NamedPackedCalculat
 from ase.constraints import FixAtoms
 from ase.dft.bandgap import bandgap
 from ase.dft.dos import DOS
+from ase.filters import FrechetCellFilter
 from ase.io import read, write
 from ase.io.cube import read_cube_data
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
 from ase.phonons import Phonons
 from ase.spectrum.band_structure import get_band_structure
-from ase.units import _e, _hbar
+from ase.units import GPa, _e, _hbar, fs, kB
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_package import REPOSITORY, run_python
@@ -156,6 +159,8 @@ def test_properties_by_ases_names_have_its_shapes():
     found = atoms.calc.calculate_properties(atoms, wanted)
     assert (found["nspins"], found["natoms"]) == (2, 1)
     assert set(wanted) <= set(found)
+    for name, value in atoms.calc.results.items():  # no tensors: tools and files of ASE take none
+        assert type(value) is float or (type(value) is np.ndarray and value.dtype == float), name
 
 
 # ---- electronic structure
@@ -560,6 +565,20 @@ def test_sum_with_a_dispersion_correction(tmp_path):
     write(tmp_path / "sum.traj", total)
 
 
+def test_sum_with_grimmes_dispersion_correction():
+    dftd3 = pytest.importorskip("dftd3.ase", reason="the package dftd3 is not here")
+    atoms, dispersion = silicon(0.05, smooth_cutoff=True), dftd3.DFTD3(method="PBE", damping="d3bj")
+    total = atoms.copy()
+    total.calc = SumCalculator([atoms.calc, dispersion])
+    names = ("energy", "forces", "stress")
+    parts = [[calc.get_property(name, atoms) for name in names] for calc in (atoms.calc, dispersion)]
+    for name, kohn_sham, pairs in zip(names, *parts):
+        assert total.calc.get_property(name, total) == pytest.approx(kohn_sham + pairs), name
+    with BFGS(FrechetCellFilter(total), logfile=None) as optimizer:
+        assert optimizer.run(fmax=0.05, steps=20)
+    assert dispersion.get_potential_energy(total) < -0.3
+
+
 def test_files_hold_results_also_after_the_levels_were_asked_for(tmp_path):
     atoms = hydrogen()
     energy, moment = atoms.get_potential_energy(), atoms.get_magnetic_moment()
@@ -582,7 +601,8 @@ def test_no_matplotlib_is_needed_to_calculate(tmp_path):
     code = (
         "import sys; sys.modules['matplotlib'] = None; from ase.build import bulk; from ase_nnxc import NNXCCalculator;"
         "atoms = bulk('Al'); atoms.calc = NNXCCalculator(ecut=140, kpts=(1, 1, 1));"
-        "atoms.get_stress(); print(atoms.get_potential_energy() < 0)"
+        "atoms.get_stress(); atoms.calc.band_structure('GX').write('bands.json');"
+        "print(atoms.get_potential_energy() < 0)"
     )
     assert run_python(code, tmp_path).strip() == "True"
 
@@ -597,6 +617,44 @@ def test_acoustic_phonons_of_aluminium_vanish_at_gamma_without_a_sum_rule(tmp_pa
     gamma, x = phonons.band_structure([[0, 0, 0], [0.5, 0.5, 0.0]], verbose=False) / thz
     assert np.abs(gamma).max() < 0.3
     assert x[:2] == pytest.approx(5.8, abs=0.3)  # R. Stedman and G. Nilsson, Phys. Rev. 145, 492 (1966): 5.8
+
+
+@pytest.mark.slow
+def test_molecular_dynamics_of_silicon_conserves_energy():
+    atoms, energies = silicon(), []
+    momenta = np.random.default_rng(1).normal(size=(2, 3)) * np.sqrt(kB * 600 * atoms.get_masses()[:, None])
+    atoms.set_momenta(momenta - momenta.mean(0))
+
+    def note() -> None:
+        energies.append((atoms.get_potential_energy(force_consistent=True), atoms.get_kinetic_energy()))
+
+    with VelocityVerlet(atoms, timestep=1 * fs) as dynamics:
+        dynamics.attach(note)
+        dynamics.run(100)
+    potential, kinetic = np.array(energies).T / len(atoms)
+    drift, _ = np.polyfit(np.arange(101) / 1000, potential + kinetic, 1)
+    assert abs(drift) < 1e-3  # eV per atom and picosecond
+    assert np.ptp(kinetic) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("symbol", "n"), [("Si", 3), ("Al", 6)])
+@pytest.mark.parametrize("strain", [np.diag([1, 0, 0]), np.array([[0, 0, 0], [0, 0, 0.5], [0, 0.5, 0]])])
+def test_elastic_constants_from_stress_are_those_from_energies(symbol, n, strain):
+    size, atoms, energies, slopes = 0.01, bulk(symbol), [], []
+    kpts, smearing = {"size": (n, n, n), "gamma": True}, {"name": "marzari-vanderbilt", "width": 0.5}
+    calc = NNXCCalculator(ecut=200, kpts=kpts, gpts=(24, 24, 24), smooth_cutoff=True, smearing=smearing)
+    for e in (-size, 0, size):
+        deformation = np.eye(3) + e * strain
+        strained = atoms.copy()
+        strained.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+        energies.append(calc.get_property("free_energy", strained))
+        # dF/de = V sigma : (1 + e E)^-1 E
+        stress = strained.get_volume() * calc.get_property("stress", strained)[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+        slopes.append((stress * (np.linalg.inv(deformation) @ strain)).sum())
+    curvature = (energies[0] + energies[2] - 2 * energies[1]) / size**2
+    assert (slopes[2] - slopes[0]) / (2 * size) == pytest.approx(curvature, rel=0.02)
+    assert curvature / atoms.get_volume() > 20 * GPa
 
 
 # ---- torch
