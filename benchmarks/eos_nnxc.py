@@ -57,6 +57,10 @@ ALL_ELECTRON = {  # Angstrom and GPa; FLEUR and WIEN2k, Bosoni et al., Nat. Rev.
     "Pd-q18": (3.9430, 168.0),
     "Rh-q17": (3.8305, 256.8),
 }
+SILICON = """
+For silicon there is no number of ABINIT; pw.x 6.7 has 5.4701 Å with the same file, cutoff, mesh and smearing (seven
+volumes, constant cutoff).
+"""
 PSEUDODOJO = {"CaF2": (5.5045, 77.9)}  # Angstrom and GPa; ABINIT 9.6.2 with PseudoDojo 0.4, computed for this project
 HEAD = """\
 # Lattice constants and bulk moduli
@@ -218,7 +222,7 @@ Bosoni et al.) and all-electron PBE; seven volumes or more with the smooth cutof
         cells = [name, str(found["ecut"]), mesh, str(found["width"]), f"{found['a_A']:.4f}", *beside]
         cells += [f"{found['B_GPa']:.1f}", f"{found['magmom_muB']:.3f}" if found["magmom_muB"] else ""]
         rows.append("| " + " | ".join(cells) + " |\n")
-    return head + "".join(rows)
+    return head + "".join(rows) + SILICON
 
 
 def main() -> None:
