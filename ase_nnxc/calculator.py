@@ -630,8 +630,9 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             self._history = error.history
             self._log.write(f"  NOT CONVERGED: {error}")
             raise SCFError(
-                f"{error}. Try more steps (maxiter), a larger width of the smearing, which `set` then lowers in steps, "
-                "or other initial magnetic moments"
+                f"{error} (convergence: {p['convergence']['energy']:g} eV per valence electron). Try more steps "
+                "(maxiter), a larger width of the smearing, which `set` then lowers in steps, or other initial "
+                "magnetic moments"
             ) from error
         except FloatingPointError as error:
             raise CalculationFailed(str(error)) from error

@@ -267,9 +267,10 @@ def scf(
         if tolerance < 3 * final:  # no further step for its sake
             tolerance = 0.5 * final
         in_use = len(orbitals[0][0]) if missing else _bands_in_use(electrons.occupations)
+    last = history[-1]
     raise ConvergenceError(
-        f"no self-consistency after {settings.maxiter} steps: the estimated error of the energy is "
-        f"{history[-1].error:.1e} Ha, {settings.energy:.1e} Ha were asked for",
+        f"no self-consistency after {last.number} steps: the estimated error of the energy is {last.error:.1e} Ha, "
+        f"{settings.energy:.1e} Ha were asked for; the largest residual of an orbital is {last.residual:.1e} Ha",
         history,
     )
 
