@@ -225,6 +225,7 @@ def test_dataset_of_another_calculator(tmp_path):
         ("name: again\n", "", "name must be given"),
         ("name: again", "name: [again]", "name is"),
         ("name: SGD", "name: SDG", "did you mean 'SGD'"),
+        ("lr: 1e-3", "lrs: 1e-3", "SGD has no 'lrs'; did you mean 'lr'"),
         ("gamma: 0.9", "gama: 0.9", "scheduler: .*gama"),
         ("energy_differences:", "energy_difference:", "did you mean 'energy_differences'"),
         ("energy_differences: 1e4", "energy_differences: {norm: l3}", "norm one of"),

@@ -4,6 +4,7 @@ Everything in a file is checked before anything runs. Paths in it are relative t
 """
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
@@ -223,6 +224,10 @@ def _instance(what: str, chosen: Mapping[str, Any], classes: Mapping[str, type],
     name = arguments.pop("name", None)
     if name not in classes:
         raise InputError(f"{what}.name: unknown {name!r}{_hint(name, classes)}")
+    known = inspect.signature(classes[name]).parameters
+    for key in arguments:
+        if key not in known:
+            raise InputError(f"{what}: {name} has no {key!r}{_hint(key, known)}")
     try:
         return classes[name](argument, **arguments)
     except (TypeError, ValueError) as error:

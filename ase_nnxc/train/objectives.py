@@ -159,7 +159,7 @@ class ReactionEnergy(Objective):
 class _OfEquationOfState(Objective):
     """Relative error of a power of what `fit_birch_murnaghan` finds, by the record or a fit of its energies."""
 
-    unit = "1"
+    unit = "relative"
     quantity: ClassVar[str]  # of targets and fits
     power: ClassVar[float] = 1.0
 
@@ -236,7 +236,7 @@ class Density(Objective):
 
     absolute = True
     response = True
-    unit = "1"
+    unit = "relative"
 
     def applies(self, record: Record) -> bool:
         """With densities."""
