@@ -27,7 +27,9 @@ from .terms.nonlocal_ import coupling, projectors
 from .terms.xc import nfields, up_and_down, xc_potential
 
 SCREENING = 0.8  # Kerker's wave vector where there are periods, bohr^-1
-LOOSE_TOLERANCE = 1e-2  # residual norm of the first diagonalisation, Hartree
+LOOSE_TOLERANCE = 1e-2  # residual norm of the first diagonalisation, Hartree,
+WARM_TOLERANCE = 1e-3  # after a start with other positions,
+CLOSE_TOLERANCE = 3.1e-4  # and with another functional only: orbitals that stay as they were hide what it changes
 SINGLE_PRECISION = 3e-4  # looser residual norms than this are reached in complex64
 COLLAPSED = 0.05  # a magnetisation below this share of the initial moments is started again from them
 EMPTY = 1e-6  # a band with a smaller occupation need not be converged
@@ -213,7 +215,8 @@ def scf(
     mixer = AndersonMixer(basis.grid, metric, crystal.nspin, screening=screening, secants=secants)
     # an error of the orbitals of this size changes the energy by less than the tolerance
     final = min(SINGLE_PRECISION, 0.3 * math.sqrt(settings.energy / crystal.nelectrons))
-    tolerance = LOOSE_TOLERANCE if start is None else 0.1 * LOOSE_TOLERANCE
+    warm = WARM_TOLERANCE if secants is None else CLOSE_TOLERANCE
+    tolerance = LOOSE_TOLERANCE if start is None else warm
     in_use = len(orbitals[0][0])
     history: list[Step] = []
     for number in range(1, settings.maxiter + 1):
@@ -261,8 +264,7 @@ def scf(
                 history,
                 mixer.secants(fields, residual),
             )
-        if error > settings.energy:  # else it is the orbitals that are too rough
-            fields = mixer.step(fields, residual)
+        fields = mixer.step(fields, residual)
         tolerance = min(tolerance, 0.2 * math.sqrt(error / crystal.nelectrons))
         if tolerance < 3 * final:  # no further step for its sake
             tolerance = 0.5 * final
