@@ -346,7 +346,7 @@ def polarised_and_cored(folder: Path, xc: str) -> tuple[GroundState, Callable[[f
     """A ground state with spin and core correction, and those moved and strained, of the same plane waves."""
     crystal = crystal_of(triplet(), write(folder, table("H"), core=True))
     basis, smearing, functional = basis_of(crystal, 12.0, (1, 1, 1)), Smearing("fermi-dirac", 0.005), get_functional(xc)
-    settings = SCFSettings(energy=1e-16)
+    settings = SCFSettings(energy=1e-14)
     state = scf(crystal, basis, functional, smearing, settings=settings)
 
     def changed(move: float, strain: float) -> GroundState:
