@@ -27,9 +27,9 @@ from .terms.nonlocal_ import coupling, projectors
 from .terms.xc import nfields, up_and_down, xc_potential
 
 SCREENING = 0.8  # Kerker's wave vector where there are periods, bohr^-1
-LOOSE_TOLERANCE = 1e-2  # residual norm of the first diagonalisation, Hartree,
-WARM_TOLERANCE = 1e-3  # after a start with other positions,
-CLOSE_TOLERANCE = 3.1e-4  # and with another functional only: orbitals that stay as they were hide what it changes
+# residual norms of the first diagonalisation, Hartree: from atoms; from a ground state of other positions; from one of
+# the same positions and another functional, whose small change of the density rougher orbitals would hide
+LOOSE_TOLERANCE, WARM_TOLERANCE, CLOSE_TOLERANCE = 1e-2, 1e-3, 3.1e-4
 SINGLE_PRECISION = 3e-4  # looser residual norms than this are reached in complex64
 COLLAPSED = 0.05  # a magnetisation below this share of the initial moments is started again from them
 EMPTY = 1e-6  # a band with a smaller occupation need not be converged
