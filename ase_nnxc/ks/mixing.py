@@ -16,7 +16,10 @@ from .basis import DensityGrid
 # more than 60, 32, 31, 23, 30 with 1, 0.1, 0.01, 1e-3, 1e-4; without it the SCF may end before tau has converged.
 TAU_WEIGHT = 1e-3
 KEPT = 4  # secants for the next SCF; more do not help
-PATIENCE = 15  # steps in which the squared residual should be halved; else a mixer begins anew with more damping
+# Steps in which the squared residual should be halved; else a mixer begins anew with more damping and half the memory,
+# which holds what is no longer true where the map is far from linear: simple cubic Mn wanders with eight steps in mind,
+# and converges with four.
+PATIENCE = 15
 MORE_DAMPING = 0.4
 SETTLED = 1e-6  # of the first squared residual; below it a stall is rounding, which damping does not mend
 
@@ -103,6 +106,7 @@ class AndersonMixer:
         if self._idle < PATIENCE or self._least < SETTLED * first:
             return here
         self.damping *= MORE_DAMPING
+        self.history = max(2, self.history // 2)
         self._steps, self._least, self._idle = [], math.inf, 0
         return begin
 
