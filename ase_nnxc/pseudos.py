@@ -2,14 +2,16 @@
 
 Two files of PySCF hold GTH tables in CP2K's format (M. Krack, Theor. Chem. Acc. 114, 145 (2005), and their heads):
 GTH_POTENTIALS, whose families are called gth-pbe, gth-pade (= gth-lda), gth-blyp, ... here, and POTENTIAL_UZH, whose
-tables carry the same names with other numbers and are therefore called uzh-pbe, uzh-scan, uzh-pbe0 here. A table is a
-family with a valence, ``gth-pbe-q19``. PySCF itself is not imported: finding and reading a table takes milliseconds.
+tables carry the same names with other numbers and are therefore called uzh-pbe, uzh-scan, uzh-pbe0 here. A file of this
+package's own adds gth-nlcc-pbe, with core corrections. A table is a family with a valence, ``gth-pbe-q19``. PySCF
+itself is not imported: finding and reading a table takes milliseconds.
 """
 
 import difflib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import warnings
@@ -24,10 +26,10 @@ from ase.calculators.calculator import InputError
 from ase.data import atomic_numbers
 
 from .ks.numeric import Numeric
-from .ks.pseudo import GTH, Channel
+from .ks.pseudo import GTH, Channel, GaussianCore
 from .pseudo_files import SUFFIXES, read_pseudo
 
-_FILES = {"gth": "GTH_POTENTIALS", "uzh": "POTENTIAL_UZH"}
+_PREFIXES = ("gth", "uzh")
 # "Cu GTH-PBE-q11 GTH-PBE": an element and its table's names at the head of an entry
 _HEAD = re.compile(r"^[ \t]*([A-Z][a-z]?)[ \t]+((?:GTH-|ALL)\S*(?:[ \t]+\S+)*)[ \t]*$", re.MULTILINE)
 _SUFFIX = re.compile(r"-(q\d+(?:_old)?)$")
@@ -52,20 +54,23 @@ class Entry:
         Raises
         ------
         InputError
-            If the entry is damaged or has parts beyond the local and the separable one (NLCC, spin-orbit).
+            If the entry is damaged or has parts beyond the local, the separable one and a core density (spin-orbit).
         """
         words = iter(self.text.split("\n", 1)[1].split())
         try:
             rloc = float(next(words))
             cloc = tuple(float(next(words)) for _ in range(int(next(words))))
-            channels = [_read_channel(angular, words) for angular in range(int(next(words)))]
+            core, word = None, next(words)
+            if word == "NLCC":
+                core, word = _read_core(words), next(words)
+            channels = [_read_channel(angular, words) for angular in range(int(word))]
         except (StopIteration, RuntimeError, ValueError):
-            raise InputError(f"the table {self.name} of {self.symbol} is damaged in PySCF's data") from None
+            raise InputError(f"the table {self.name} of {self.symbol} is damaged in its file") from None
         rest = " ".join(words)
         if rest:
             raise InputError(
-                f"the table {self.name} of {self.symbol} has parts that are not supported (core correction or "
-                f"spin-orbit coupling), beginning with {rest[:30]!r}"
+                f"the table {self.name} of {self.symbol} has parts that are not supported (spin-orbit coupling?), "
+                f"beginning with {rest[:30]!r}"
             )
         return GTH(
             symbol=self.symbol,
@@ -76,7 +81,16 @@ class Entry:
             channels=tuple(c for c in channels if c.h),
             configuration=self.configuration,
             name=self.name,
+            core=core,
         )
+
+
+def _read_core(words: Iterator[str]) -> GaussianCore:
+    """What follows on NLCC: one Gaussian, its radius, and 4 pi times its height."""
+    one, radius, single, height = (next(words) for _ in range(4))
+    if (one, single) != ("1", "1"):
+        raise ValueError("a core density of one Gaussian is expected")
+    return GaussianCore(radius=float(radius), height=float(height) / (4 * math.pi))
 
 
 def _read_channel(angular: int, words: Iterator[str]) -> Channel:
@@ -89,12 +103,12 @@ def _read_channel(angular: int, words: Iterator[str]) -> Channel:
 
 @cache
 def library(prefix: str) -> Mapping[str, Mapping[str, Mapping[str, Entry]]]:
-    """Index of one data file.
+    """Index of the tables whose names begin so.
 
     Parameters
     ----------
     prefix : str
-        "gth" for GTH_POTENTIALS, "uzh" for POTENTIAL_UZH.
+        "gth" for GTH_POTENTIALS and the tables of this package, "uzh" for POTENTIAL_UZH.
 
     Returns
     -------
@@ -105,8 +119,11 @@ def library(prefix: str) -> Mapping[str, Mapping[str, Mapping[str, Entry]]]:
     spec = importlib.util.find_spec("pyscf")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("the pseudopotentials are read from PySCF's data, and PySCF is not installed")
-    path = Path(spec.submodule_search_locations[0], "pbc", "gto", "pseudo", _FILES[prefix])
-    text = re.sub(r"^[ \t]*#.*\n", "", path.read_text(), flags=re.MULTILINE)
+    folder = Path(spec.submodule_search_locations[0], "pbc", "gto", "pseudo")
+    text = (folder / {"gth": "GTH_POTENTIALS", "uzh": "POTENTIAL_UZH"}[prefix]).read_text()
+    if prefix == "gth":
+        text += (files("ase_nnxc") / "data" / "GTH_NLCC_POTENTIALS").read_text()
+    text = re.sub(r"^[ \t]*#.*\n", "", text, flags=re.MULTILINE)
     heads = list(_HEAD.finditer(text))
     index: dict[str, dict[str, dict[str, Entry]]] = {}
     for head, end in zip(heads, [h.start() for h in heads[1:]] + [len(text)]):
@@ -151,9 +168,9 @@ def _family(name: str) -> Mapping[str, Mapping[str, Entry]]:
             f"{name!r}: ALLELECTRON entries are bare nuclei, too hard for plane waves; choose a pseudopotential"
         )
     prefix = name.split("-")[0]
-    tables = library(prefix).get(name) if prefix in _FILES else None
+    tables = library(prefix).get(name) if prefix in _PREFIXES else None
     if tables is None:
-        known = sorted(family for p in _FILES for family in library(p))
+        known = sorted(family for p in _PREFIXES for family in library(p))
         closest = difflib.get_close_matches(name if "-" in name else f"gth-{name}", known, n=1)
         hint = f" (did you mean {closest[0]!r}?)" if closest else ""
         listed = f"known: {', '.join(known)}; a folder is written {name + '/'!r}"
@@ -187,7 +204,7 @@ def find_entry(symbol: str, name: str, prefer_default: bool = False) -> Entry:
     family, suffix = _split(name.lower())
     tables = _family(family).get(symbol)
     if tables is None:
-        having = sorted(f for p in _FILES for f, elements in library(p).items() if symbol in elements)
+        having = sorted(f for p in _PREFIXES for f, elements in library(p).items() if symbol in elements)
         where = f"families that have it: {', '.join(having)}" if having else "no family has it"
         raise InputError(f"no pseudopotential for {symbol!r} in {family!r}; {where}")
     if suffix:
@@ -331,7 +348,7 @@ def _check(named: object) -> None:
 
 def _functional(table: GTH | Numeric) -> str:
     """What a table was made for, such as "pbe"."""
-    return table.functional if isinstance(table, Numeric) else _split(table.name)[0].split("-", 1)[1]
+    return table.functional if isinstance(table, Numeric) else _split(table.name)[0].rsplit("-", 1)[1]
 
 
 def _made_for(functional: str, families: Collection[str | None]) -> bool:
@@ -370,4 +387,6 @@ def table_digest(table: GTH | Numeric) -> str:
         return table.digest
     channels = [[c.l, c.radius, c.h] for c in table.channels]
     numbers = [table.number, table.valence, table.rloc, table.cloc, channels]
+    if table.core is not None:
+        numbers.append([table.core.radius, table.core.height])
     return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()

@@ -96,17 +96,19 @@ def occupied(electrons: int, angular: int) -> list[int]:
     return [min(full, electrons - start) for start in range(0, electrons, full)]
 
 
-def screening(density: Array) -> Array:
-    """Hartree and exchange potential (n,) of a spherical density (n,) in bohr^-3."""
+def screening(density: Array, core: Array | float) -> Array:
+    """Hartree potential (n,) of a spherical density (n,) in bohr^-3, and exchange potential of it with the core's."""
     shells = 4 * np.pi * GRID**2 * density * STEP  # electrons
     inside = np.cumsum(shells) - 0.5 * shells
     outside = np.cumsum((shells / GRID)[::-1])[::-1] - 0.5 * shells / GRID
-    return inside / GRID + outside - np.cbrt(3 * density / np.pi)
+    return inside / GRID + outside - np.cbrt(3 * (density + core) / np.pi)
 
 
 def pseudo_atom(entry: Entry) -> list[Array]:
     """Hamiltonian (m, m) of each occupied l in the self-consistent potential of the neutral atom."""
     local, fixed = ion(entry)
+    table = entry.read()
+    core = 0.0 if table.core is None else table.core.in_space(GRID)
     potential = 0.8 * sum(entry.configuration) / np.maximum(GRID, 1.0)
     for _ in range(200):
         density = np.zeros_like(GRID)
@@ -117,7 +119,7 @@ def pseudo_atom(entry: Entry) -> list[Array]:
             orbitals = np.linalg.eigh(hamiltonians[-1])[1].T @ waves
             for f, u in zip(occupied(entry.configuration[angular], angular), orbitals):
                 density += f * u**2 / (4 * np.pi * GRID**2)
-        residual = screening(density) - potential
+        residual = screening(density, core) - potential
         if (np.abs(residual) * density * GRID**2).sum() * 4 * np.pi * STEP < 1e-3:
             return hamiltonians
         potential = potential + 0.3 * residual

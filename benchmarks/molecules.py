@@ -1,11 +1,12 @@
 """Ionization and atomization energies and antiferromagnets: numbers of docs/molecules-and-slabs.md.
 
     python benchmarks/molecules.py [ionization] [atomization] [order] [--ecut 1200]
-    python benchmarks/molecules.py atomization --ecut 1100 --folder FOLDER --molecules H2O O2 CO CH4
+    python benchmarks/molecules.py ionization atomization --pseudos gth-nlcc-pbe
+    python benchmarks/molecules.py atomization --ecut 1100 --pseudos FOLDER/ --molecules H2O O2 CO CH4
 
 Energies are kept in molecules.json as they come; what is there is not calculated again. PBE, GTH tables or a folder of
-files, geometries of `ase.build.molecule`. References are PySCF's: all electrons in def2-QZVPP, and the same GTH tables
-in that basis uncontracted.
+UPF files, geometries of `ase.build.molecule`. References are PySCF's: all electrons in def2-QZVPP, and the gth-pbe
+tables in that basis uncontracted.
 """
 
 import argparse
@@ -45,13 +46,13 @@ def spin(name: str, charge: int) -> int:
     return 2 if name == "O2" else charge
 
 
-def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0, folder: Path | None = None) -> float:
-    """Energy (eV) of a molecule or an atom without periods by ase_nnxc, with the tables or files of a folder."""
+def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0, pseudos: str | None = None) -> float:
+    """Energy (eV) of a molecule or an atom without periods by ase_nnxc; gth-pbe, if nothing else is named."""
 
     def calculate() -> float:
         atoms, moment = molecule(name), spin(name, charge)
         settings = {"smearing": {"name": "gaussian", "width": WIDTH}, "convergence": {"energy": 1e-6}}
-        calc = NNXCCalculator(ecut=ecut, charge=charge, pseudos=folder, **settings)
+        calc = NNXCCalculator(ecut=ecut, charge=charge, pseudos=pseudos, **settings)
         if longer:
             atoms.cell = np.diag(calc._plan(atoms).crystal.lattice) * Bohr + longer
         if moment:
@@ -60,7 +61,8 @@ def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0, fo
         atoms.calc = calc
         return atoms.get_potential_energy(force_consistent=True)
 
-    box, source = f", box {longer:+.0f} A" if longer else "", ", files" if folder else ""
+    box = f", box {longer:+.0f} A" if longer else ""
+    source = "" if pseudos is None else ", files" if "/" in pseudos else f", {pseudos}"
     return stored(f"{name}{'+' * charge} {ecut:.0f} eV{box}{source}", calculate)
 
 
@@ -87,20 +89,20 @@ def gaussians(name: str, charge: int = 0, pseudo: str | None = None) -> float:
     return stored(f"{name}{'+' * charge} {pseudo or 'all electrons'}, PySCF", calculate)
 
 
-def ionization(ecut: float, folder: Path | None) -> None:
+def ionization(ecut: float, pseudos: str | None) -> None:
     """Vertical ionization energy of water in two boxes and by PySCF."""
     for longer in (0.0, LONGER):
-        cation, neutral = (plane_waves("H2O", ecut, charge, longer, folder) for charge in (1, 0))
+        cation, neutral = (plane_waves("H2O", ecut, charge, longer, pseudos) for charge in (1, 0))
         print(f"H2O -> H2O+   {ecut:.0f} eV, box {longer:+.0f} A: {cation - neutral:8.4f} eV", flush=True)
     for pseudo in ("gth-pbe", None):
         change = gaussians("H2O", 1, pseudo) - gaussians("H2O", 0, pseudo)
         print(f"H2O -> H2O+   PySCF, {pseudo or 'all electrons'}: {change:8.4f} eV", flush=True)
 
 
-def atomization(names: list[str], ecut: float, folder: Path | None) -> None:
+def atomization(names: list[str], ecut: float, pseudos: str | None) -> None:
     """Atomization energies, kcal/mol, beside PySCF; with the tables, what is left and what is theirs."""
-    methods = {f"{ecut:.0f} eV": lambda name: plane_waves(name, ecut, folder=folder)}
-    if folder is None:
+    methods = {f"{ecut:.0f} eV": lambda name: plane_waves(name, ecut, pseudos=pseudos)}
+    if pseudos is None:
         methods["PySCF, gth-pbe"] = lambda name: gaussians(name, pseudo="gth-pbe")
     methods["PySCF, all electrons"] = gaussians
     for name in names:
@@ -137,13 +139,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["ionization", "atomization", "order"])
     parser.add_argument("--ecut", type=float, default=1200.0, help="eV")
-    parser.add_argument("--folder", type=Path, help="of UPF files, such as PseudoDojo's, in place of the GTH tables")
+    parser.add_argument("--pseudos", help="other tables than gth-pbe, or a folder of UPF files, written with a slash")
     parser.add_argument("--molecules", nargs="+", default=MOLECULES, help="for which the folder has the files")
     arguments = parser.parse_args()
     if "ionization" in arguments.what:
-        ionization(arguments.ecut, arguments.folder)
+        ionization(arguments.ecut, arguments.pseudos)
     if "atomization" in arguments.what:
-        atomization(arguments.molecules, arguments.ecut, arguments.folder)
+        atomization(arguments.molecules, arguments.ecut, arguments.pseudos)
     if "order" in arguments.what:
         order()
 

@@ -37,8 +37,8 @@ LOGARITHMIC = np.exp(np.arange(1200) * 0.0125 - 12)
 WAVES = torch.linspace(0.0, 15.0, 400, dtype=torch.float64).square()
 
 
-def table(symbol: str) -> GTH:
-    return find_pseudos([symbol], "pbe")[symbol]
+def table(symbol: str, family: str | None = None) -> GTH:
+    return find_pseudos([symbol], "pbe", family)[symbol]
 
 
 def invented_core(radii: np.ndarray) -> np.ndarray:
@@ -53,12 +53,13 @@ def section(tag: str, values: np.ndarray, attributes: str = "") -> str:
 def upf(gth: GTH, radii: np.ndarray = UNIFORM, spacing: np.ndarray = SPACING, core: bool = False, **header) -> str:
     """A made-up UPF file of a GTH table; Rydberg units."""
     inner = np.maximum(radii, 1e-9)
+    density = gth.core.in_space if gth.core else invented_core if core else None
     betas = [(c.l, inner * c.in_space(i, inner)) for c in gth.channels for i in range(len(c.h))]
     couplings = torch.block_diag(*(torch.tensor(c.h, dtype=torch.float64) for c in gth.channels)).numpy()
     head = {
         "element": gth.symbol,
         "pseudo_type": "NC",
-        "core_correction": "T" if core else "F",
+        "core_correction": "T" if density else "F",
         "functional": "PBE",
         "z_valence": f"{gth.valence}.0",
         "number_of_proj": str(len(betas)),
@@ -70,7 +71,7 @@ def upf(gth: GTH, radii: np.ndarray = UNIFORM, spacing: np.ndarray = SPACING, co
     for number, (angular, beta) in enumerate(betas, start=1):
         text += section(f"PP_BETA.{number}", beta, f'angular_momentum="{angular}"')
     text += section("PP_DIJ", 2 * couplings) if betas else ""
-    text += section("PP_NLCC", invented_core(radii)) if core else ""
+    text += section("PP_NLCC", density(radii)) if density else ""
     return text + "</UPF>\n"
 
 
@@ -329,10 +330,11 @@ def test_parameters_with_paths_are_plain_and_give_the_same_tables(tmp_path):
 # ---- what is calculated ---------------------------------------------------------------------------------------------
 
 
-def test_file_of_a_table_gives_its_energy_forces_and_stress(tmp_path):
+@pytest.mark.parametrize("family", ["gth-pbe", "gth-nlcc-pbe"])
+def test_file_of_a_table_gives_its_energy_forces_and_stress(tmp_path, family):
     for symbol in ("Si", "C"):
-        write(tmp_path, table(symbol))
-    ours, expected = (results(rattled_silicon_carbide(), pseudos=p) for p in (tmp_path, None))
+        write(tmp_path, table(symbol, family))
+    ours, expected = (results(rattled_silicon_carbide(), pseudos=p) for p in (tmp_path, family))
     assert ours[0] == pytest.approx(expected[0], abs=2e-8)
     np.testing.assert_allclose(ours[1], expected[1], atol=1e-6)
     np.testing.assert_allclose(ours[2], expected[2], atol=1e-7)

@@ -11,6 +11,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
 from ase.calculators.calculator import InputError
 
 from ase_nnxc.pseudos import (
@@ -66,7 +67,7 @@ def test_every_table_holds_the_numbers_that_pyscf_reads(prefix):
     from pyscf.gto.basis import parse_cp2k_pp
 
     for key, entry in entries(prefix).items():
-        if key in DAMAGED:
+        if key in DAMAGED or key[1].startswith("gth-nlcc"):  # PySCF reads no core densities
             continue
         table = entry.read()
         data = parse_cp2k_pp._parse([entry.name, *entry.text.splitlines()])
@@ -85,7 +86,7 @@ def test_names_lead_to_the_tables_to_which_they_lead_in_pyscf():
 
     checked = 0
     for (symbol, name), entry in entries("gth").items():
-        if not name.endswith("_old"):
+        if not name.endswith("_old") and not name.startswith("gth-nlcc"):
             data = pseudo.load(re.sub("gth-[a-z0-9]+", lambda m: m[0].upper(), name), symbol)
             assert numbers(entry.read()) == pyscf_numbers(data), (symbol, name)
     # PySCF's older copies, one a family, round to other digits; its alias is the first entry with a bare name
@@ -197,11 +198,33 @@ def test_wrong_choice_is_an_input_error_that_helps(symbols, pseudos, message):
         find_pseudos(symbols, "pbe", pseudos)
 
 
-@pytest.mark.parametrize("extra", [" NLCC 1\n 0.5 1 2.0", " 0.1 0.2"])
-def test_parts_beyond_local_and_separable_are_refused(extra):
+def test_parts_beyond_local_separable_and_core_are_refused():
     text = find_entry("C", "gth-pbe").text
     with pytest.raises(InputError, match="not supported"):
-        Entry("C", "gth-pbe-q4", text + "\n" + extra).read()
+        Entry("C", "gth-pbe-q4", text + "\n 0.1 0.2").read()
+
+
+@pytest.mark.parametrize("core", ["NLCC 2\n 0.5 1 2.0", "NLCC 1\n 0.5 2 2.0 1.0", "NLCC 1\n 0.5"])
+def test_core_density_of_another_form_is_refused(core):
+    text = find_entry("C", "gth-nlcc-pbe").text
+    with pytest.raises(InputError, match="damaged"):
+        Entry("C", "gth-nlcc-pbe-q4", text.replace("NLCC 1\n    0.274399357915869 1 58.7058349842360", core)).read()
+
+
+@pytest.mark.parametrize("symbol", ["B", "C", "N", "O", "F", "Al", "Si", "P", "S", "Cl"])
+def test_core_density_is_a_part_of_the_core_and_its_transform_that_of_its_values(symbol):
+    table = find_entry(symbol, "gth-nlcc-pbe").read()
+    radii = np.linspace(1e-6, 6.0, 4001)
+    q = np.array([0.0, 1.0, 5.0])
+    shells = 4 * np.pi * radii**2 * table.core.in_space(radii)
+    transform = np.trapezoid(shells * np.sinc(np.outer(q, radii) / np.pi), radii)
+    np.testing.assert_allclose(table.core(torch.from_numpy(q**2)).numpy(), transform, rtol=1e-6)
+    assert 0 < transform[0] < table.number - table.valence
+
+
+def test_a_core_density_makes_another_digest():
+    table = find_entry("Si", "gth-nlcc-pbe").read()
+    assert table_digest(table) != table_digest(replace(table, core=None))
 
 
 def test_family_of_another_functional_warns_once_and_its_own_not():
@@ -212,6 +235,7 @@ def test_family_of_another_functional_warns_once_and_its_own_not():
         warnings.simplefilter("error")
         find_pseudos(["Al"], "pbe", "uzh-pbe")
         find_pseudos(["B"], "pbe", "gth-pbesol")
+        find_pseudos(["B"], "pbe", "gth-nlcc-pbe")
         find_pseudos(["Al"], "pade", "gth-lda")
 
 

@@ -1,8 +1,9 @@
 """Norm-conserving pseudopotentials of Goedecker, Teter and Hutter (GTH) in reciprocal space.
 
-Source of all formulas: Hartwigsen, Goedecker, Hutter, Phys. Rev. B 58, 3641 (1998), "HGH", and
-Goedecker, Teter, Hutter, Phys. Rev. B 54, 1703 (1996). Fourier transforms are of one atom at the origin,
-v(q) = integral v(r) exp(-i q r) d3r; dividing by the cell volume is the caller's business.
+Source of the formulas: Hartwigsen, Goedecker, Hutter, Phys. Rev. B 58, 3641 (1998), "HGH", and Goedecker, Teter,
+Hutter, Phys. Rev. B 54, 1703 (1996); of the core density Willand et al., J. Chem. Phys. 138, 104109 (2013). Fourier
+transforms are of one atom at the origin, v(q) = integral v(r) exp(-i q r) d3r; dividing by the cell volume is the
+caller's business.
 """
 
 import math
@@ -171,6 +172,31 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class GaussianCore:
+    """Density of a core, c exp(-r^2 / 2 r_core^2): Willand et al. (2013).
+
+    Attributes
+    ----------
+    radius : float
+        r_core, bohr.
+    height : float
+        c, bohr^-3.
+    """
+
+    radius: float
+    height: float
+
+    def __call__(self, q2: Tensor) -> Tensor:
+        """Fourier transform at squared wave numbers, bohr^-2, any shape: electrons."""
+        charge = self.height * (math.sqrt(2 * math.pi) * self.radius) ** 3
+        return charge * torch.exp(-0.5 * q2 * self.radius**2)
+
+    def in_space(self, radii: Array) -> Array:
+        """Values at radii (nr,), bohr: bohr^-3."""
+        return self.height * np.exp(-0.5 * (radii / self.radius) ** 2)
+
+
+@dataclass(frozen=True)
 class GTH:
     """A Goedecker-Teter-Hutter pseudopotential: plain numbers, hashable.
 
@@ -190,6 +216,8 @@ class GTH:
         Valence electrons of the atom in s, p, d, f.
     name : str
         Name of the table, for logs.
+    core : GaussianCore or None
+        Density of the core that the exchange-correlation energy sees.
     """
 
     symbol: str
@@ -200,8 +228,8 @@ class GTH:
     channels: tuple[Channel, ...]
     configuration: tuple[int, ...]
     name: str = ""
+    core: GaussianCore | None = None
 
-    core: ClassVar[None] = None
     density: ClassVar[None] = None
 
     def short(self, q2: Tensor) -> Tensor:
