@@ -1,4 +1,4 @@
-"""Is a table with a core density read as it is meant? The nitrogen atom by CP2K's program for atoms, and by plane waves.
+"""Is a core density read as it is meant? The nitrogen atom by CP2K's program for atoms, and by plane waves.
 
     python benchmarks/nitrogen_atom.py [--ecut 2400 3600 4800] [--data /usr/share/cp2k]
 
