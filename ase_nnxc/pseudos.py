@@ -65,7 +65,7 @@ class Entry:
                 core, word = _read_core(words), next(words)
             channels = [_read_channel(angular, words) for angular in range(int(word))]
         except (StopIteration, RuntimeError, ValueError):
-            raise InputError(f"the table {self.name} of {self.symbol} is damaged in its file") from None
+            raise InputError(f"the table {self.name} of {self.symbol} is damaged, or of an unknown form") from None
         rest = " ".join(words)
         if rest:
             raise InputError(
@@ -120,9 +120,9 @@ def library(prefix: str) -> Mapping[str, Mapping[str, Mapping[str, Entry]]]:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("the pseudopotentials are read from PySCF's data, and PySCF is not installed")
     folder = Path(spec.submodule_search_locations[0], "pbc", "gto", "pseudo")
-    text = (folder / {"gth": "GTH_POTENTIALS", "uzh": "POTENTIAL_UZH"}[prefix]).read_text()
+    text = (folder / {"gth": "GTH_POTENTIALS", "uzh": "POTENTIAL_UZH"}[prefix]).read_text(encoding="utf-8")
     if prefix == "gth":
-        text += (files("ase_nnxc") / "data" / "GTH_NLCC_POTENTIALS").read_text()
+        text += "\n" + (files("ase_nnxc") / "data" / "GTH_NLCC_POTENTIALS").read_text(encoding="utf-8")
     text = re.sub(r"^[ \t]*#.*\n", "", text, flags=re.MULTILINE)
     heads = list(_HEAD.finditer(text))
     index: dict[str, dict[str, dict[str, Entry]]] = {}

@@ -2,7 +2,8 @@
 
     python benchmarks/vacuum.py [WHAT ...] [--ecut 400 800 1600]
 
-WHAT is graphene, water, water-smooth or hydronium-smooth (with the smooth cutoff), eggbox, or lattice; by default all.
+WHAT is graphene, water, hydronium, water-smooth, hydronium-smooth (with the smooth cutoff), eggbox, or lattice; by
+default all.
 
 The box of each system grows from 6 to 10 Angstrom of vacuum on each side, in whole steps of one grid, on which the
 atoms stay where they are; the eggbox effect is that of a shift by half a step.
@@ -89,7 +90,7 @@ def lattice_constant(ecut: float) -> float:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["graphene", "water", "water-smooth", "hydronium-smooth", "eggbox", "lattice"]
+    names = ["graphene", "water", "hydronium", "water-smooth", "hydronium-smooth", "eggbox", "lattice"]
     parser.add_argument("what", nargs="*", default=names)
     parser.add_argument("--ecut", type=float, nargs="+", default=[400.0, 800.0, 1600.0])
     arguments = parser.parse_args()
@@ -97,6 +98,7 @@ def main() -> None:
     systems = {
         "graphene": (graphene(a=A), {"kpts": (6, 6, 1)}),
         "water": (molecule("H2O"), {}),
+        "hydronium": (hydronium(), {"charge": 1}),
         "water-smooth": (molecule("H2O"), smooth),
         "hydronium-smooth": (hydronium(), {"charge": 1, **smooth}),
     }

@@ -106,7 +106,7 @@ class AndersonMixer:
         if self._idle < PATIENCE or self._least < SETTLED * first:
             return here
         self.damping *= MORE_DAMPING
-        self.history = max(2, self.history // 2)
+        self.history = (self.history + 1) // 2
         self._steps, self._least, self._idle = [], math.inf, 0
         return begin
 
