@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.special import spherical_jn
 from torch import Tensor
 
 from .pseudo import Array, coulomb_in_space
@@ -138,6 +137,8 @@ def _hermite(function: Radial, count: int) -> Array:
 
 def _reduced_bessel(l: int, z: Array) -> Array:  # noqa: E741
     """g_l(z) = j_l(z) / z^l, by its series where z is small."""
+    from scipy.special import spherical_jn  # as CubicSpline above
+
     small = z < 0.3
     inside, outside = np.where(small, z, 0.0), np.where(small, 1.0, z)
     term = np.full_like(z, 1 / math.prod(range(1, 2 * l + 2, 2)))  # 1 / (2l + 1)!!

@@ -14,7 +14,6 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import erf
 from torch import Tensor
 
 Array = NDArray[np.float64]
@@ -123,6 +122,8 @@ class Pseudopotential(Protocol):
 
 def coulomb_in_space(valence: int, width: float, radii: Array) -> Array:
     """Potential of a Gaussian charge of some width, bohr, at radii (nr,), Hartree."""
+    from scipy.special import erf  # takes longer to load than all else that finds a table
+
     return -valence / radii * erf(radii / (math.sqrt(2) * width))
 
 
