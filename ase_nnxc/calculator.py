@@ -36,7 +36,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from . import __version__
 from .electrons import LEVELS, ElectronicStructure, FixedDensity
-from .pseudos import find_pseudos, recommended_cutoff, spelled, table_digest
+from .pseudopotentials import find_pseudos, recommended_cutoff, spelled, table_digest
 from .registry import Resolved, named_family, pseudo_family, resolve
 from .report import Log
 from .restart import read_restart, write_restart
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from .ks.basis import Basis
     from .ks.crystal import Crystal
     from .ks.ground_state import GroundState
-    from .ks.numeric import Numeric
     from .ks.occupations import Smearing
-    from .ks.pseudo import GTH
     from .ks.scf import Step
     from .ks.symmetry import Symmetry
+    from .pseudopotentials.gth import GTH
+    from .pseudopotentials.tabulated import Tabulated
     from .xc.functional import Functional
 
 SMEARINGS = ("fermi-dirac", "gaussian", "marzari-vanderbilt", "methfessel-paxton")
@@ -207,7 +207,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         **other: Any,
     ):
         self.reset()
-        self._found: dict[str, GTH | Numeric] = {}  # tables by element
+        self._found: dict[str, GTH | Tabulated] = {}  # tables by element
         self._log = Log(None)
         self._xc = resolve(self.default_parameters["xc"] if xc is None else xc)
         super().__init__(label=label, directory=directory)
@@ -382,7 +382,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             mesh = _Mesh(*_kpoints(self.parameters["kpts"], boxed), boxed)
         return _Plan(tables, crystal, symmetry, ecut, source, mesh, self._box(crystal, symmetry, ecut))
 
-    def _tables(self, atoms: Atoms) -> "dict[str, GTH | Numeric]":
+    def _tables(self, atoms: Atoms) -> "dict[str, GTH | Tabulated]":
         symbols = dict.fromkeys(atoms.get_chemical_symbols())
         if not symbols.keys() <= self._found.keys():
             functional = self._xc.functional
@@ -403,7 +403,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         return {symbol: self._found[symbol] for symbol in symbols}
 
     def _crystal(
-        self, atoms: Atoms, tables: "Mapping[str, GTH | Numeric]", before: "torch.Tensor | None" = None
+        self, atoms: Atoms, tables: "Mapping[str, GTH | Tabulated]", before: "torch.Tensor | None" = None
     ) -> "Crystal":
         import torch
 
@@ -436,7 +436,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             pbc=(x, y, z),
         )
 
-    def _moments(self, atoms: Atoms, potentials: "Sequence[GTH | Numeric]") -> np.ndarray | None:
+    def _moments(self, atoms: Atoms, potentials: "Sequence[GTH | Tabulated]") -> np.ndarray | None:
         """Initial moments if the calculation is spin-polarised."""
         moments = atoms.get_initial_magnetic_moments()
         if moments.ndim != 1 or not np.isfinite(moments).all():
@@ -566,7 +566,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         import torch
 
         from .differentiable import Differentiable
-        from .ks.differentiable import differentiable
+        from .ks.adjoint import differentiable
 
         atoms = atoms or self.atoms
         if atoms is None:
@@ -726,7 +726,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
 
     def _watch_pulay_stress(self, atoms: Atoms, state: "GroundState") -> None:
         """Warn, once, when a cell is being relaxed with a cutoff at which the stress is far from converged."""
-        from .ks.pulay import pulay_pressure
+        from .ks.pulay_stress import pulay_pressure
 
         before, self._stressed = self._stressed, atoms.copy()
         moved = (
@@ -980,7 +980,7 @@ class _Mesh:
 class _Plan:
     """What is to be calculated for one geometry."""
 
-    tables: "dict[str, GTH | Numeric]"
+    tables: "dict[str, GTH | Tabulated]"
     crystal: "Crystal"
     symmetry: "Symmetry"
     ecut: float  # Hartree

@@ -35,7 +35,7 @@ from ase.calculators.calculator import InputError
 
 from . import __version__
 from .conventional import find_conventional
-from .pseudos import check_family
+from .pseudopotentials import check_family
 
 if TYPE_CHECKING:
     from torch import Tensor

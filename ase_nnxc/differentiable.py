@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .ks import differentiable as core
+from .ks import adjoint as core
 from .units import BOHR, HARTREE
 
 DEGENERATE = 1e-6  # Hartree; levels nearer than this to a band edge are it, too

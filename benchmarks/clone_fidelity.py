@@ -21,7 +21,7 @@ from ase.units import GPa, Hartree
 
 from ase_nnxc import NNXCCalculator, __version__
 from ase_nnxc.checkpoints import load_functional, read_card
-from ase_nnxc.fit import BirchMurnaghan, fit_birch_murnaghan
+from ase_nnxc.eos.birch_murnaghan import BirchMurnaghan, fit_birch_murnaghan
 from ase_nnxc.registry import get_functional
 from ase_nnxc.train.certificate import compare_molecules
 

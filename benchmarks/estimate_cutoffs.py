@@ -39,7 +39,7 @@ from scipy.optimize import brentq
 from scipy.special import erf, spherical_jn
 from tqdm import tqdm
 
-from ase_nnxc.pseudos import Entry, library
+from ase_nnxc.pseudopotentials import Entry, library
 
 Array = NDArray[np.float64]
 Cutoffs = dict[str, dict[str, int]]  # Hartree by element and table

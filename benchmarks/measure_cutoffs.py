@@ -26,7 +26,7 @@ from ase.build import bulk
 from ase.units import Hartree
 
 from ase_nnxc import NNXCCalculator, __version__
-from ase_nnxc.fit import fit_birch_murnaghan
+from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 
 PATH = Path(__file__).parent / "cutoffs.json"
 SOURCE = (

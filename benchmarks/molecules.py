@@ -23,7 +23,7 @@ from ase.data import ground_state_magnetic_moments
 from ase.units import Bohr, Hartree, kcal, mol
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.pseudos import is_path
+from ase_nnxc.pseudopotentials import is_path
 
 STORE = Path(__file__).with_suffix(".json")
 MOLECULES = ("H2O", "N2", "O2", "CO", "CH4")

@@ -24,8 +24,8 @@ from eos_nnxc import write_table
 from qe import run_qe
 
 from ase_nnxc import NNXCCalculator, __version__
-from ase_nnxc.eos import scan_eos
-from ase_nnxc.ks import numeric
+from ase_nnxc.eos.scan import scan_eos
+from ase_nnxc.pseudopotentials import tabulated
 
 PATH = Path(__file__).parent / "pseudodojo.json"
 PAGE = Path(__file__).parents[1] / "docs/accuracy.md"
@@ -99,7 +99,7 @@ def energies(name: str, folder: Path) -> dict[str, Any]:
     files = {symbol: folder / f"{symbol}.upf" for symbol in set(atoms.get_chemical_symbols())}
     keywords: dict[str, Any] = {"smearing": "gaussian", "width": WIDTH}
     qe = run_qe(atoms, ecut=ecut, kpts=kpts, files=files, **keywords)
-    own, numeric.CUTOFF = numeric.CUTOFF, 10.0
+    own, tabulated.CUTOFF = tabulated.CUTOFF, 10.0
     try:
         atoms.calc = NNXCCalculator(
             "PBE",
@@ -113,7 +113,7 @@ def energies(name: str, folder: Path) -> dict[str, Any]:
         forces = atoms.get_forces() * Bohr / Hartree
         stress = atoms.get_stress(voigt=False) * Bohr**3 / Hartree
     finally:
-        numeric.CUTOFF = own
+        tabulated.CUTOFF = own
     return {
         "ecut": ecut,
         "energy_per_atom": (energy - qe["energy"]) / len(atoms),

@@ -18,7 +18,7 @@ from ase.build import bulk
 from ase.units import Hartree
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.ks.differentiable import differentiable
+from ase_nnxc.ks.adjoint import differentiable
 from ase_nnxc.xc import PBE
 
 

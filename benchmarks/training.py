@@ -30,7 +30,7 @@ from ase.build import bulk
 from ase.units import Hartree
 
 from ase_nnxc import NNXCCalculator, __version__
-from ase_nnxc.fit import fit_birch_murnaghan
+from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.train.objectives import LatticeConstant
 from ase_nnxc.train.records import calculators_for, experimental_solid, scaled_structures
 from ase_nnxc.train.trainer import Settings, Trainer

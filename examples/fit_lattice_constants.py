@@ -22,7 +22,7 @@ from ase.build import bulk
 from ase.units import Hartree
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.fit import fit_birch_murnaghan
+from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.train.records import calculators_for, scaled_structures
 from ase_nnxc.xc import PBE
 

@@ -13,7 +13,7 @@ from ase_nnxc.ks.basis import Basis, fft_box, make_basis
 from ase_nnxc.ks.crystal import Crystal
 from ase_nnxc.ks.scf import SCFSettings
 from ase_nnxc.ks.symmetry import find_symmetry, identity, monkhorst_pack
-from ase_nnxc.pseudos import find_pseudos
+from ase_nnxc.pseudopotentials import find_pseudos
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import Functional
 

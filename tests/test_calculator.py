@@ -26,9 +26,9 @@ from ase.units import GPa, Hartree
 import ase_nnxc.ks.scf as scf_module
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.checkpoints import find_model
-from ase_nnxc.eos import scan_eos
+from ase_nnxc.eos.scan import scan_eos
 from ase_nnxc.ks.ground_state import GroundState
-from ase_nnxc.pseudos import find_pseudos, recommended_cutoff
+from ase_nnxc.pseudopotentials import find_pseudos, recommended_cutoff
 from ase_nnxc.xc import LDA, PBE
 
 CHEAP = {"ecut": 140, "kpts": (2, 2, 2)}

@@ -520,7 +520,7 @@ def published(kind, paths):
 
 
 def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ase_nnxc.interop.published.import_weights", published)
+    monkeypatch.setattr("ase_nnxc.interop.published_weights.import_weights", published)
     weights = tmp_path / "weights"
     weights.touch()
     command = ["models", "import", "nagai", str(weights), "--name", "theirs", "--version", "2"]
@@ -548,7 +548,7 @@ def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys)
     ],
 )
 def test_bad_input_about_models_is_one_line_and_exit_code_2(models, tmp_path, monkeypatch, capsys, command, message):
-    monkeypatch.setattr("ase_nnxc.interop.published.import_weights", published)
+    monkeypatch.setattr("ase_nnxc.interop.published_weights.import_weights", published)
     weights = tmp_path / "weights"
     weights.touch()
     assert cli.main([str(weights) if word == "FILE" else word for word in command.split()]) == 2

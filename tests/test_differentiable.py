@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.differentiable import Differentiable as InASEUnits
-from ase_nnxc.fit import fit_birch_murnaghan
-from ase_nnxc.ks.differentiable import Differentiable, differentiable
+from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
+from ase_nnxc.ks.adjoint import Differentiable, differentiable
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.occupations import Smearing
 from ase_nnxc.ks.response import ResponseError

@@ -14,7 +14,7 @@ from ase.io import read
 from ase.units import Hartree
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.eos import ScanError, folder_lock, scan_eos
+from ase_nnxc.eos.scan import ScanError, folder_lock, scan_eos
 
 A_EMT = 3.5898  # Angstrom, lattice constant of copper in EMT (scan from 3.59 with 13 points)
 

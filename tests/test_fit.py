@@ -5,7 +5,7 @@ import pytest
 import torch
 from ase.eos import birchmurnaghan
 
-from ase_nnxc.fit import fit_birch_murnaghan
+from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 
 E0, B0, BP, V0 = -57.25, 0.49, 4.7, 16.5  # aluminium-like, eV and A^3
 

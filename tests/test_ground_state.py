@@ -18,11 +18,11 @@ from ase_nnxc.ks.ground_state import GroundState, density_energies, energy_terms
 from ase_nnxc.ks.guess import atomic_orbitals, start_density, start_orbitals
 from ase_nnxc.ks.hamiltonian import from_box, to_box
 from ase_nnxc.ks.occupations import Smearing
-from ase_nnxc.ks.pulay import pulay_pressure
+from ase_nnxc.ks.pulay_stress import pulay_pressure
 from ase_nnxc.ks.scf import ConvergenceError, Problem, SCFSettings, scf
 from ase_nnxc.ks.symmetry import find_symmetry, identity, monkhorst_pack
 from ase_nnxc.ks.terms.local import structure_factors
-from ase_nnxc.pseudos import find_pseudos
+from ase_nnxc.pseudopotentials import find_pseudos
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import Functional, NeuralCorrelation, NeuralExchange, Sum, describe
 

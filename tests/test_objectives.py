@@ -11,7 +11,7 @@ from ase.calculators.calculator import InputError
 from ase.calculators.emt import EMT
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.fit import fit_birch_murnaghan
+from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.registry import get_functional
 from ase_nnxc.train import records as records_module
 from ase_nnxc.train.clone import part_of, uniform_exchange

@@ -17,17 +17,15 @@ from ase.units import Bohr, Hartree
 from kohn_sham import TIGHT, basis_of, crystal_of, rattled_silicon_carbide, slope, triplet
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.ks import numeric
+from ase_nnxc.ks.adjoint import differentiable
 from ase_nnxc.ks.atom import pseudo_atom
-from ase_nnxc.ks.differentiable import differentiable
 from ase_nnxc.ks.ground_state import GroundState
-from ase_nnxc.ks.numeric import Mesh, Radial
 from ase_nnxc.ks.occupations import Smearing
-from ase_nnxc.ks.pseudo import GTH
 from ase_nnxc.ks.scf import SCFSettings, scf
 from ase_nnxc.ks.terms.coulomb import of_gaussian
-from ase_nnxc.pseudo_files import read_pseudo
-from ase_nnxc.pseudos import find_pseudos, find_table, recommended_cutoff, table_digest
+from ase_nnxc.pseudopotentials import find_pseudos, find_table, read_pseudo, recommended_cutoff, table_digest, tabulated
+from ase_nnxc.pseudopotentials.gth import GTH
+from ase_nnxc.pseudopotentials.tabulated import Mesh, Radial
 from ase_nnxc.registry import get_functional
 from ase_nnxc.train.records import table_digests
 
@@ -158,7 +156,7 @@ def test_core_density_has_its_transform(tmp_path):
 def test_what_lies_beyond_the_cutoff_does_not_matter(tmp_path):
     gth, radii = table("Si"), UNIFORM
     text = upf(gth)
-    noisy = 2 * gth.local_in_space(np.maximum(radii, 1e-9)) + np.where(radii > numeric.CUTOFF + 0.005, 0.01, 0.0)
+    noisy = 2 * gth.local_in_space(np.maximum(radii, 1e-9)) + np.where(radii > tabulated.CUTOFF + 0.005, 0.01, 0.0)
     start, end = text.index("<PP_LOCAL"), text.index("</PP_LOCAL>\n") + len("</PP_LOCAL>\n")
     (tmp_path / "clean.upf").write_text(text)
     (tmp_path / "noisy.upf").write_text(text[:start] + section("PP_LOCAL", noisy) + text[end:])
@@ -419,7 +417,7 @@ SILICON = {
 
 def test_pseudodojo_silicon_is_that_of_pwx(shared_pseudo, monkeypatch):
     """With the end of radial functions that pw.x has."""
-    monkeypatch.setattr(numeric, "CUTOFF", 10.0)
+    monkeypatch.setattr(tabulated, "CUTOFF", 10.0)
     strain = 0.02 * np.array([[1, 0.5, 0], [0.5, -1, 0], [0, 0, 0.5]])
     atoms = bulk("Si", a=5.47)
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)

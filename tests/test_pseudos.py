@@ -14,7 +14,7 @@ import pytest
 import torch
 from ase.calculators.calculator import InputError
 
-from ase_nnxc.pseudos import (
+from ase_nnxc.pseudopotentials import (
     Entry,
     default_valences,
     find_entry,
@@ -270,7 +270,7 @@ def test_digest_depends_on_the_numbers_and_not_on_the_name():
 
 def test_reading_is_fast_and_does_not_import_pyscf():
     code = (
-        "import sys, time; from ase_nnxc.pseudos import find_pseudos; t = time.perf_counter();"
+        "import sys, time; from ase_nnxc.pseudopotentials import find_pseudos; t = time.perf_counter();"
         "find_pseudos(['Mg', 'O'], 'pbe'); t = time.perf_counter() - t;"
         "print(t, 'pyscf' in sys.modules)"
     )

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.special import erf, expit
 
-from ase_nnxc.interop import published
-from ase_nnxc.interop.published import import_weights
+from ase_nnxc.interop import published_weights as published
+from ase_nnxc.interop.published_weights import import_weights
 from ase_nnxc.xc import LDA, Dpyscf, Nagai, Sum, build, describe
 from ase_nnxc.xc.functional import Spins
 from ase_nnxc.xc.lda import pw92

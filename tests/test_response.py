@@ -10,7 +10,7 @@ from ase.build import bulk
 from kohn_sham import TIGHT, Bent, basis_of, crystal_of, slope, triplet
 from torch import Tensor
 
-from ase_nnxc.ks.differentiable import Differentiable, differentiable
+from ase_nnxc.ks.adjoint import Differentiable, differentiable
 from ase_nnxc.ks.eigensolver import davidson
 from ase_nnxc.ks.ground_state import GroundState, fields_of
 from ase_nnxc.ks.occupations import Smearing

@@ -107,7 +107,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from ase_nnxc.checkpoints import is_reserved, model_roots, save_functional
-    from ase_nnxc.interop.published import import_weights
+    from ase_nnxc.interop.published_weights import import_weights
 
     if is_reserved(args.name, args.root):
         raise UsageError(f"--name {args.name}: this name is taken by a functional of the package, of libxc or of PySCF")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from .pseudo import Pseudopotential
+from ..pseudopotentials.protocol import Pseudopotential
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .pseudo import Pseudopotential
+from ..pseudopotentials.protocol import Pseudopotential
 
 SHORTER, LONGER = 1.0, 6.0  # bohr, of the cell along a direction that is not periodic; see `open_cell`
 

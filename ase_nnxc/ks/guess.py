@@ -5,11 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..pseudopotentials.protocol import Pseudopotential
 from .atom import pseudo_atom
 from .basis import Basis, Sphere
 from .crystal import Crystal
 from .hamiltonian import Hamiltonian
-from .pseudo import Pseudopotential, solid_harmonics
+from .harmonics import solid_harmonics
 from .terms.local import superposition
 
 NOISE = 1e-3  # on every plane wave, so that no symmetry is missed

@@ -22,7 +22,7 @@ from ase.calculators.calculator import InputError
 from torch import Tensor
 
 from ..calculator import NNXCCalculator
-from ..fit import BirchMurnaghan, fit_birch_murnaghan
+from ..eos.birch_murnaghan import BirchMurnaghan, fit_birch_murnaghan
 from .prediction import Prediction
 from .records import Record, calculators_for, other_table
 

@@ -23,7 +23,7 @@ from ase.calculators.calculator import Calculator, InputError, PropertyNotImplem
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from .. import NNXCCalculator, __version__
-from ..pseudos import find_table, table_digest
+from ..pseudopotentials import find_table, table_digest
 
 FORMAT, VERSION = "ase_nnxc-records", 1
 

@@ -7,7 +7,7 @@ from .gga import PBE, pbesol, revpbe, rpbe
 from .lda import LDA
 from .mgga import R2SCAN, SCAN
 from .neural import NNGGA, NNLDA, NNMGGA, NeuralCorrelation, NeuralExchange
-from .published import Dpyscf, Nagai
+from .published_networks import Dpyscf, Nagai
 
 __all__ = [
     "LDA",

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...pseudopotentials.protocol import Pseudopotential
 from ..basis import DensityGrid
 from ..crystal import Crystal
-from ..pseudo import Pseudopotential
 from .coulomb import of_gaussian
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..basis import Sphere
 from ..crystal import Crystal
-from ..pseudo import solid_harmonics
+from ..harmonics import solid_harmonics
 
 
 def projectors(crystal: Crystal, sphere: Sphere) -> Tensor:

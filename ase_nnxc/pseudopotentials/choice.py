@@ -25,9 +25,9 @@ from typing import Any, Literal
 from ase.calculators.calculator import InputError
 from ase.data import atomic_numbers
 
-from .ks.numeric import Numeric
-from .ks.pseudo import GTH, Channel, GaussianCore
-from .pseudo_files import SUFFIXES, read_pseudo
+from .files import SUFFIXES, read_pseudo
+from .gth import GTH, Channel, GaussianCore
+from .tabulated import Tabulated
 
 _PREFIXES = ("gth", "uzh")
 # "Cu GTH-PBE-q11 GTH-PBE": an element and its table's names at the head of an entry
@@ -241,7 +241,7 @@ def spelled(pseudos: Any) -> Any:
     return pseudos
 
 
-def find_table(symbol: str, name: str) -> GTH | Numeric:
+def find_table(symbol: str, name: str) -> GTH | Tabulated:
     """The pseudopotential of an element by the name of a family or table, or the path of a file or folder.
 
     Raises
@@ -279,7 +279,7 @@ def find_pseudos(
     *,
     also: str | None = None,
     xc: str | None = None,
-) -> dict[str, GTH | Numeric]:
+) -> dict[str, GTH | Tabulated]:
     """The pseudopotential of each element.
 
     Parameters
@@ -315,7 +315,7 @@ def find_pseudos(
     pseudos = spelled(pseudos)
     named: Any = {"default": pseudos} if isinstance(pseudos, str) else pseudos or {}
     _check(named)
-    tables: dict[str, GTH | Numeric] = {}
+    tables: dict[str, GTH | Tabulated] = {}
     for symbol in dict.fromkeys(symbols):
         if symbol not in atomic_numbers or symbol == "X":
             raise InputError(f"unknown element {symbol!r}")
@@ -346,9 +346,9 @@ def _check(named: object) -> None:
             raise InputError(f"pseudos: there is no file or folder {name!r}")
 
 
-def _functional(table: GTH | Numeric) -> str:
+def _functional(table: GTH | Tabulated) -> str:
     """What a table was made for, such as "pbe"."""
-    return table.functional if isinstance(table, Numeric) else _split(table.name)[0].rsplit("-", 1)[1]
+    return table.functional if isinstance(table, Tabulated) else _split(table.name)[0].rsplit("-", 1)[1]
 
 
 def _made_for(functional: str, families: Collection[str | None]) -> bool:
@@ -356,7 +356,7 @@ def _made_for(functional: str, families: Collection[str | None]) -> bool:
     return functional in families or (functional == "pbesol" and "pbe" in families)
 
 
-def recommended_cutoff(table: GTH | Numeric) -> tuple[float, Literal["measured", "estimated", "of the file"]]:
+def recommended_cutoff(table: GTH | Tabulated) -> tuple[float, Literal["measured", "estimated", "of the file"]]:
     """Cutoff of the plane waves in Hartree that converges a lattice constant to 0.1 %, and how it is known.
 
     The numbers stand in ase_nnxc/data/cutoffs.json. "measured": lattice constants were computed. "estimated", for all
@@ -369,7 +369,7 @@ def recommended_cutoff(table: GTH | Numeric) -> tuple[float, Literal["measured",
     InputError
         If the table is in neither list, or the file recommends none.
     """
-    if isinstance(table, Numeric):
+    if isinstance(table, Tabulated):
         if table.ecut is None:
             raise InputError(f"{table.name} recommends no cutoff: give ecut")
         return table.ecut, "of the file"
@@ -381,9 +381,9 @@ def recommended_cutoff(table: GTH | Numeric) -> tuple[float, Literal["measured",
     raise InputError(f"no recommended cutoff for the table {table.name} of {table.symbol}: give ecut")
 
 
-def table_digest(table: GTH | Numeric) -> str:
+def table_digest(table: GTH | Tabulated) -> str:
     """sha256 of a table's numbers (not of its name), hexadecimal: two tables of one digest are the same potential."""
-    if isinstance(table, Numeric):
+    if isinstance(table, Tabulated):
         return table.digest
     channels = [[c.l, c.radius, c.h] for c in table.channels]
     numbers = [table.number, table.valence, table.rloc, table.cloc, channels]

@@ -1,4 +1,4 @@
-"""Published networks, in the form in which they were fitted; `ase_nnxc.interop.published` reads their files.
+"""Published networks, in the form in which they were fitted; `ase_nnxc.interop.published_weights` reads their files.
 
 Their tensors begin as zeros: a checkpoint or an import fills them.
 """

@@ -37,8 +37,8 @@ from ase.io.trajectory import Trajectory
 from tqdm import tqdm
 
 from ase_nnxc import __version__
-from ase_nnxc.fit import BirchMurnaghan, fit_birch_murnaghan
-from ase_nnxc.pseudos import find_table, table_digest
+from ase_nnxc.eos.birch_murnaghan import BirchMurnaghan, fit_birch_murnaghan
+from ase_nnxc.pseudopotentials import find_table, table_digest
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .pseudo import Array, coulomb_in_space
+from .protocol import Array, coulomb_in_space
 
 # Radial functions end here, bohr. Beyond, the files hold the tails of the local potential's Coulomb part and of the
 # density only, and those carry noise: for PseudoDojo's Cu, the mean of the local potential moves by 0.1 % from here to
@@ -150,7 +150,7 @@ def _reduced_bessel(l: int, z: Array) -> Array:  # noqa: E741
 
 
 @dataclass(frozen=True, eq=False)
-class NumericChannel:
+class TabulatedChannel:
     """One angular momentum of the separable part: v = sum_ij |p_i> h_ij <p_j|.
 
     Attributes
@@ -177,7 +177,7 @@ class NumericChannel:
 
 
 @dataclass(frozen=True)
-class Numeric:
+class Tabulated:
     """A norm-conserving pseudopotential on a radial mesh; two with the same digest are the same.
 
     Attributes
@@ -188,7 +188,7 @@ class Numeric:
         Charge of the ion core, electrons.
     configuration : tuple of int
         Valence electrons of the atom in s, p, d, f.
-    channels : tuple of NumericChannel
+    channels : tuple of TabulatedChannel
         Separable part.
     remainder : Radial
         Local part less the potential of a Gaussian charge of `rloc`, Hartree.
@@ -210,7 +210,7 @@ class Numeric:
     number: int
     valence: int
     configuration: tuple[int, ...] = field(compare=False)
-    channels: Sequence[NumericChannel] = field(compare=False)
+    channels: Sequence[TabulatedChannel] = field(compare=False)
     remainder: Radial = field(compare=False)
     core: Radial | None = field(compare=False)
     density: Radial | None = field(compare=False)

@@ -22,7 +22,7 @@ from ..xc.composition import Sum
 from ..xc.constraints import check_names
 from ..xc.functional import Spins
 from ..xc.lda import Semilocal, slater
-from ..xc.published import Dpyscf, Nagai
+from ..xc.published_networks import Dpyscf, Nagai
 from ..xc.reduced import features_at
 
 # What dpyscf's networks were fitted to, by the number of inputs of exchange

@@ -14,9 +14,9 @@ import numpy as np
 from ase.calculators.calculator import InputError
 from ase.data import atomic_numbers, chemical_symbols
 
-from .ks import numeric
-from .ks.numeric import Mesh, Numeric, NumericChannel, Radial
-from .ks.pseudo import Array, coulomb_in_space
+from . import tabulated
+from .protocol import Array, coulomb_in_space
+from .tabulated import Mesh, Radial, Tabulated, TabulatedChannel
 
 SUFFIXES = (".upf", ".psp8")
 COULOMB = 0.05  # electrons; a local potential that is not -Z/r within this, where the mesh ends, is a mistake
@@ -40,7 +40,7 @@ _IXC = {
 }
 
 
-def read_pseudo(path: str | Path) -> Numeric:
+def read_pseudo(path: str | Path) -> Tabulated:
     """A pseudopotential from a file.
 
     Parameters
@@ -57,11 +57,11 @@ def read_pseudo(path: str | Path) -> Numeric:
         stamp = Path(path).stat()
     except OSError:
         raise InputError(f"there is no pseudopotential {str(path)!r}") from None
-    return _read(str(path), stamp.st_mtime_ns, stamp.st_size, numeric.CUTOFF)
+    return _read(str(path), stamp.st_mtime_ns, stamp.st_size, tabulated.CUTOFF)
 
 
 @lru_cache(maxsize=256)
-def _read(path: str, time: int, size: int, cutoff: float) -> Numeric:
+def _read(path: str, time: int, size: int, cutoff: float) -> Tabulated:
     """Read each file once in a process."""
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
@@ -73,7 +73,7 @@ def _read(path: str, time: int, size: int, cutoff: float) -> Numeric:
 # ---- UPF -----------------------------------------------------------------------------------------------------------
 
 
-def _read_upf(text: str, path: str) -> Numeric:
+def _read_upf(text: str, path: str) -> Tabulated:
     # the human readable part may hold anything
     text = re.sub(r"<PP_INFO>.*?</PP_INFO>", "", text, flags=re.DOTALL)
     if not re.search(r"<UPF\s+version\s*=\s*[\"']2\.", text):
@@ -162,7 +162,7 @@ def _family(functional: str) -> str:
 # ---- psp8 ----------------------------------------------------------------------------------------------------------
 
 
-def _read_psp8(text: str, path: str) -> Numeric:
+def _read_psp8(text: str, path: str) -> Tabulated:
     lines = text.replace("D", "E").replace("d", "e").splitlines()
     head = [line.split() for line in lines[:6]]
     code, ixc, lmax, lloc, points = (int(word) for word in head[2][:5])
@@ -226,7 +226,7 @@ def _numeric(
     configuration: tuple[int, ...] | None,
     functional: str,
     ecut: float | None,
-) -> Numeric:
+) -> Tabulated:
     """Put together what a file holds.
 
     All on the mesh: the local potential, Hartree, r times the projectors, bohr^(-1/2), the core density, bohr^-3, and
@@ -249,14 +249,14 @@ def _numeric(
         digest.update(np.ascontiguousarray(f, dtype="<f8").tobytes())
     digest.update(repr((symbol, valence, list(angular), core is None, density is None)).encode())
     inner = np.maximum(radii, 1e-12)
-    coulomb = coulomb_in_space(valence, numeric.WIDTH, inner)
+    coulomb = coulomb_in_space(valence, tabulated.WIDTH, inner)
     channels = []
     for l in sorted(set(angular)):  # noqa: E741
         own = [i for i, a in enumerate(angular) if a == l]
         h = couplings[np.ix_(own, own)]
         functions = tuple(Radial(l, mesh, projectors[i]) for i in own)
-        channels.append(NumericChannel(l, functions, tuple(map(tuple, (0.5 * (h + h.T)).tolist()))))
-    return Numeric(
+        channels.append(TabulatedChannel(l, functions, tuple(map(tuple, (0.5 * (h + h.T)).tolist()))))
+    return Tabulated(
         symbol=symbol,
         number=atomic_numbers[symbol],
         valence=valence,

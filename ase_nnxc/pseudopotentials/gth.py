@@ -7,16 +7,14 @@ caller's business.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[np.float64]
+from .protocol import Array, coulomb_in_space
 
 # HGH eqs. (15)-(22): projector i of channel l is common(l) * q^l * r^l * factor * polynomial in t^2 = (q r)^2.
 # (The 8 of the second s projector stands outside the root there: 2/sqrt(15) is meant.)
@@ -42,89 +40,6 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     for c in reversed(coefficients[:-1]):
         value = value * x + c
     return value
-
-
-class RadialFunction(Protocol):
-    """A function of the distance from an atom, known by its Fourier transform."""
-
-    def __call__(self, q2: Tensor) -> Tensor:
-        """Fourier transform divided by q^l at squared wave numbers, bohr^-2, any shape; differentiable."""
-
-    def in_space(self, radii: Array) -> Array:
-        """Values at radii (nr,), bohr."""
-
-
-class SeparablePart(Protocol):
-    """One angular momentum of a separable pseudopotential; see `Channel`."""
-
-    @property
-    def l(self) -> int:  # noqa: E743
-        """Angular momentum, 0 to 3."""
-
-    @property
-    def h(self) -> tuple[tuple[float, ...], ...]:
-        """Symmetric matrix (n, n) of couplings, Hartree."""
-
-    def projector(self, i: int, q2: Tensor) -> Tensor:
-        """Fourier transform of radial projector `i` divided by q^l, shaped as `q2`, bohr^(3/2 + l)."""
-
-    def in_space(self, i: int, radii: Array) -> Array:
-        """Radial projector `i` at radii (nr,), bohr^(-3/2)."""
-
-
-class Pseudopotential(Protocol):
-    """What the core asks of a norm-conserving pseudopotential: `GTH`, or `ase_nnxc.ks.numeric.Numeric`."""
-
-    def __hash__(self) -> int: ...
-
-    @property
-    def symbol(self) -> str:
-        """Element."""
-
-    @property
-    def number(self) -> int:
-        """Atomic number."""
-
-    @property
-    def valence(self) -> int:
-        """Charge Z of the ion core, electrons."""
-
-    @property
-    def rloc(self) -> float:
-        """Width of the Gaussian charge that stands for the ion core, bohr."""
-
-    @property
-    def channels(self) -> Sequence[SeparablePart]:
-        """Separable part."""
-
-    @property
-    def configuration(self) -> tuple[int, ...]:
-        """Valence electrons of the atom in s, p, d, f."""
-
-    @property
-    def name(self) -> str:
-        """For logs, and to find it again."""
-
-    @property
-    def core(self) -> RadialFunction | None:
-        """Density of the core that the exchange-correlation energy sees, bohr^-3; None without core correction."""
-
-    @property
-    def density(self) -> RadialFunction | None:
-        """Density of the valence of the atom, bohr^-3, if it is known."""
-
-    def short(self, q2: Tensor) -> Tensor:
-        """Fourier transform of the local part less the potential of the Gaussian charge, Hartree bohr^3."""
-
-    def local_in_space(self, radii: Array) -> Array:
-        """Local part at radii (nr,), Hartree."""
-
-
-def coulomb_in_space(valence: int, width: float, radii: Array) -> Array:
-    """Potential of a Gaussian charge of some width, bohr, at radii (nr,), Hartree."""
-    from scipy.special import erf  # takes longer to load than all else that finds a table
-
-    return -valence / radii * erf(radii / (math.sqrt(2) * width))
 
 
 @dataclass(frozen=True)
@@ -249,44 +164,3 @@ class GTH:
         x = radii / self.rloc
         short = np.exp(-0.5 * x**2) * sum(c * x ** (2 * i) for i, c in enumerate(self.cloc))
         return coulomb_in_space(self.valence, self.rloc, radii) + short
-
-
-def solid_harmonics(l: int, q: Tensor) -> Tensor:  # noqa: E741
-    """Real solid harmonics q^l Y_lm(q), polynomials of the components of q, orthonormal on the unit sphere.
-
-    Parameters
-    ----------
-    l : int
-        Angular momentum, 0 to 3.
-    q : Tensor
-        Vectors (n, 3).
-
-    Returns
-    -------
-    Tensor
-        (2 l + 1, n), m from -l to l.
-    """
-    x, y, z = q.unbind(-1)
-    x2, y2, z2 = x * x, y * y, z * z
-    if l == 0:
-        return torch.full_like(x, math.sqrt(1 / (4 * math.pi)))[None]
-    if l == 1:
-        return math.sqrt(3 / (4 * math.pi)) * torch.stack((y, z, x))
-    if l == 2:
-        a = math.sqrt(15 / (4 * math.pi))
-        return a * torch.stack((x * y, y * z, (2 * z2 - x2 - y2) / math.sqrt(12), x * z, (x2 - y2) / 2))
-    if l == 3:
-        a, b, c = math.sqrt(35 / (32 * math.pi)), math.sqrt(105 / (4 * math.pi)), math.sqrt(21 / (32 * math.pi))
-        d = math.sqrt(7 / (16 * math.pi))
-        return torch.stack(
-            (
-                a * y * (3 * x2 - y2),
-                b * x * y * z,
-                c * y * (4 * z2 - x2 - y2),
-                d * z * (2 * z2 - 3 * x2 - 3 * y2),
-                c * x * (4 * z2 - x2 - y2),
-                b / 2 * z * (x2 - y2),
-                a * x * (x2 - 3 * y2),
-            )
-        )
-    raise ValueError(f"angular momentum {l} is not one of 0, 1, 2, 3")

@@ -1,0 +1,1 @@
+"""Equations of state: scans that find their minimum, and their fit."""
