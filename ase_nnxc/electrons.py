@@ -128,7 +128,7 @@ class ElectronicStructure(ABC):
         """
         import torch
 
-        from .ks.hamiltonian import to_box
+        from .ks.transforms import to_box
 
         state = self.ground_state()
         _, orbitals = self._all_bands(state)

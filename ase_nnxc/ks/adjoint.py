@@ -19,20 +19,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .ground_state import (
-    GroundState,
-    density_energies,
-    fields_of,
-    gradients,
-    kinetic_tensors,
-    movable,
-    orbital_energies,
-    strained_fields,
-)
-from .hamiltonian import from_box, to_box
-from .parallel import iterate_kpoints
-from .response import FirstOrder, Operator, Response, ResponseError
-from .terms.xc import up_and_down, xc_potential
+from .derivatives import gradients, movable
+from .fields import strained_fields
+from .ground_state import GroundState
+from .kpoints import Block
+from .movement import Movement
+from .response import FirstOrder, OrbitalPerturbation, Response
+from .response_solvers import ResponseError
 
 NO_FERMI_LEVEL = 1e-6  # larger derivatives of a loss by the Fermi level of an insulator are an error
 
@@ -247,9 +240,9 @@ class _Adjoint:
         if fermi_levels is None:
             return levels
         for (spins, _), metallic in zip(self.state.crystal.reservoirs, response.metallic):
-            weight, slopes = fermi_levels[spins].sum(), response.slopes[spins]
+            weight, derivatives = fermi_levels[spins].sum(), response.occupation_derivatives[spins]
             if metallic:  # dmu = sum f' de / sum f'
-                levels[spins, :, : response.nbands] += weight * slopes / slopes.sum()
+                levels[spins, :, : response.nbands] += weight * derivatives / derivatives.sum()
             elif abs(float(weight)) > NO_FERMI_LEVEL:
                 raise ResponseError("the Fermi level lies in a gap: it has no derivatives")
         return levels
@@ -257,27 +250,26 @@ class _Adjoint:
     def derivatives(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Gradients of the loss by displacements, strain (zero if not wanted) and parameters."""
         state, response = self.state, self.response
-        crystal, basis = state.crystal, state.basis
-        slopes = self.by_fields * (basis.grid.size / crystal.volume)
-        operator: Operator | None = None
+        crystal, basis, energy = state.crystal, state.basis, response.energy
+        perturbation = self.by_fields * (basis.grid.size / crystal.volume)
+        added: OrbitalPerturbation | None = None
         if self.moved:
             movement = Movement(response, self.along, self.kinetic)
-            slopes, operator = slopes + movement.slopes, movement.apply
+            perturbation, added = perturbation + movement.perturbation, movement.apply
         change = torch.zeros_like(state.fields)
         # de_n = <n|dH|n>: a loss on eigenvalues is one on H, with these as occupations
         if bool(self.levels.any()):
-            change = fields_of(crystal, basis, state.functional, state.orbitals, self.levels)
-            slopes = slopes + response.kernel(change)
+            change = energy.fields_of(state.orbitals, self.levels)
+            perturbation = perturbation + response.kernel(change)
         answer, first = torch.zeros_like(state.fields), None
-        if operator is not None or bool(slopes.any()):
-            answer = response.solve(slopes, operator)
+        if added is not None or bool(perturbation.any()):
+            answer = response.solve(perturbation, added)
         if self.moving:
-            first = response.first_order(slopes + response.kernel(answer), response.tolerance, operator)
-            answer = fields_of(crystal, basis, state.functional, first.orbitals, first.electrons)
+            first = response.first_order(perturbation + response.kernel(answer), response.tolerance, added)
+            answer = energy.fields_of(first.orbitals, first.electrons)
         total = self._by_density(basis.grid.to_real(change + answer), first, parameters)
         if first is not None:
-            for part in self._by_orbitals(first):
-                total[:2] = [a + b for a, b in zip(total[:2], part)]
+            total[:2] = [a + b for a, b in zip(total[:2], self._by_orbitals(first))]
         return total
 
     def _by_density(self, change: Tensor, first: FirstOrder | None, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -285,6 +277,7 @@ class _Adjoint:
         state, basis = self.state, self.state.basis
         with torch.enable_grad():
             movements, crystal = movable(state.crystal)
+            energy = state.total_energy(state.system.at(crystal))
             inputs = [basis.grid.to_real(state.fields).requires_grad_(), *movements]
             changes = [change, *self.along]
             if self.kinetic is not None:
@@ -292,101 +285,34 @@ class _Adjoint:
                 changes.append(torch.zeros_like(self.kinetic) if first is None else self._changed_kinetic(first))
             kinetic = inputs[3] if self.kinetic is not None else None
             fields = strained_fields(basis, state.crystal, crystal, inputs[0], kinetic)
-            energies = density_energies(crystal, basis, state.functional, fields, parameters)
-            energy = torch.stack(list(energies.values())).sum()
-            slopes = gradients(energy, inputs, create_graph=True)
+            slopes = gradients(energy.of_density(energy.fields(real=fields), True), inputs, create_graph=True)
             total = torch.stack([(s * c).sum() for s, c in zip(slopes, changes)]).sum()
             total = total + (self.by_fields * fields).sum()
         return gradients(total, [*movements, *parameters])
 
     def _changed_kinetic(self, first: FirstOrder) -> Tensor:
-        arguments = self.state.crystal, self.state.basis
-        return kinetic_tensors(*arguments, first.orbitals, first.electrons) + kinetic_tensors(
-            *arguments, self.state.orbitals, self.levels
-        )
+        energy = self.response.energy
+        of_first = energy.kinetic_tensors(first.orbitals, first.electrons)
+        of_levels = energy.kinetic_tensors(self.state.orbitals, self.levels)
+        assert of_first is not None
+        assert of_levels is not None
+        return of_first + of_levels
 
-    def _by_orbitals(self, first: FirstOrder) -> "Sequence[list[Tensor]]":
-        """Gradients by displacements and strain of the same, of kinetic and nonlocal energies: of each block."""
-        state = self.state
-        electrons = state.electrons
+    def _by_orbitals(self, first: FirstOrder) -> list[Tensor]:
+        """Gradients by displacements and strain of the same, of the energies that depend on orbitals."""
+        state, electrons = self.state, self.state.electrons
 
-        def of_block(block: tuple[int, int]) -> list[Tensor]:
-            spin, k = block
-            sphere, psi = state.basis.spheres[k], state.orbitals[spin][k]
+        def of_block(block: Block, psi: Tensor, changed: Tensor) -> list[Tensor]:
+            at = (block.spin, block.k)
             with torch.enable_grad():
                 movements, crystal = movable(state.crystal)
-
-                def energy(orbitals: Tensor, numbers: Tensor) -> Tensor:
-                    return torch.stack(orbital_energies(crystal, state.basis, sphere, orbitals, numbers)).sum()
-
-                total = energy(first.orbitals[spin][k], first.electrons[spin, k]) + energy(psi, self.levels[spin, k])
+                energy = state.total_energy(state.system.at(crystal))
+                of_first = energy.of_orbitals(block, changed, first.electrons[at]).sum()
+                total = of_first + energy.of_orbitals(block, psi, self.levels[at]).sum()
                 if self.moved:
-                    slopes = gradients(energy(psi, electrons[spin, k]), movements, create_graph=True)
+                    energies = energy.of_orbitals(block, psi, electrons[at]).sum()
+                    slopes = gradients(energies, movements, create_graph=True)
                     total = total + torch.stack([(s * w).sum() for s, w in zip(slopes, self.along)]).sum()
                 return gradients(total, movements)
 
-        return list(iterate_kpoints(of_block, state.basis.blocks(state.crystal.nspin), state.crystal.device))
-
-
-class Movement:
-    """What moving atoms and strain change in H, in first order at fixed coefficients of the orbitals.
-
-    Parameters
-    ----------
-    response : Response
-        Of the ground state.
-    along : sequence of Tensor
-        Displacements (natoms, 3), bohr, and strain (3, 3).
-    kinetic : Tensor or None
-        `GroundState.kinetic_tensors`, needed for a strain.
-
-    Attributes
-    ----------
-    slopes : Tensor
-        (nfields, n1, n2, n3) change of the potentials.
-    """
-
-    def __init__(self, response: Response, along: Sequence[Tensor], kinetic: Tensor | None):
-        self.state, self.problem, self.along = response.state, response.problem, along
-        state, basis = self.state, self.state.basis
-        with torch.enable_grad():
-            movements, crystal = movable(state.crystal)
-            leaf = basis.grid.to_real(state.fields).requires_grad_()
-            fields = strained_fields(basis, state.crystal, crystal, leaf, kinetic)
-            energies = density_energies(crystal, basis, state.functional, fields)
-            by_movements = gradients(torch.stack(list(energies.values())).sum(), movements, create_graph=True)
-            total = torch.stack([(s * w).sum() for s, w in zip(by_movements, along)]).sum()
-        (slopes,) = gradients(total, [leaf])
-        self.slopes = basis.orbits.symmetrize(slopes * (basis.grid.size / state.crystal.volume))
-        self.stretched = kinetic is not None
-        if self.stretched:
-            b, strain = state.crystal.reciprocal, along[1]
-            self._tau, self._metric = self._tau_potentials(), -b @ (strain + strain.mT) @ b.mT  # of b_i b_j
-
-    def _tau_potentials(self) -> Tensor:
-        """v = dE_xc/dtau of each spin (nspin, n1, n2, n3)."""
-        state, crystal = self.state, self.state.crystal
-        real = state.basis.grid.to_real(state.fields)
-        slopes = xc_potential(state.functional, real, crystal, state.basis)[1]
-        return up_and_down(slopes[crystal.nspin :])
-
-    def apply(self, spin: int, k: int, psi: Tensor) -> Tensor:
-        """What is added to H psi for orbitals (n, npw), apart from the potentials of `slopes`."""
-        basis, sphere = self.state.basis, self.state.basis.spheres[k]
-        ones = torch.ones(len(psi), dtype=torch.float64, device=psi.device)
-        with torch.enable_grad():
-            movements, crystal = movable(self.state.crystal)
-            leaf = psi.detach().requires_grad_()
-            energy = torch.stack(orbital_energies(crystal, basis, sphere, leaf, ones)).sum()
-            by_movements = gradients(energy, movements, create_graph=True)
-            total = torch.stack([(s * w).sum() for s, w in zip(by_movements, self.along)]).sum()
-        result = 0.5 * gradients(total, [leaf])[0]  # E = sum_n <n|H|n>
-        if not self.stretched:
-            return result
-        # 1/2 sum_ij dG_ij D_i^+ v D_j, with D_j of `kinetic_tensors` and G_ij = b_i b_j
-        components = (sphere.miller + sphere.kpoint).mT.to(psi.dtype)
-        weighted = 0.5 * self._metric.to(psi.dtype) @ components
-        for orbital, out in zip(psi, result):
-            box = to_box(orbital * weighted, sphere, basis.grid.shape)
-            out += (from_box(box.mul_(self._tau[spin]), sphere) * components).sum(0)
-        return result
+        return state.system.kpoints.sum(of_block, state.orbitals, first.orbitals)

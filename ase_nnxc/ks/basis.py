@@ -9,15 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .crystal import Crystal
 from .symmetry import GridOrbits, Symmetry
-
-Item = TypeVar("Item")
 
 
 def smooth_size(minimum: int, multiple: int = 1) -> int:
@@ -195,14 +192,10 @@ class Basis:
         """Sets of grid points that symmetry makes equal."""
         return self.symmetry.grid_orbits(self.grid.shape).to(self.grid.index.device)
 
-    def blocks(self, nspin: int) -> list[tuple[int, int]]:
-        """All pairs of spin and number of k-point, in the order in which sums over them are done."""
-        return [(spin, k) for spin in range(nspin) for k in range(len(self.spheres))]
-
-    def by_spin(self, items: Sequence[Item]) -> list[list[Item]]:
-        """What belongs to the `blocks` as [spin][k]."""
-        nk = len(self.spheres)
-        return [list(items[first : first + nk]) for first in range(0, len(items), nk)]
+    @property
+    def fewest_waves(self) -> int:
+        """Number of plane waves of the k-point that has the fewest."""
+        return min(sphere.npw for sphere in self.spheres)
 
     @cached_property
     def weights(self) -> Tensor:

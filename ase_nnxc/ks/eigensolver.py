@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .hamiltonian import Hamiltonian
 
+MAX_EXPANSIONS = 4  # of the basis, in one call
+
 
 @dataclass(frozen=True, eq=False)
 class Eigenpairs:
@@ -59,14 +61,14 @@ def precondition(residual: Tensor, values: Tensor, psi: Tensor, hamiltonian: Ham
 
     x = T / (3/2 <T>_n),  K = (27 + 18 x + 12 x^2 + 8 x^3) / (27 + 18 x + 12 x^2 + 8 x^3 + 16 x^4).
     """
-    mean = torch.view_as_real(psi).square().sum(-1) @ hamiltonian.kinetic[:, None]
-    x = hamiltonian.kinetic / (1.5 * mean)
+    mean = torch.view_as_real(psi).square().sum(-1) @ hamiltonian.diagonal[:, None]
+    x = hamiltonian.diagonal / (1.5 * mean)
     a = 27 + x * (18 + x * (12 + 8 * x))
     return residual * (a / (a + 16 * x**4))
 
 
-def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int, max_steps: int = 4) -> Eigenpairs:
-    """Improve orbitals until their residuals are below `tolerance` or `max_steps` expansions are made.
+def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
+    """Improve orbitals until their residuals are below `tolerance` or `MAX_EXPANSIONS` are made.
 
     A residual r(G) changes the eigenvalue by |r(G)|^2 / (T(G) - e): it weighs less where a smooth cutoff lifts T above
     the cutoff, as the square root of ecut / T. (Unweighted, norms of 40 Ha stand beside converged energies.)
@@ -81,8 +83,6 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         For the norm of each residual, Hartree.
     nconverge : int
         How many of the lowest orbitals must meet it.
-    max_steps : int
-        Most expansions of the basis.
     """
     nbands = len(psi)
     basis = _independent(psi)
@@ -91,17 +91,17 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
     values, c = _solve_small(overlap, matrix, nbands)
     residuals = torch.full((nbands,), torch.inf, dtype=torch.float64, device=psi.device)
     active = torch.arange(nconverge, device=psi.device)
-    weights = (hamiltonian.ecut / hamiltonian.kinetic).clamp(max=1).sqrt()
+    weights = (hamiltonian.ecut / hamiltonian.diagonal).clamp(max=1).sqrt()
     applications = nbands
-    for step in range(max_steps + 1):
+    for step in range(MAX_EXPANSIONS + 1):
         ca = c[:, active].mT.to(psi.dtype)
         ritz = ca @ basis
-        energies = values[active].to(hamiltonian.kinetic.dtype)[:, None]
+        energies = values[active].to(hamiltonian.diagonal.dtype)[:, None]
         residual = torch.addcmul(ca @ h_basis, ritz, energies, value=-1)
         norms = _norms(residual * weights).to(torch.float64)
         residuals[active] = norms
         open_ = (norms > tolerance).nonzero().squeeze(-1)
-        if len(open_) == 0 or step == max_steps:
+        if len(open_) == 0 or step == MAX_EXPANSIONS:
             break
         active = active[open_]
         new = precondition(residual[open_], energies[open_], ritz[open_], hamiltonian)

@@ -15,6 +15,8 @@ from .basis import DensityGrid
 # Of the squared residual of tau beside that of the magnetisation. Steps of ferromagnetic Ni with r2SCAN (80 Ha, 3x3x3):
 # more than 60, 32, 31, 23, 30 with 1, 0.1, 0.01, 1e-3, 1e-4; without it the SCF may end before tau has converged.
 TAU_WEIGHT = 1e-3
+DAMPING = 0.8  # share of the preconditioned residual that is added at first
+HISTORY = 8  # steps that are remembered at first
 KEPT = 4  # secants for the next SCF; more do not help
 # Steps in which the squared residual should be halved; else a mixer begins anew with more damping and half the memory,
 # which holds what is no longer true where the map is far from linear: simple cubic Mn wanders with eight steps in mind,
@@ -35,12 +37,8 @@ class AndersonMixer:
         (ng,) 4 pi / G^2: the metric of the residuals is their electrostatic energy.
     nspin : int
         1 or 2: how many of the fields are densities; the rest are kinetic energy densities.
-    damping : float
-        Share of the (preconditioned) residual that is added.
     screening : float
         Kerker's wave vector, bohr^-1.
-    history : int
-        How many steps are remembered.
     secants : Tensor, optional
         What `secants` gave at the end of a similar SCF.
     """
@@ -50,12 +48,10 @@ class AndersonMixer:
         grid: DensityGrid,
         kernel: Tensor,
         nspin: int,
-        damping: float = 0.8,
         screening: float = 0.8,
-        history: int = 8,
         secants: Tensor | None = None,
     ):
-        self.grid, self.damping, self.history = grid, damping, history
+        self.grid, self.damping, self.history = grid, DAMPING, HISTORY
         # Kerker: G^2 / (G^2 + k^2) = 1 / (1 + k^2 kernel / 4 pi); G = 0 holds the number of electrons
         self.kerker = 1 / (1 + screening**2 * kernel / (4 * torch.pi))
         # the other fields have no electrostatics: weigh the magnetisation as a density wave of 1 bohr^-1

@@ -6,7 +6,7 @@ occupations, and forces and stress are derivatives of F.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -211,6 +211,33 @@ class Smearing:
         mu = self._solve(e, states, nelectrons)
         return torch.tensor(mu, dtype=eigenvalues.dtype, device=eigenvalues.device)
 
+    def fill(self, eigenvalues: Tensor, weights: Tensor, reservoirs: "Sequence[tuple[slice, float]]") -> "FilledStates":
+        """Fill the states of all k-points.
+
+        Parameters
+        ----------
+        eigenvalues : Tensor
+            (nspin, nk, nbands), Hartree.
+        weights : Tensor
+            (nk,) weights of the k-points, adding up to one.
+        reservoirs : sequence of (slice, float)
+            Spin channels that share a Fermi level, with the number of their electrons; see `Crystal.reservoirs`.
+
+        Raises
+        ------
+        TooFewBands
+            If the bands cannot hold the electrons.
+        """
+        degeneracy = 2 // len(eigenvalues)
+        fermi_levels = eigenvalues.new_empty(len(eigenvalues))
+        for spins, number in reservoirs:
+            fermi_levels[spins] = self.fermi_level(eigenvalues[spins], weights, number, degeneracy)
+        fermi = fermi_levels[:, None, None]
+        occupations = self.occupations(eigenvalues, fermi)
+        states = degeneracy * weights[:, None]
+        entropy = -self.width * float((self.entropy(eigenvalues, fermi) * states).sum())
+        return FilledStates(eigenvalues, occupations, occupations * states, fermi_levels, entropy)
+
     def _solve(self, e: Tensor, states: Tensor, nelectrons: float) -> float:
         """Chemical potential for sorted eigenvalues (n,) of which each holds `states` (n,) electrons."""
         lowest, highest = float(e[0]), float(e[-1])
@@ -246,6 +273,29 @@ class Smearing:
             low, high = (low, mu) if excess(mu, gaussian) > 0 else (mu, high)
         low, high = _next_crossing(lambda mu: excess(mu, smearing), low, step)
         return _root(lambda mu: excess(mu, smearing), lambda mu: slope(mu, smearing), low, high, tolerance)
+
+
+@dataclass(frozen=True)
+class FilledStates:
+    """States and the electrons in them.
+
+    Attributes
+    ----------
+    eigenvalues, occupations : Tensor
+        (nspin, nk, nbands), Hartree and electrons in [0, 1] per spin orbital.
+    electrons : Tensor
+        (nspin, nk, nbands) electrons in each orbital times the weight of its k-point.
+    fermi_levels : Tensor
+        (nspin,) Hartree.
+    entropy : float
+        -T S, Hartree.
+    """
+
+    eigenvalues: Tensor
+    occupations: Tensor
+    electrons: Tensor
+    fermi_levels: Tensor
+    entropy: float
 
 
 def _next_crossing(excess: Callable[[float], float], start: float, step: float) -> tuple[float, float]:

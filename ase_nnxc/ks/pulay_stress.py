@@ -4,14 +4,14 @@ A fixed set of plane waves is not a fixed cutoff: the stress of one misses the p
 and Payne, J. Phys.: Condens. Matter 2, 4395 (1990), eq. 10).
 """
 
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from .basis import make_sphere, shared_waves
 from .ground_state import GroundState
-from .hamiltonian import Hamiltonian, TauOperator
-from .parallel import map_kpoints
-from .scf import Problem
-from .terms.nonlocal_ import projectors
+from .kpoints import Block
 
 MARGIN = 0.1  # of the cutoff: the plane waves that are looked at beyond it
 
@@ -21,38 +21,29 @@ def pulay_pressure(state: GroundState) -> float:
 
     The slope of the energy is that of second-order perturbation theory,
 
-        dE/decut ~ -1/(MARGIN ecut) sum_n f_n sum_G |<k+G|V|psi_n>|^2 / (|k+G|^2/2 - e_n),
+        dE/decut ~ -1/(MARGIN ecut) sum_n f_n sum_G |<k+G|H|psi_n>|^2 / (|k+G|^2/2 - e_n),
 
     over the plane waves between ecut and (1 + MARGIN) ecut.
     """
     crystal, basis, electrons = state.crystal, state.basis, state.electrons
-    problem = Problem(crystal, basis, state.functional)
-    potentials, _ = problem.potentials(state.fields)
+    potential = state.total_energy().potential(state.fields).values
+    spheres = tuple(
+        make_sphere(crystal, (1 + MARGIN) * basis.ecut, s.kpoint, s.weight, basis.grid.shape) for s in basis.spheres
+    )
+    wide = replace(state.system, basis=replace(basis, spheres=spheres))
+    wide_energy = state.total_energy(wide)
 
-    def lowering(block: tuple[int, int]) -> float:
-        spin, k = block
-        sphere = basis.spheres[k]
-        wide = make_sphere(crystal, (1 + MARGIN) * basis.ecut, sphere.kpoint, sphere.weight, basis.grid.shape)
-        filled = electrons[spin, k] != 0
-        psi = state.orbitals[spin][k][filled]
-        old, new = shared_waves(sphere.miller, wide.miller)
-        spread = psi.new_zeros(len(psi), wide.npw)
-        spread[:, new] = psi[:, old]
-        half_squares = wide.half_squares(crystal.reciprocal)
-        tau = TauOperator(half_squares, potentials[spin, 1]) if potentials.shape[1] == 2 else None
-        potential_alone = Hamiltonian(
-            wide,
-            torch.zeros_like(half_squares),
-            basis.ecut,
-            projectors(crystal, wide),
-            problem.coupling,
-            potentials[spin, 0],
-            tau,
-        )
-        gap = half_squares - state.eigenvalues[spin, k][filled][:, None]
-        change = potential_alone.apply(spread).abs().square() / gap
+    def lowering(block: Block, orbitals: Tensor) -> Tensor:
+        at = (block.spin, block.k)
+        old, new = shared_waves(basis.spheres[block.k].miller, block.sphere.miller)
+        filled = electrons[at] != 0
+        psi = orbitals.new_zeros(int(filled.sum()), block.sphere.npw)
+        psi[:, new] = orbitals[filled][:, old]
+        gap = block.sphere.half_squares(crystal.reciprocal) - state.eigenvalues[at][filled][:, None]
+        hamiltonian = wide_energy.hamiltonian(block, potential[block.spin], torch.complex128)
+        change = hamiltonian.apply(psi).abs().square() / gap
         change[:, new] = 0.0
-        return float(electrons[spin, k][filled] @ change.sum(1))
+        return electrons[at][filled] @ change.sum(1)
 
-    slope = -sum(map_kpoints(lowering, basis.blocks(crystal.nspin), crystal.device)) / (MARGIN * basis.ecut)
+    slope = -float(wide.kpoints.sum(lowering, state.orbitals)) / (MARGIN * basis.ecut)
     return 2 / 3 * basis.ecut / float(crystal.volume) * slope

@@ -13,17 +13,28 @@ import math
 import torch
 from torch import Tensor
 
-from .coulomb import lattice_kernel, of_gaussian
+from ..coulomb import lattice_kernel, of_gaussian
+from .term import IonTerm
 
 # both sums stop where their Gaussian is exp(-EXPONENT), 1e-18 of its largest value
 EXPONENT = 41.0
+
+
+class Ewald(IonTerm):
+    """Electrostatic energy of the ions."""
+
+    name = "ewald"
+
+    def energy(self) -> Tensor:
+        """Energy, Hartree."""
+        crystal = self.system.crystal
+        return ewald_energy(crystal.lattice, crystal.positions, crystal.charges, pbc=crystal.pbc)
 
 
 def ewald_energy(
     lattice: Tensor,
     positions: Tensor,
     charges: Tensor,
-    eta: float | None = None,
     pbc: tuple[bool, bool, bool] = (True, True, True),
 ) -> Tensor:
     """Electrostatic energy of the ions of one cell, differentiable in lattice, positions and charges.
@@ -36,8 +47,6 @@ def ewald_energy(
         (natoms, 3), fractional, in any cell along periodic directions.
     charges : Tensor
         (natoms,) elementary charges.
-    eta : float, optional
-        Where the two sums are split, bohr^-1; the energy does not depend on it. Default: the cheapest.
     pbc : tuple of bool
         Which directions are periodic: all, two, or none.
 
@@ -56,13 +65,20 @@ def ewald_energy(
         distance = torch.linalg.vector_norm((positions[second] - positions[first]) @ lattice, dim=-1)
         return (charges[first] * charges[second] / distance).sum()
     volume = torch.linalg.det(lattice).abs()
-    if eta is None:
-        # cost of the pairs ~ natoms^2 / (eta^3 Omega), of the phases ~ natoms eta^3 Omega: least where both are equal
-        eta = (2 * math.pi**3 * len(charges) / float(volume.detach()) ** 2) ** (1 / 6)
-        eta = max(eta, _narrowest(lattice.detach(), positions.detach(), pbc))
+    eta = splitting(lattice.detach(), positions.detach(), pbc)
     own = eta / math.sqrt(math.pi) * charges.square().sum()
     near = _real_space_sum(lattice, positions, charges, eta, pbc)
     return near + _reciprocal_sum(lattice, positions, charges, eta, pbc) / volume - own
+
+
+def splitting(lattice: Tensor, positions: Tensor, pbc: tuple[bool, bool, bool]) -> float:
+    """Where the two sums are split, eta, bohr^-1, at the least cost; the energy does not depend on it.
+
+    The pairs cost ~ natoms^2 / (eta^3 Omega), the phases ~ natoms eta^3 Omega: least where both are equal.
+    """
+    volume = float(torch.linalg.det(lattice).abs())
+    cheapest = (2 * math.pi**3 * len(positions) / volume**2) ** (1 / 6)
+    return max(cheapest, _narrowest(lattice, positions, pbc))
 
 
 def _narrowest(lattice: Tensor, positions: Tensor, pbc: tuple[bool, bool, bool]) -> float:

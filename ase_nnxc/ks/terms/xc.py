@@ -4,15 +4,13 @@ Symmetry makes whole sets of grid points equal, so the functional is evaluated o
 their number. The potentials are autograd of this discretised energy, averaged over the sets.
 
 Core correction (S. G. Louie, S. Froyen and M. L. Cohen, Phys. Rev. B 26, 1738 (1982)): the functional sees n + n_core,
-and with spin half of n_core in each channel. The core density is added here and nowhere else. Its orbitals are not
-known, so tau stays that of the valence alone.
-
-Fields (nfields, ...) are the total density and, with spin, the magnetisation density, bohr^-3; for a functional of the
-kinetic energy density tau, the same of tau follow, Hartree bohr^-3.
+and with spin half of n_core in each channel. The core density is added here and nowhere else. The orbitals of the core
+are not known, so tau stays that of the valence alone.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,14 +19,46 @@ from torch.autograd.function import once_differentiable
 from ...xc.functional import Functional
 from ..basis import Basis, DensityGrid
 from ..crystal import Crystal
-from .local import superposition
+from ..fields import Fields
+from ..superposition import superposition
+from .term import DensityTerm
+
+if TYPE_CHECKING:
+    from ..system import System
 
 CHUNK = 2**16  # points; a network's graph takes about a kilobyte for each
 
 
-def nfields(functional: Functional, nspin: int) -> int:
-    """Number of fields that a functional is evaluated with."""
-    return 2 * nspin if "tau" in functional.features else nspin
+class ExchangeCorrelation(DensityTerm):
+    """Exchange-correlation energy by the functional of the system."""
+
+    name = "xc"
+
+    def __init__(self, system: "System"):
+        super().__init__(system)
+        self.functional = system.functional
+        self.fields = ("density", "tau") if "tau" in self.functional.features else ("density",)
+        self.parameters = [p for p in self.functional.parameters() if p.requires_grad]
+
+    @cached_property
+    def _core(self) -> Tensor | None:
+        return core_density(self.system.crystal, self.system.basis.grid)
+
+    def energy(self, fields: Fields) -> Tensor:
+        """Energy, Hartree; twice differentiable in fields, cell and positions."""
+        return self._energy(fields, ())
+
+    def trainable_energy(self, fields: Fields) -> Tensor:
+        """The same, differentiable in the parameters of the functional, too."""
+        return self._energy(fields, self.parameters)
+
+    def _energy(self, fields: Fields, parameters: Sequence[Tensor]) -> Tensor:
+        crystal, basis = self.system.crystal, self.system.basis
+        real = fields.real
+        seen = real if self._core is None else torch.cat((real[:1] + self._core, real[1:]))
+        features = _features(self.functional, seen, fields.nspin, basis, crystal.reciprocal)
+        total = _Sum.apply(self.functional, basis.orbits.counts, len(features), *features, *parameters)
+        return crystal.volume / basis.grid.size * total
 
 
 def spin_channels(total_and_moment: Tensor) -> Tensor:
@@ -37,11 +67,6 @@ def spin_channels(total_and_moment: Tensor) -> Tensor:
         return (0.5 * total_and_moment).expand(2, *total_and_moment.shape[1:])
     n, m = total_and_moment
     return 0.5 * torch.stack((n + m, n - m))
-
-
-def up_and_down(slopes: Tensor) -> Tensor:
-    """Derivatives by the spin channels (nspin, ...) from those by total and moment."""
-    return torch.stack((slopes[0] + slopes[1], slopes[0] - slopes[1])) if len(slopes) == 2 else slopes
 
 
 def gradient(field: Tensor, shape: tuple[int, int, int], reciprocal: Tensor) -> Tensor:
@@ -62,10 +87,9 @@ def gradient(field: Tensor, shape: tuple[int, int, int], reciprocal: Tensor) -> 
     return torch.stack(components, dim=1)
 
 
-def _features(functional: Functional, fields: Tensor, basis: Basis, reciprocal: Tensor) -> list[Tensor]:
+def _features(functional: Functional, fields: Tensor, nspin: int, basis: Basis, reciprocal: Tensor) -> list[Tensor]:
     """What the functional reads, in its order, of total and moment: (nspin, norbits) or (nspin, 3, norbits)."""
     points = basis.orbits.representatives
-    nspin = len(fields) // nfields(functional, 1)
     density, tau = fields[:nspin], fields[nspin:]
     make = {
         "density": lambda: density.flatten(1).index_select(1, points),
@@ -182,38 +206,3 @@ def with_core(fields: Tensor, crystal: Crystal, grid: DensityGrid) -> Tensor:
     """Fields (nfields, n1, n2, n3) with the core density added to the density: what a functional sees."""
     core = core_density(crystal, grid)
     return fields if core is None else torch.cat((fields[:1] + core, fields[1:]))
-
-
-def xc_energy(
-    functional: Functional, fields: Tensor, crystal: Crystal, basis: Basis, parameters: Sequence[Tensor] = ()
-) -> Tensor:
-    """Exchange-correlation energy, Hartree.
-
-    Parameters
-    ----------
-    functional : Functional
-        What to evaluate.
-    fields : Tensor
-        (nfields, n1, n2, n3) of the valence.
-    crystal : Crystal
-        Cell and core densities; the energy is twice differentiable in cell and positions, as in the fields.
-    basis : Basis
-        Grid and symmetry.
-    parameters : sequence of Tensor, optional
-        Those of the functional that it is differentiable in, too.
-    """
-    features = _features(functional, with_core(fields, crystal, basis.grid), basis, crystal.reciprocal)
-    total = _Sum.apply(functional, basis.orbits.counts, len(features), *features, *parameters)
-    return crystal.volume / basis.grid.size * total
-
-
-def xc_potential(functional: Functional, fields: Tensor, crystal: Crystal, basis: Basis) -> tuple[float, Tensor]:
-    """Energy, Hartree, and its derivatives (nfields, n1, n2, n3) by the fields, per volume; arguments of `xc_energy`.
-
-    The derivative by a density is a potential in Hartree; that by tau has no unit.
-    """
-    with torch.enable_grad():
-        leaf = fields.detach().requires_grad_()
-        energy = xc_energy(functional, leaf, crystal, basis)
-        (slope,) = torch.autograd.grad(energy, leaf)
-    return float(energy.detach()), basis.orbits.symmetrize(slope * (basis.grid.size / crystal.volume))

@@ -1,6 +1,6 @@
-"""Where an SCF starts: superposed atoms for the density, a small dense diagonalisation for the orbitals."""
+"""The initial guess: superposed atoms for the density, a small dense diagonalisation for the orbitals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ from .basis import Basis, Sphere
 from .crystal import Crystal
 from .hamiltonian import Hamiltonian
 from .harmonics import solid_harmonics
-from .terms.local import superposition
+from .kpoints import Block
+from .superposition import superposition
+from .total_energy import TotalEnergy
 
 NOISE = 1e-3  # on every plane wave, so that no symmetry is missed
 SMEARED = (0.0, 0.1, 0.2)  # bohr^2 along x, y, z: variance by which an open shell is out of round at the start
@@ -89,7 +91,7 @@ def start_orbitals(hamiltonian: Hamiltonian, atoms: Tensor, nbands: int, seed: i
     Tensor
         (nbands, npw) complex128.
     """
-    kinetic = hamiltonian.kinetic
+    kinetic = hamiltonian.diagonal
     few = torch.argsort(kinetic)[: max(80, 2 * nbands)]
     rest = atoms.clone()
     rest[:, few] = 0.0  # orthogonal to the plane waves taken
@@ -101,7 +103,7 @@ def start_orbitals(hamiltonian: Hamiltonian, atoms: Tensor, nbands: int, seed: i
     coupling = h_rest[:, few]
     matrix = torch.cat(
         (
-            torch.cat((_dense(hamiltonian, few), coupling.mT), dim=1),
+            torch.cat((hamiltonian.matrix(few), coupling.mT), dim=1),
             torch.cat((coupling.conj(), rest.conj() @ h_rest.mT), dim=1),
         )
     )
@@ -120,15 +122,28 @@ def noise(norbitals: int, kinetic: Tensor, seed: int) -> Tensor:
     return torch.view_as_complex(random) / (1 + kinetic)
 
 
-def _dense(hamiltonian: Hamiltonian, waves: Tensor) -> Tensor:
-    """The matrix <G|H|G'> of some plane waves, given by their indices (n,)."""
-    shape, miller = hamiltonian.potential.shape, hamiltonian.sphere.miller[waves]
-    fourier = torch.fft.fftn(hamiltonian.potential, norm="forward").flatten()
-    i, j, k = ((miller[:, None, axis] - miller[None, :, axis]) % n for axis, n in enumerate(shape))
-    projectors = hamiltonian.projectors[:, waves]
-    index = (i * shape[1] + j) * shape[2] + k
-    matrix = fourier[index] + projectors.mT @ hamiltonian.coupling @ projectors.conj()
-    if hamiltonian.tau is not None:  # 1/2 (T + T') v(G - G')
-        half = 0.5 * hamiltonian.tau.half_squares[waves]
-        matrix += torch.fft.fftn(hamiltonian.tau.potential, norm="forward").flatten()[index] * (half[:, None] + half)
-    return matrix + torch.diag(hamiltonian.kinetic[waves])
+def atomic_fields(crystal: Crystal, basis: Basis, count: int) -> Tensor:
+    """The first `count` fields (count, ng) of superposed atoms."""
+    density = start_density(crystal, basis)
+    return density if count == len(density) else torch.cat((density, start_tau(crystal, basis)))
+
+
+def rough_orbitals(energy: TotalEnergy, fields: Tensor, nbands: int) -> list[Tensor]:
+    """Orbitals (nbands, npw) of each block in the potential of fields (nfields, ng): where a diagonalisation begins."""
+    potential = energy.potential(fields).values
+
+    def diagonalise(block: Block) -> Tensor:
+        hamiltonian = energy.hamiltonian(block, potential[block.spin], torch.complex128)
+        atoms = atomic_orbitals(energy.system.crystal, block.sphere)
+        return start_orbitals(hamiltonian, atoms, nbands, seed=block.k)
+
+    return energy.system.kpoints.map(diagonalise)
+
+
+def more_orbitals(energy: TotalEnergy, orbitals: Sequence[Tensor], count: int) -> list[Tensor]:
+    """The orbitals (nbands, npw) of each block, and `count` more of them, made of noise."""
+
+    def extend(block: Block, psi: Tensor) -> Tensor:
+        return torch.cat((psi, noise(count, energy.diagonal(block), seed=len(psi)).to(psi.dtype)))
+
+    return energy.system.kpoints.map(extend, orbitals) if count else list(orbitals)

@@ -14,29 +14,38 @@ that extend over less than half of the cell there interact as isolated ones, and
 """
 
 import math
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from ..basis import DensityGrid
-from ..crystal import Crystal
+from .basis import DensityGrid
+from .crystal import Crystal
 
 # a times half of the shortest length of an isolated cell: erfc(SPLIT) = 2e-12 of the first part is left there, and the
 # grid holds the second for cutoffs above some (10 SPLIT / length)^2 / 2
 SPLIT = 5.0
 
 
+_kernels: "WeakKeyDictionary[Crystal, tuple[DensityGrid, Tensor]]" = WeakKeyDictionary()
+
+
 def coulomb_kernel(grid: DensityGrid, crystal: Crystal) -> Tensor:
     """K (ng,), bohr^2, on the density's grid; differentiable in a strain of periodic directions.
+
+    It is computed once for a crystal, whose terms share it.
 
     Raises
     ------
     ValueError
         If one direction alone is periodic.
     """
-    if not any(crystal.pbc):
-        return _nearest_image(grid, crystal)
-    return lattice_kernel(grid.miller, crystal.lattice, crystal.pbc)
+    known = _kernels.get(crystal)
+    if known is None or known[0] is not grid:
+        nearest = not any(crystal.pbc)
+        kernel = _nearest_image(grid, crystal) if nearest else lattice_kernel(grid.miller, crystal.lattice, crystal.pbc)
+        known = _kernels[crystal] = grid, kernel
+    return known[1]
 
 
 def lattice_kernel(miller: Tensor, lattice: Tensor, pbc: tuple[bool, bool, bool]) -> Tensor:

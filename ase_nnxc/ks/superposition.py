@@ -1,7 +1,4 @@
-"""Local pseudopotential: the potential of the ions' Gaussian charges, and a short-ranged rest.
-
-V(G) = 1/Omega sum_a exp(-i G R_a) [ -Z_a exp(-G^2 r_a^2 / 2) K(G) + short_a(|G|) ], its mean at G = 0 included.
-"""
+"""Sums of atomic fields, in Fourier space."""
 
 import math
 from collections.abc import Callable
@@ -9,10 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...pseudopotentials.protocol import Pseudopotential
-from ..basis import DensityGrid
-from ..crystal import Crystal
-from .coulomb import of_gaussian
+from ..pseudopotentials.protocol import Pseudopotential
+from .basis import DensityGrid
+from .crystal import Crystal
 
 
 def structure_factors(grid: DensityGrid, positions: Tensor) -> Tensor:
@@ -50,15 +46,3 @@ def superposition(
             for atom in atoms:
                 total = total + scale[atom] * form * structure_factors(grid, crystal.positions[[atom]])
     return total / crystal.volume
-
-
-def local_potential(crystal: Crystal, grid: DensityGrid, kernel: Tensor) -> Tensor:
-    """Fourier coefficients (ng,) of the local pseudopotential, Hartree, differentiable in cell and positions.
-
-    `kernel` is that of `coulomb_kernel`.
-    """
-
-    def form_factor(table: Pseudopotential, q2: Tensor) -> Tensor:
-        return table.short(q2) - table.valence * of_gaussian(kernel, q2, table.rloc**2 / 2, crystal.pbc)
-
-    return superposition(crystal, grid, form_factor)

@@ -4,12 +4,47 @@
 channel, m, number of the projector.
 """
 
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from ..basis import Sphere
 from ..crystal import Crystal
 from ..harmonics import solid_harmonics
+from ..kpoints import Block
+from ..operators import Separable
+from .term import OrbitalTerm
+
+if TYPE_CHECKING:
+    from ..system import System
+
+
+class NonlocalPotential(OrbitalTerm):
+    """Energy of the electrons in the separable part of the pseudopotentials."""
+
+    name = "nonlocal"
+
+    def __init__(self, system: "System"):
+        super().__init__(system)
+        self._operators: dict[int, Separable] = {}  # by the number of the k-point
+
+    @cached_property
+    def coupling(self) -> Tensor:
+        """D (nproj, nproj) complex, Hartree."""
+        return coupling(self.system.crystal).to(torch.complex128)
+
+    def operator(self, block: Block) -> Separable:
+        """P^H D P."""
+        if block.k not in self._operators:
+            self._operators[block.k] = Separable(projectors(self.system.crystal, block.sphere), self.coupling)
+        return self._operators[block.k]
+
+    def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
+        """sum_n f_n b_n^H D b_n, b_n = <p|psi_n>."""
+        b = projectors(self.system.crystal, block.sphere).conj() @ psi.mT  # (nproj, nbands)
+        return ((b.conj() * (self.coupling @ b)).real.sum(0) * electrons).sum()
 
 
 def projectors(crystal: Crystal, sphere: Sphere) -> Tensor:

@@ -1,0 +1,171 @@
+"""Hermitian operators on the orbitals of one spin and k-point: what the terms of the energy make of H."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .basis import Sphere
+from .transforms import chunk_size, from_box, to_box
+
+
+class Operator(ABC):
+    """An operator on plane waves of one k-point."""
+
+    @abstractmethod
+    def add_to(self, result: Tensor, psi: Tensor) -> None:
+        """Add the operator times orbitals (nbands, npw) to a result of the same shape."""
+
+    @abstractmethod
+    def to(self, dtype: torch.dtype) -> "Operator":
+        """The same operator in complex64 or complex128."""
+
+    def matrix(self, waves: Tensor) -> Tensor:
+        """<G|O|G'> (n, n), complex128, between the plane waves with indices `waves` (n,)."""
+        npw = self.npw
+        unit = torch.zeros(len(waves), npw, dtype=torch.complex128, device=waves.device)
+        unit[torch.arange(len(waves), device=waves.device), waves] = 1.0
+        image = torch.zeros_like(unit)
+        self.add_to(image, unit)
+        return image[:, waves].mT
+
+    @property
+    @abstractmethod
+    def npw(self) -> int:
+        """Number of plane waves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(Operator):
+    """An operator that is diagonal in plane waves.
+
+    Attributes
+    ----------
+    values : Tensor
+        (npw,) real, Hartree.
+    """
+
+    values: Tensor
+
+    @property
+    def npw(self) -> int:
+        """Number of plane waves."""
+        return len(self.values)
+
+    def to(self, dtype: torch.dtype) -> "Diagonal":
+        """In the precision of `dtype`."""
+        return Diagonal(self.values.to(dtype.to_real()))
+
+    def add_to(self, result: Tensor, psi: Tensor) -> None:
+        """result += d psi."""
+        result.addcmul_(psi, self.values.to(psi.dtype))
+
+    def matrix(self, waves: Tensor) -> Tensor:
+        """diag(d)."""
+        return torch.diag(self.values[waves]).to(torch.complex128)
+
+
+@dataclass(frozen=True, eq=False)
+class Separable(Operator):
+    """sum_ij |p_i> D_ij <p_j|.
+
+    Attributes
+    ----------
+    projectors : Tensor
+        (nproj, npw) complex, <k+G|p>.
+    coupling : Tensor
+        (nproj, nproj) complex, D, Hartree.
+    """
+
+    projectors: Tensor
+    coupling: Tensor
+
+    @property
+    def npw(self) -> int:
+        """Number of plane waves."""
+        return self.projectors.shape[1]
+
+    def to(self, dtype: torch.dtype) -> "Separable":
+        """In the precision of `dtype`."""
+        return Separable(self.projectors.to(dtype), self.coupling.to(dtype))
+
+    def add_to(self, result: Tensor, psi: Tensor) -> None:
+        """Two products of matrices."""
+        if len(self.projectors):
+            result.addmm_(psi @ self.projectors.mH @ self.coupling, self.projectors)
+
+    def matrix(self, waves: Tensor) -> Tensor:
+        """P D P^H between plane waves."""
+        projectors = self.projectors[:, waves]
+        return projectors.mT @ self.coupling @ projectors.conj()
+
+
+@dataclass(frozen=True, eq=False)
+class GridPotential(Operator):
+    """Potentials on the FFT box: V(r) psi - 1/2 div(v(r) grad psi).
+
+    The second part is there if the energy depends on the kinetic energy density tau; v = dE/dtau (J. Neumann,
+    R. H. Nobes and N. C. Handy, Mol. Phys. 87, 1 (1996)). By the product rule it takes two transforms of an orbital
+    instead of three,
+
+        -1/2 div(v grad psi) = 1/2 (T v psi + v T psi) + 1/4 (lap v) psi,   T = |k+G|^2 / 2,
+
+    all of them products that the FFT box holds exactly.
+
+    Attributes
+    ----------
+    sphere : Sphere
+        Plane waves.
+    local : Tensor
+        (n1, n2, n3), Hartree: V, and 1/4 lap v if there is a v.
+    tau : Tensor or None
+        (n1, n2, n3) v.
+    half_squares : Tensor or None
+        (npw,) T, Hartree, without smoothing at the cutoff; needed with v.
+    """
+
+    sphere: Sphere
+    local: Tensor
+    tau: Tensor | None = None
+    half_squares: Tensor | None = None
+
+    @property
+    def npw(self) -> int:
+        """Number of plane waves."""
+        return self.sphere.npw
+
+    def to(self, dtype: torch.dtype) -> "GridPotential":
+        """In the precision of `dtype`."""
+        real = dtype.to_real()
+        tau, half_squares = (None if x is None else x.to(real) for x in (self.tau, self.half_squares))
+        return GridPotential(self.sphere, self.local.to(real), tau, half_squares)
+
+    def add_to(self, result: Tensor, psi: Tensor) -> None:
+        """Multiply on the grid, a few orbitals at a time."""
+        step = chunk_size(self.local.numel(), psi.device)
+        for start in range(0, len(psi), step):
+            result[start : start + step] += self._apply(psi[start : start + step])
+
+    def _apply(self, psi: Tensor) -> Tensor:
+        n1, n2, n3 = self.local.shape
+        if self.tau is None or self.half_squares is None:
+            box = to_box(psi, self.sphere, (n1, n2, n3))
+            return from_box(box.mul_(self.local), self.sphere)
+        count, half = len(psi), 0.5 * self.half_squares
+        box = to_box(torch.cat((psi, half * psi)), self.sphere, (n1, n2, n3))
+        box[count:].mul_(self.tau).addcmul_(box[:count], self.local)  # 1/2 v T psi + V psi
+        box[:count].mul_(self.tau)
+        waves = from_box(box, self.sphere)
+        return torch.addcmul(waves[count:], waves[:count], half)
+
+    def matrix(self, waves: Tensor) -> Tensor:
+        """V(G - G') + 1/2 (T + T') v(G - G')."""
+        miller, shape = self.sphere.miller[waves], self.local.shape
+        i, j, k = ((miller[:, None, axis] - miller[None, :, axis]) % n for axis, n in enumerate(shape))
+        index = (i * shape[1] + j) * shape[2] + k
+        matrix = torch.fft.fftn(self.local, norm="forward").flatten()[index]
+        if self.tau is not None and self.half_squares is not None:
+            half = 0.5 * self.half_squares[waves]
+            matrix += torch.fft.fftn(self.tau, norm="forward").flatten()[index] * (half[:, None] + half)
+        return matrix

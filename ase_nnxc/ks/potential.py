@@ -1,0 +1,75 @@
+"""The Kohn-Sham potential: assembled from the density terms, on the grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .fields import Fields, by_channels
+
+if TYPE_CHECKING:
+    from .system import System
+    from .terms.term import DensityTerm
+
+
+@dataclass(frozen=True, eq=False)
+class Potential:
+    """Potentials of all spins, and what makes an energy of the sum of eigenvalues.
+
+    Attributes
+    ----------
+    values : Tensor
+        (nspin, 1 or 2, n1, n2, n3). The first of each spin is the local potential, Hartree; if the energy depends on
+        tau, the second is v = dE/dtau, and the first holds 1/4 lap v (see `operators.GridPotential`).
+    double_counting : float
+        sum of E - int (V n + v tau) over the density terms, Hartree: added to the sum of the eigenvalues it makes the
+        Harris-Foulkes energy (J. Harris, Phys. Rev. B 31, 1770 (1985)), without the ions and the entropy.
+    """
+
+    values: Tensor
+    double_counting: float
+
+
+def assemble_potential(system: System, terms: Sequence[DensityTerm], fields: Fields) -> Potential:
+    """The sum of the terms' potentials.
+
+    Parameters
+    ----------
+    system : System
+        What the terms were made for.
+    terms : sequence of DensityTerm
+        All of them.
+    fields : Fields
+        What makes the potential.
+
+    Raises
+    ------
+    FloatingPointError
+        If a term is not finite.
+    """
+    energy, derivatives = 0.0, torch.zeros_like(fields.real)
+    for term in terms:
+        part, by_fields = term.potential(fields)
+        if not (math.isfinite(part) and bool(by_fields.isfinite().all())):
+            raise FloatingPointError(f"the {term.name} energy or its potential is NaN or infinite")
+        energy += part
+        derivatives += by_fields
+    contracted = float((derivatives * fields.real).sum() * system.crystal.volume) / fields.grid.size
+    return Potential(potential_of_spins(system, derivatives), energy - contracted)
+
+
+def potential_of_spins(system: System, derivatives: Tensor) -> Tensor:
+    """Potentials (nspin, 1 or 2, n1, n2, n3), as in `Potential`, of derivatives (nfields, n1, n2, n3) by the fields."""
+    grid, nspin = system.basis.grid, system.crystal.nspin
+    local = by_channels(derivatives[:nspin])
+    if len(derivatives) == nspin:
+        return local[:, None]
+    tau = by_channels(derivatives[nspin:])
+    squares = grid.wavevectors(system.crystal.reciprocal).square().sum(-1)
+    laplacian = grid.to_real(-squares * grid.to_fourier(tau))
+    return torch.stack((local + 0.25 * laplacian, tau), dim=1)

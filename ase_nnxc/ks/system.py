@@ -1,0 +1,46 @@
+"""What is calculated: a crystal, its plane waves, a functional, and the terms of the energy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..xc.functional import Functional
+from .basis import Basis
+from .crystal import Crystal
+from .kpoints import KPoints
+from .terms import STANDARD_TERMS
+
+if TYPE_CHECKING:
+    from .terms.term import Term
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """A Kohn-Sham problem.
+
+    Attributes
+    ----------
+    crystal : Crystal
+        Cell, atoms and electrons.
+    basis : Basis
+        Plane waves, k-points, grid.
+    functional : Functional
+        Exchange and correlation.
+    terms : tuple of callable
+        Each makes a term of the energy for a system; see `terms.term`.
+    """
+
+    crystal: Crystal
+    basis: Basis
+    functional: Functional
+    terms: "tuple[Callable[[System], Term], ...]" = STANDARD_TERMS
+
+    @cached_property
+    def kpoints(self) -> KPoints:
+        """Spin channels and k-points."""
+        return KPoints(self.crystal.nspin, self.basis.spheres, self.crystal.device)
+
+    def at(self, crystal: Crystal) -> "System":
+        """The same for a moved or strained crystal, with the plane waves of this one."""
+        return replace(self, crystal=crystal)

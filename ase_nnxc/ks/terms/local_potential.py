@@ -1,0 +1,50 @@
+"""Local pseudopotential: the potential of the ions' Gaussian charges, and a short-ranged rest.
+
+V(G) = 1/Omega sum_a exp(-i G R_a) [ -Z_a exp(-G^2 r_a^2 / 2) K(G) + short_a(|G|) ], its mean at G = 0 included.
+"""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ...pseudopotentials.protocol import Pseudopotential
+from ..coulomb import coulomb_kernel, of_gaussian
+from ..fields import Fields
+from ..superposition import superposition
+from .term import DensityTerm
+
+
+class LocalPotential(DensityTerm):
+    """Energy of the electrons in the local part of the pseudopotentials."""
+
+    name = "local"
+
+    @cached_property
+    def fourier(self) -> Tensor:
+        """(ng,) Hartree."""
+        crystal, grid = self.system.crystal, self.system.basis.grid
+        interaction = coulomb_kernel(grid, crystal)
+
+        def form_factor(table: Pseudopotential, q2: Tensor) -> Tensor:
+            return table.short(q2) - table.valence * of_gaussian(interaction, q2, table.rloc**2 / 2, crystal.pbc)
+
+        return superposition(crystal, grid, form_factor)
+
+    @cached_property
+    def real(self) -> Tensor:
+        """(n1, n2, n3) Hartree."""
+        return self.system.basis.grid.to_real(self.fourier)
+
+    def energy(self, fields: Fields) -> Tensor:
+        """Omega sum_G n_G* V_G."""
+        return self.system.crystal.volume * fields.grid.inner(fields.electrons, self.fourier)
+
+    def potential(self, fields: Fields) -> tuple[float, Tensor]:
+        """Energy, Hartree, and V for the density, zero for all other fields."""
+        potential = torch.zeros_like(fields.real)
+        potential[0] = self.real
+        return float(self.energy(fields)), potential
+
+    def kernel(self, fields: Fields) -> None:
+        """The potential does not depend on the fields."""
