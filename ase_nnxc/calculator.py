@@ -610,8 +610,11 @@ class NNXCCalculator(Calculator, ElectronicStructure):
     def _solve(self, atoms: Atoms, general: bool) -> "GroundState":
         import torch
 
+        from .ks.convergence import ConvergenceError, SCFSettings
         from .ks.occupations import TooFewBands
-        from .ks.scf import ConvergenceError, SCFSettings, can_start, scf
+        from .ks.scf import scf
+        from .ks.system import System
+        from .ks.warm_start import can_start
 
         clock = time.perf_counter()
         p, plan, device = self.parameters, self._plan(atoms), torch_device(self.parameters["device"])
@@ -625,7 +628,8 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         self._write_header(atoms, plan, basis, device)
         self._mesh, self._resolved = plan.mesh, self._explicit(plan)
         try:
-            state = scf(crystal, basis, functional, smearing, p["nbands"], settings, start, self._log.step)
+            system = System(crystal, basis, functional)
+            state = scf(system, smearing, p["nbands"], settings=settings, start=start, callback=self._log.step)
         except ConvergenceError as error:
             self._history = error.history
             self._log.write(f"  NOT CONVERGED: {error}")
@@ -793,7 +797,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         import torch
 
         from .ks.bands import bands_at
-        from .ks.scf import ConvergenceError
+        from .ks.convergence import ConvergenceError
 
         state, atoms = self.ground_state(), self.atoms
         assert atoms is not None
@@ -940,6 +944,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         import torch
 
         from .ks.ground_state import GroundState
+        from .ks.system import System
 
         if data.keys() != {*_PACKED, "lattice", "general", "solved"}:
             names = ", ".join(_PACKED)
@@ -951,7 +956,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             functional = _on_device(self._xc.functional, device)
             packed = {name: _to_device(data[name], device) for name in _PACKED}
             crystal, basis, smearing = self._stage(plan, device)
-            state = GroundState(crystal, basis, functional, smearing, **packed, history=[])
+            state = GroundState(System(crystal, basis, functional), smearing, **packed, history=[])
         if not _is_consistent(state):
             raise InputError("the ground state is not one of these atoms with these parameters")
         self.reset()
@@ -1116,12 +1121,9 @@ _PACKED = ("orbitals", "eigenvalues", "occupations", "fermi_levels", "fields", "
 
 def _is_consistent(state: "GroundState") -> bool:
     """Whether the orbitals and fields of a state are of the size that its basis and its functional ask for."""
-    from .ks.terms.xc import nfields
-
-    nspin, basis = state.crystal.nspin, state.basis
-    waves = [[psi.shape[-1] for psi in row] for row in state.orbitals]
-    fields = (nfields(state.functional, nspin), len(basis.grid.index))
-    return waves == [[sphere.npw for sphere in basis.spheres]] * nspin and state.fields.shape == fields
+    waves = [psi.shape[-1] for psi in state.orbitals]
+    fields = (state.total_energy().nfields, len(state.basis.grid.index))
+    return waves == [block.sphere.npw for block in state.system.kpoints.blocks] and state.fields.shape == fields
 
 
 def _to_device(value: Any, device: "torch.device") -> Any:

@@ -28,7 +28,7 @@ class ElectronicStructure(ABC):
     """
 
     atoms: Atoms | None
-    _bands: "tuple[GroundState, Tensor, list[list[Tensor]]] | None" = None  # all converged; of the state that is named
+    _bands: "tuple[GroundState, Tensor, list[Tensor]] | None" = None  # all converged; of the state that is named
 
     @abstractmethod
     def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
@@ -134,7 +134,9 @@ class ElectronicStructure(ABC):
         _, orbitals = self._all_bands(state)
         sphere, shape = state.basis.spheres[kpt], state.basis.grid.shape
         with torch.inference_mode(False), torch.no_grad():
-            waves = to_box(orbitals[spin][kpt][[band]], sphere, shape)[0].cpu().numpy()  # scratch memory
+            waves = (
+                to_box(orbitals[state.system.kpoints.number(spin, kpt)][[band]], sphere, shape)[0].cpu().numpy()
+            )  # scratch memory
         waves = waves / np.sqrt(float(state.crystal.volume) * BOHR**3)
         if not periodic:
             x, y, z = (np.exp(2j * np.pi * k * np.arange(n) / n) for k, n in zip(sphere.kpoint.tolist(), shape))
@@ -151,12 +153,12 @@ class ElectronicStructure(ABC):
             "kpoint_weights": state.basis.weights.cpu().numpy(),
         }
 
-    def _all_bands(self, state: "GroundState") -> "tuple[Tensor, list[list[Tensor]]]":
+    def _all_bands(self, state: "GroundState") -> "tuple[Tensor, list[Tensor]]":
         """Eigenvalues and orbitals of a ground state, all converged, which is done once for each."""
         import torch
 
         from .ks.bands import converge_bands
-        from .ks.scf import ConvergenceError
+        from .ks.convergence import ConvergenceError
 
         if self._bands is None or self._bands[0] is not state:
             try:

@@ -10,8 +10,8 @@ from .units import GPA, HARTREE
 if TYPE_CHECKING:
     import numpy as np
 
+    from .ks.convergence import Step
     from .ks.ground_state import GroundState
-    from .ks.scf import Step
 
 
 class Log:

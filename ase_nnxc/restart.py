@@ -38,8 +38,8 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
         All else: what ASE writes as JSON.
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    for spin, row in enumerate(state[_ORBITALS]):
-        tensors |= {f"{_ORBITALS}.{spin}.{k}": psi for k, psi in enumerate(row)}
+    nk = state["eigenvalues"].shape[1]
+    tensors |= {f"{_ORBITALS}.{i // nk}.{i % nk}": psi for i, psi in enumerate(state[_ORBITALS])}
     header = encode(
         {
             "format": FORMAT,
@@ -92,5 +92,5 @@ def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
 def _nested(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The tensors as `NNXCCalculator.pack_state` has them."""
     nspin, nk = tensors["eigenvalues"].shape[:2]
-    orbitals = [[tensors.pop(f"{_ORBITALS}.{spin}.{k}") for k in range(nk)] for spin in range(nspin)]
+    orbitals = [tensors.pop(f"{_ORBITALS}.{spin}.{k}") for spin in range(nspin) for k in range(nk)]
     return {**tensors, _ORBITALS: orbitals}

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from ..calculator import NNXCCalculator
 from ..interop.pyscf import grid_features, solve_molecule
-from ..ks.ground_state import GroundState, fields_of
+from ..ks.fields import fields_of_orbitals
+from ..ks.ground_state import GroundState
 from ..ks.terms.xc import gradient, spin_channels, with_core
-from ..xc import SCAN, Functional
+from ..xc import Functional
 
 LARGEST_RATIO = 20.0
 """Largest s and alpha of a mesh."""
@@ -224,8 +225,9 @@ def sample_crystals(
 def _features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
     """Features on one point of each set of equivalent points of the FFT box, and the volumes of the sets, bohr^3."""
     crystal, basis = state.crystal, state.basis
-    # SCAN stands for a functional that reads everything
-    fields = basis.grid.to_real(fields_of(crystal, basis, SCAN(), state.orbitals, state.electrons))
+    fields = basis.grid.to_real(
+        fields_of_orbitals(crystal, basis, state.system.kpoints, state.orbitals, state.electrons, with_tau=True)
+    )
     density, tau = with_core(fields, crystal, basis.grid).chunk(2)
     slope = gradient(density, basis.grid.shape, crystal.reciprocal)
     features = {"density": density.flatten(1), "gradient": slope.flatten(2), "tau": tau.flatten(1)}

@@ -118,5 +118,5 @@ def _file_of(key: str) -> str:
 
 def _size(state: GroundState | None) -> int:
     """Bytes of the orbitals, fields and secants."""
-    tensors = [] if state is None else [state.fields, state.secants, *(psi for row in state.orbitals for psi in row)]
+    tensors = [] if state is None else [state.fields, state.secants, *state.orbitals]
     return sum(t.numel() * t.element_size() for t in tensors)
