@@ -51,7 +51,9 @@ def energy(atoms: Atoms, vacuum: float, step: float, ecut: float, **parameters) 
 
 def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
     """Free energy, Hartree, with the atoms shifted by so many steps of the grid along its first axis."""
-    from ase_nnxc.ks.scf import SCFSettings, scf
+    from ase_nnxc.ks.convergence import SCFSettings
+    from ase_nnxc.ks.scf import scf
+    from ase_nnxc.ks.system import System
 
     calc = NNXCCalculator(ecut=ecut, symmetry=False, **parameters)
     with torch.no_grad():
@@ -60,7 +62,7 @@ def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
         positions[:, 0] += shift / plan.box[0]
         plan = dataclasses.replace(plan, crystal=dataclasses.replace(plan.crystal, positions=positions))
         crystal, basis, smearing = calc._stage(plan, torch.device("cpu"))
-        return scf(crystal, basis, calc._xc.functional, smearing, None, SCFSettings(1e-9)).free_energy
+        return scf(System(crystal, basis, calc._xc.functional), smearing, settings=SCFSettings(1e-9)).free_energy
 
 
 def hydronium() -> Atoms:

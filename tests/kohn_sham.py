@@ -6,13 +6,17 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.calculator import kpts2sizeandoffsets
+from ase.dft.kpoints import monkhorst_pack
 from ase.units import Bohr
 from torch import Tensor
 
 from ase_nnxc.ks.basis import Basis, fft_box, make_basis
+from ase_nnxc.ks.convergence import SCFSettings
 from ase_nnxc.ks.crystal import Crystal
-from ase_nnxc.ks.scf import SCFSettings
-from ase_nnxc.ks.symmetry import find_symmetry, identity, monkhorst_pack
+from ase_nnxc.ks.eigensolver import Eigenpairs, davidson
+from ase_nnxc.ks.hamiltonian import Hamiltonian
+from ase_nnxc.ks.symmetry import find_symmetry, identity
 from ase_nnxc.pseudopotentials import find_pseudos
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import Functional
@@ -56,7 +60,23 @@ def basis_of(
     if symmetric:
         symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms)
     box = gpts or fft_box(crystal.lattice, ecut, symmetry.box_multiples())
-    return make_basis(crystal, ecut, monkhorst_pack(kpts, gamma=True), symmetry, box, smooth)
+    return make_basis(crystal, ecut, k_mesh(kpts), symmetry, box, smooth)
+
+
+def k_mesh(size: tuple[int, int, int], gamma: bool = True) -> Tensor:
+    """All k-points (nk, 3) of a mesh, with Gamma or as Monkhorst and Pack's."""
+    size, offsets = kpts2sizeandoffsets(size, gamma=gamma or None)
+    return torch.as_tensor(monkhorst_pack(size) + offsets)
+
+
+def diagonalise(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
+    """The lowest eigenpairs of H, whatever it takes."""
+    for _ in range(20):
+        pairs = davidson(hamiltonian, psi, tolerance, nconverge)
+        if bool((pairs.residuals[:nconverge] <= tolerance).all()):
+            return pairs
+        psi = pairs.vectors
+    raise AssertionError("not converged")
 
 
 def rattled_silicon_carbide() -> Atoms:

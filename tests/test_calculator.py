@@ -72,9 +72,9 @@ def scf_calls(monkeypatch) -> list:
     calls = []
     scf = scf_module.scf
 
-    def counted(*args):
-        calls.append(args[6])
-        return scf(*args)
+    def counted(*args, **kwargs):
+        calls.append(kwargs["start"])
+        return scf(*args, **kwargs)
 
     monkeypatch.setattr(scf_module, "scf", counted)
     return calls
@@ -84,7 +84,7 @@ def scf_calls(monkeypatch) -> list:
 def no_scf(monkeypatch) -> None:
     """Every SCF fails at once: for what happens before it."""
 
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise scf_module.ConvergenceError("no SCF in this test", [])
 
     monkeypatch.setattr(scf_module, "scf", fail)
@@ -257,7 +257,7 @@ def test_failure_never_returns_the_numbers_of_another_geometry(monkeypatch):
     first = free_energy(atoms)
     scf = scf_module.scf
 
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise scf_module.ConvergenceError("by intention", [])
 
     monkeypatch.setattr(scf_module, "scf", fail)

@@ -9,9 +9,11 @@ from ase.calculators.calculator import InputError
 from kohn_sham import basis_of, crystal_of, slope
 
 from ase_nnxc import NNXCCalculator
+from ase_nnxc.ks.convergence import SCFSettings
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.occupations import Smearing
-from ase_nnxc.ks.scf import SCFSettings, scf
+from ase_nnxc.ks.scf import scf
+from ase_nnxc.ks.system import System
 from ase_nnxc.registry import get_functional
 
 
@@ -20,7 +22,7 @@ def solve(atoms: Atoms, ecut: float, kpts: tuple[int, int, int], start=None, **c
     basis = basis_of(crystal, ecut, kpts)
     functional, smearing = get_functional("PBE"), Smearing("fermi-dirac", 0.01)
     crystal, settings = replace(crystal, **changes), SCFSettings(energy=1e-12)
-    return scf(crystal, basis, functional, smearing, settings=settings, start=start)
+    return scf(System(crystal, basis, functional), smearing, settings=settings, start=start)
 
 
 def nickel() -> Atoms:

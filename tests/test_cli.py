@@ -19,7 +19,7 @@ import ase_nnxc
 from ase_nnxc import cli
 from ase_nnxc.checkpoints import load_functional, save_functional
 from ase_nnxc.cli import calculations
-from ase_nnxc.ks.scf import ConvergenceError
+from ase_nnxc.ks.convergence import ConvergenceError
 from ase_nnxc.xc import PBE
 
 RADII_MGO = 2 * (1.41 + 0.66)  # twice the sum of the covalent radii (Angstrom)
@@ -357,7 +357,7 @@ def test_scan_by_the_calculator_is_resumed(folder, monkeypatch, capsys):
 
 @pytest.mark.parametrize("command", ["energy", "relax", "eos"])
 def test_unconverged_scf_is_one_line_and_exit_code_1(folder, monkeypatch, capsys, command):
-    def fail(*args):
+    def fail(*args, **kwargs):
         raise ConvergenceError("no self-consistency after 100 steps", [])
 
     monkeypatch.setattr("ase_nnxc.ks.scf.scf", fail)

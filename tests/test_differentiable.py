@@ -21,6 +21,7 @@ from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.occupations import Smearing
 from ase_nnxc.ks.response import ResponseError
 from ase_nnxc.ks.scf import scf
+from ase_nnxc.ks.system import System
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import PBE
 
@@ -116,7 +117,10 @@ def check_parameters(
         functional = Bent("PBE")
         functional.parent, functional.features = state.functional.parent, state.functional.features
         functional.scale.data += x * direction
-        moved = differentiable(scf(state.crystal, state.basis, functional, state.smearing, settings=TIGHT, start=state))
+        system = System(state.crystal, state.basis, functional)
+        moved = differentiable(scf(system, state.smearing, settings=TIGHT, start=state))
+            scf(System(state.crystal, state.basis, functional), state.smearing, settings=TIGHT, start=state)
+        )
         shifted[x] = [float(loss(moved).detach()) for loss in losses]
     expected = [slope(lambda x, i=i: shifted[x][i], h) for i in range(len(losses))]
     names = [loss.__name__ for loss in losses]
@@ -159,13 +163,13 @@ def test_gradients_by_parameters_are_those_of_shifted_ground_states(
 
 def test_gradients_at_a_fixed_moment_are_those_of_shifted_ground_states() -> None:
     crystal = replace(crystal_of(triplet()), fixed_moment=1.0)
-    state = scf(crystal, basis_of(crystal, 6.0, (1, 1, 1)), Bent("PBE"), WIDE, settings=TIGHT)
+    state = scf(System(crystal, basis_of(crystal, 6.0, (1, 1, 1)), Bent("PBE")), WIDE, settings=TIGHT)
     check_parameters(state, [density_loss, eigenvalues_loss, lambda out: out.fermi_levels[0]], rel=1e-5)
 
 
 def test_gradient_of_the_free_energy_needs_no_response() -> None:
     crystal = crystal_of(aluminium())
-    state = scf(crystal, basis_of(crystal, 6.0, (4, 4, 4)), Bent("PBE"), GAUSSIAN, settings=TIGHT)
+    state = scf(System(crystal, basis_of(crystal, 6.0, (4, 4, 4)), Bent("PBE")), GAUSSIAN, settings=TIGHT)
     check_parameters(state, [lambda out: out.free_energy], rel=1e-7, h=1e-2)
 
 
@@ -174,7 +178,7 @@ def test_irreducible_mesh_gives_the_gradients_of_the_full_mesh() -> None:
     gradients = []
     for symmetric in (True, False):
         basis = basis_of(crystal, 5.0, (2, 2, 2), symmetric=symmetric, gpts=(16, 16, 16))
-        out = differentiable(scf(crystal, basis, Bent("PBE"), GAUSSIAN, settings=TIGHT), tolerance=1e-9)
+        out = differentiable(scf(System(crystal, basis, Bent("PBE")), GAUSSIAN, settings=TIGHT), tolerance=1e-9)
         loss = (out.forces * random(2, 3)).sum() + 100 * (out.stress * random(3, 3)).sum()
         gradients.append(torch.autograd.grad(loss, out.state.functional.scale)[0])
     assert torch.allclose(*gradients, rtol=1e-7, atol=0)
@@ -199,7 +203,7 @@ def test_gradients_by_positions_and_strain_are_those_of_moved_ground_states(
 ) -> None:
     crystal = crystal_of(atoms)
     basis = basis_of(crystal, ecut, kpts, symmetric=False, smooth=smooth)
-    state = scf(crystal, basis, get_functional(xc), smearing, settings=TIGHT)
+    state = scf(System(crystal, basis, get_functional(xc)), smearing, settings=TIGHT)
     damping = torch.exp(-0.5 * basis.grid.wavevectors(crystal.reciprocal).square().sum(-1))
     weights = basis.grid.to_real(damping * basis.grid.to_fourier(random(len(state.fields), *basis.grid.shape)))
 
@@ -216,7 +220,7 @@ def test_gradients_by_positions_and_strain_are_those_of_moved_ground_states(
 
     def shifted(move: float, stretch: float) -> float:
         moved = crystal.deformed(stretch * strains, move * moves)
-        out = differentiable(scf(moved, basis, state.functional, smearing, settings=TIGHT, start=state))
+        out = differentiable(scf(System(moved, basis, state.functional), smearing, settings=TIGHT, start=state))
         return float(loss(out).detach())
 
     found = [float((by_displacements * moves).sum()), float((by_strain * strains).sum())]
@@ -226,14 +230,14 @@ def test_gradients_by_positions_and_strain_are_those_of_moved_ground_states(
 
 def test_derivatives_by_positions_ask_for_a_state_without_symmetry() -> None:
     crystal = crystal_of(aluminium())
-    state = scf(crystal, basis_of(crystal, 4.0, (2, 2, 2)), get_functional("LDA"), GAUSSIAN)
+    state = scf(System(crystal, basis_of(crystal, 4.0, (2, 2, 2)), get_functional("LDA")), GAUSSIAN)
     with pytest.raises(ValueError, match="need a ground state without symmetry"):
         differentiable(state, torch.zeros(1, 3, dtype=torch.float64, requires_grad=True))
 
 
 def test_fermi_level_in_a_gap_has_no_derivatives() -> None:
     crystal = crystal_of(silicon())
-    state = scf(crystal, basis_of(crystal, 4.0, (1, 1, 1)), Bent("LDA"), Smearing("gaussian", 1e-3))
+    state = scf(System(crystal, basis_of(crystal, 4.0, (1, 1, 1)), Bent("LDA")), Smearing("gaussian", 1e-3))
     with pytest.raises(ResponseError, match="lies in a gap"):
         differentiable(state).fermi_level.backward()
 

@@ -8,20 +8,23 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from kohn_sham import basis_of, crystal_of, rattled_silicon_carbide, slope
+from kohn_sham import basis_of, crystal_of, diagonalise, k_mesh, rattled_silicon_carbide, slope
 from pyscf.dft import libxc
 
 from ase_nnxc.ks.basis import Basis, make_basis, make_sphere, smooth_size
+from ase_nnxc.ks.convergence import ConvergenceError, SCFSettings
 from ase_nnxc.ks.crystal import Crystal
-from ase_nnxc.ks.eigensolver import davidson
-from ase_nnxc.ks.ground_state import GroundState, density_energies, energy_terms, fields_of
-from ase_nnxc.ks.guess import atomic_orbitals, start_density, start_orbitals
-from ase_nnxc.ks.hamiltonian import from_box, to_box
+from ase_nnxc.ks.fields import Fields
+from ase_nnxc.ks.ground_state import GroundState
+from ase_nnxc.ks.initial_guess import atomic_orbitals, start_density, start_orbitals
 from ase_nnxc.ks.occupations import Smearing
 from ase_nnxc.ks.pulay_stress import pulay_pressure
-from ase_nnxc.ks.scf import ConvergenceError, Problem, SCFSettings, scf
-from ase_nnxc.ks.symmetry import find_symmetry, identity, monkhorst_pack
-from ase_nnxc.ks.terms.local import structure_factors
+from ase_nnxc.ks.scf import scf
+from ase_nnxc.ks.superposition import structure_factors
+from ase_nnxc.ks.symmetry import find_symmetry, identity
+from ase_nnxc.ks.system import System
+from ase_nnxc.ks.total_energy import TotalEnergy
+from ase_nnxc.ks.transforms import from_box, to_box
 from ase_nnxc.pseudopotentials import find_pseudos
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import Functional, NeuralCorrelation, NeuralExchange, Sum, describe
@@ -33,7 +36,8 @@ def solve(
     crystal: Crystal, basis: Basis, smearing: Smearing | None = None, start=None, settings=TIGHT, xc="PBE", **kwargs
 ):
     smearing = smearing or Smearing("gaussian", 0.01)
-    return scf(crystal, basis, get_functional(xc), smearing, settings=settings, start=start, **kwargs)
+    system = System(crystal, basis, get_functional(xc))
+    return scf(system, smearing, settings=settings, start=start, **kwargs)
 
 
 @pytest.mark.parametrize(("xc", "smooth"), [("PBE", False), ("PBE", True), ("r2SCAN", True)])
@@ -192,7 +196,7 @@ def test_silicon_has_the_energy_of_dftk_with_scan_on_a_box_without_the_symmetry(
     """DFTK's test silicon_scan at 15 Ha. Its 27^3 points break the symmetry, which it imposes on the waves."""
     crystal, shape = silicon_of_dftk("pbe"), (27, 27, 27)
     coarse = basis_of(crystal, 15.0, (3, 3, 3), gpts=shape)
-    mesh = monkhorst_pack((3, 3, 3), gamma=True)
+    mesh = k_mesh((3, 3, 3))
     symmetry = find_symmetry(crystal.lattice, crystal.positions, (0, 0))
     assert len(symmetry) == 48 > len(coarse.symmetry)
     irreducible, weights, _ = symmetry.irreducible_kpoints(mesh)
@@ -238,20 +242,21 @@ def test_components_after_one_diagonalisation_are_those_of_dftk() -> None:
     basis = make_basis(crystal, 15.0, points, identity(2), (27, 27, 27))
     q2 = basis.grid.wavevectors(crystal.reciprocal).square().sum(-1)
     guess = 4 * torch.exp(-q2 * 1.1**2) * structure_factors(basis.grid, crystal.positions)[None] / crystal.volume
-    terms = density_energies(crystal, basis, LibxcLDA(), basis.grid.to_real(guess))
-    assert float(terms["hartree"]) == pytest.approx(0.3527293727197568, abs=1e-6)
-    assert float(terms["xc"]) == pytest.approx(-2.3033165870558165, abs=1e-6)
+    system = System(crystal, basis, LibxcLDA())
+    energy, at = TotalEnergy(system), Fields(basis.grid, 1, fourier=guess)
+    terms = {term.name: float(term.energy(at)) for term in energy.density_terms}
+    assert terms["hartree"] == pytest.approx(0.3527293727197568, abs=1e-6)
+    assert terms["xc"] == pytest.approx(-2.3033165870558165, abs=1e-6)
 
-    problem = Problem(crystal, basis, LibxcLDA())
-    potentials, _ = problem.potentials(guess)
+    potential = energy.potential(guess).values
     orbitals = []
-    for k in range(len(basis.spheres)):
-        hamiltonian = problem.hamiltonian(k, potentials[0], torch.complex128)
-        start = start_orbitals(hamiltonian, atomic_orbitals(crystal, basis.spheres[k]), 8, seed=k)
-        orbitals.append(davidson(hamiltonian, start, 1e-8, 4, max_steps=40).vectors[:4])
+    for block in system.kpoints.blocks:
+        hamiltonian = energy.hamiltonian(block, potential[0], torch.complex128)
+        start = start_orbitals(hamiltonian, atomic_orbitals(crystal, block.sphere), 8, seed=block.k)
+        orbitals.append(diagonalise(hamiltonian, start, 1e-8, 4).vectors[:4])
     electrons = torch.full((1, 6, 4), 2 / 6, dtype=torch.float64)
-    density = fields_of(crystal, basis, LibxcLDA(), [orbitals], electrons)
-    terms = energy_terms(crystal, basis, LibxcLDA(), [orbitals], electrons, density, entropy=0.0)
+    density = energy.fields_of(orbitals, electrons)
+    terms = energy.components(orbitals, electrons, density, entropy=0.0)
     expected = {
         "kinetic": 3.3824289861522194,
         "local": -2.4178712046759157 - 0.294622067031369,  # the mean of the potential stands apart there
@@ -261,8 +266,8 @@ def test_components_after_one_diagonalisation_are_those_of_dftk() -> None:
         "ewald": -8.397893578467201,
     }
     assert {name: terms[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    pbe = density_energies(crystal, basis, get_functional("PBE"), basis.grid.to_real(density))
-    assert float(pbe["xc"]) == pytest.approx(-2.469375219486637, abs=1e-6)
+    pbe = TotalEnergy(System(crystal, basis, get_functional("PBE"))).components(orbitals, electrons, density, 0.0)
+    assert pbe["xc"] == pytest.approx(-2.469375219486637, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +304,7 @@ def test_kinetic_energy_density_is_half_the_squared_gradients_of_the_orbitals(ca
     state = carbide_with_tau
     crystal, basis = state.crystal, state.basis
     expected = torch.zeros(basis.grid.shape, dtype=torch.float64)
-    for sphere, psi, electrons in zip(basis.spheres, state.orbitals[0], state.electrons[0]):
+    for sphere, psi, electrons in zip(basis.spheres, state.orbitals, state.electrons[0]):
         for q in sphere.wavevectors(crystal.reciprocal).mT:
             slopes = to_box(1j * q * psi, sphere, basis.grid.shape).abs().square()
             expected += 0.5 * torch.einsum("n,nxyz->xyz", electrons, slopes) / crystal.volume
@@ -311,17 +316,21 @@ def test_kinetic_energy_density_is_half_the_squared_gradients_of_the_orbitals(ca
 
 def test_tau_operator_is_the_divergence_of_the_weighted_gradient(carbide_with_tau: GroundState) -> None:
     state = carbide_with_tau
-    problem = Problem(state.crystal, state.basis, state.functional)
-    hamiltonian = problem.hamiltonian(1, problem.potentials(state.fields)[0][0], torch.complex128)
-    sphere, psi, v = state.basis.spheres[1], state.orbitals[0][1], hamiltonian.tau.potential
+    energy = TotalEnergy(state.system)
+    block, psi = state.system.kpoints.blocks[1], state.orbitals[1]
+    operator = energy.grid_potential(block, energy.potential(state.fields).values[0])
+    sphere, v = block.sphere, operator.tau
     expected = torch.zeros_like(psi)
     for q in sphere.wavevectors(state.crystal.reciprocal).mT:
         slopes = to_box(1j * q * psi, sphere, state.basis.grid.shape)
         expected += -0.5j * q * from_box(slopes.mul_(v), sphere)
     waves = -state.basis.grid.wavevectors(state.crystal.reciprocal).square().sum(-1)
     laplacian = state.basis.grid.to_real(waves * state.basis.grid.to_fourier(v))
-    without = replace(hamiltonian, potential=hamiltonian.potential - 0.25 * laplacian, tau=None)
-    assert torch.allclose(hamiltonian.apply(psi) - without.apply(psi), expected, rtol=0, atol=1e-12)
+    without = replace(operator, local=operator.local - 0.25 * laplacian, tau=None)
+    applied = torch.zeros_like(psi)
+    operator.add_to(applied, psi)
+    without.add_to(applied, -psi)
+    assert torch.allclose(applied, expected, rtol=0, atol=1e-12)
 
 
 def test_start_from_another_rung_changes_nothing(carbide_with_tau: GroundState) -> None:
@@ -335,13 +344,15 @@ def test_start_from_another_rung_changes_nothing(carbide_with_tau: GroundState) 
 def test_davidson_finds_the_eigenvalues_of_the_dense_matrix() -> None:
     crystal = crystal_of(rattled_silicon_carbide())
     basis = basis_of(crystal, 5.0, (2, 1, 1))
-    problem = Problem(crystal, basis, get_functional("PBE"))
-    hamiltonian = problem.hamiltonian(1, problem.potentials(start_density(crystal, basis))[0][0], torch.complex128)
-    dense = hamiltonian.apply(torch.eye(hamiltonian.sphere.npw, dtype=torch.complex128)).mT
+    system = System(crystal, basis, get_functional("PBE"))
+    energy = TotalEnergy(system)
+    potential = energy.potential(start_density(crystal, basis)).values
+    hamiltonian = energy.hamiltonian(system.kpoints.blocks[1], potential[0], torch.complex128)
+    dense = hamiltonian.apply(torch.eye(hamiltonian.npw, dtype=torch.complex128)).mT
     assert torch.allclose(dense, dense.mH, atol=1e-12)
     generator = torch.Generator().manual_seed(1)
-    start = torch.randn(8, hamiltonian.sphere.npw, dtype=torch.complex128, generator=generator)
-    pairs = davidson(hamiltonian, start, 1e-9, 6, max_steps=60)
+    start = torch.randn(8, hamiltonian.npw, dtype=torch.complex128, generator=generator)
+    pairs = diagonalise(hamiltonian, start, 1e-9, 6)
     assert torch.allclose(pairs.values[:6], torch.linalg.eigvalsh(dense)[:6], rtol=0, atol=1e-11)
 
 
@@ -408,7 +419,7 @@ def test_smooth_cutoff_makes_the_energy_a_smooth_function_of_the_cell() -> None:
 
 def test_unconverged_scf_raises_with_its_history() -> None:
     crystal = crystal_of(bulk("Al", "fcc", a=4.0))
-    with pytest.raises(ConvergenceError, match="no self-consistency after 2 steps") as error:
+    with pytest.raises(ConvergenceError, match="has not converged in 2 steps") as error:
         solve(crystal, basis_of(crystal, 6.0, (2, 2, 2)), settings=SCFSettings(energy=1e-12, maxiter=2))
     assert len(error.value.history) == 2
 

@@ -6,8 +6,8 @@ from ase.build import bulk
 from kohn_sham import basis_of, crystal_of
 
 from ase_nnxc import NNXCCalculator
+from ase_nnxc.ks.coulomb import coulomb_kernel
 from ase_nnxc.ks.mixing import MORE_DAMPING, PATIENCE, AndersonMixer
-from ase_nnxc.ks.terms.coulomb import coulomb_kernel
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def waves(made: AndersonMixer, seed: int) -> torch.Tensor:
 
 
 def test_mixer_that_stalls_begins_anew_with_more_damping_and_less_memory(mixer):
-    made = mixer(history=8)
+    made = mixer()
     densities = [waves(made, step) for step in range(PATIENCE + 1)]
     residuals = [waves(made, 100 + step) for step in range(PATIENCE + 1)]  # of about equal size
     for density, residual in zip(densities[:-1], residuals[:-1]):

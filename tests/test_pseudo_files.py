@@ -19,10 +19,12 @@ from kohn_sham import TIGHT, basis_of, crystal_of, rattled_silicon_carbide, slop
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.ks.adjoint import differentiable
 from ase_nnxc.ks.atom import pseudo_atom
+from ase_nnxc.ks.convergence import SCFSettings
+from ase_nnxc.ks.coulomb import of_gaussian
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.occupations import Smearing
-from ase_nnxc.ks.scf import SCFSettings, scf
-from ase_nnxc.ks.terms.coulomb import of_gaussian
+from ase_nnxc.ks.scf import scf
+from ase_nnxc.ks.system import System
 from ase_nnxc.pseudopotentials import find_pseudos, find_table, read_pseudo, recommended_cutoff, table_digest, tabulated
 from ase_nnxc.pseudopotentials.gth import GTH
 from ase_nnxc.pseudopotentials.tabulated import Mesh, Radial
@@ -347,10 +349,11 @@ def polarised_and_cored(folder: Path, xc: str) -> tuple[GroundState, Callable[[f
     crystal = crystal_of(triplet(), write(folder, table("H"), core=True))
     basis, smearing, functional = basis_of(crystal, 12.0, (1, 1, 1)), Smearing("fermi-dirac", 0.005), get_functional(xc)
     settings = SCFSettings(energy=1e-14)
-    state = scf(crystal, basis, functional, smearing, settings=settings)
+    state = scf(System(crystal, basis, functional), smearing, settings=settings)
 
     def changed(move: float, strain: float) -> GroundState:
-        return scf(crystal.deformed(strain * STRAIN, move * MOVE), basis, functional, smearing, None, settings, state)
+        moved = System(crystal.deformed(strain * STRAIN, move * MOVE), basis, functional)
+        return scf(moved, smearing, settings=settings, start=state)
 
     return state, changed
 
@@ -371,14 +374,15 @@ def test_second_derivatives_with_core_correction_are_those_of_the_forces(tmp_pat
         write(tmp_path, table(symbol), core=True)
     crystal = crystal_of(rattled_silicon_carbide(), str(tmp_path))
     basis, smearing = basis_of(crystal, 6.0, (1, 1, 1), symmetric=False), Smearing("gaussian", 0.02)
-    state = scf(crystal, basis, get_functional("PBE"), smearing, settings=TIGHT)
+    state = scf(System(crystal, basis, get_functional("PBE")), smearing, settings=TIGHT)
     zeros = [torch.zeros(n, 3, dtype=torch.float64, requires_grad=True) for n in (2, 3)]
     along = (differentiable(state, *zeros).forces * MOVE).sum()
     by_move, by_strain = torch.autograd.grad(along, zeros)
 
     def force(move: float, strain: float) -> float:
         moved = crystal.deformed(strain * STRAIN, move * MOVE)
-        return float((scf(moved, basis, state.functional, smearing, None, TIGHT, state).derivatives()[0] * MOVE).sum())
+        there = scf(state.system.at(moved), smearing, settings=TIGHT, start=state)
+        return float((there.derivatives()[0] * MOVE).sum())
 
     assert float((by_move * MOVE).sum()) == pytest.approx(slope(lambda x: force(x, 0.0), 4e-3), rel=1e-5)
     assert float((by_strain * STRAIN).sum()) == pytest.approx(slope(lambda x: force(0.0, x), 1e-3), rel=3e-5)

@@ -7,15 +7,17 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from kohn_sham import TIGHT, Bent, basis_of, crystal_of, slope, triplet
+from kohn_sham import TIGHT, Bent, basis_of, crystal_of, diagonalise, slope, triplet
 from torch import Tensor
 
 from ase_nnxc.ks.adjoint import Differentiable, differentiable
-from ase_nnxc.ks.eigensolver import davidson
-from ase_nnxc.ks.ground_state import GroundState, fields_of
+from ase_nnxc.ks.convergence import SCFSettings
+from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.occupations import Smearing
+from ase_nnxc.ks.potential import potential_of_spins
 from ase_nnxc.ks.response import Response, ResponseError, divided_differences
-from ase_nnxc.ks.scf import SCFSettings, scf
+from ase_nnxc.ks.scf import scf
+from ase_nnxc.ks.system import System
 
 FERMI_DIRAC, GAUSSIAN = Smearing("fermi-dirac", 0.005), Smearing("gaussian", 0.01)
 
@@ -38,7 +40,7 @@ def solve(
     atoms: Atoms, ecut: float, kpts, xc: str, smearing: Smearing, settings: SCFSettings = TIGHT, **kwargs
 ) -> GroundState:
     crystal = crystal_of(atoms)
-    return scf(crystal, basis_of(crystal, ecut, kpts, **kwargs), Bent(xc), smearing, settings=settings)
+    return scf(System(crystal, basis_of(crystal, ecut, kpts, **kwargs), Bent(xc)), smearing, settings=settings)
 
 
 def smooth_weights(state: GroundState, seed: int = 0) -> Tensor:
@@ -64,7 +66,8 @@ def check_gradient(
         functional = Bent("PBE")
         functional.parent, functional.features = state.functional.parent, state.functional.features
         functional.scale.data += x * direction
-        moved = scf(state.crystal, state.basis, functional, state.smearing, settings=settings, start=state)
+        system = System(state.crystal, state.basis, functional)
+        moved = scf(system, state.smearing, settings=settings, start=state)
         return float(loss(differentiable(moved)).detach())
 
     assert float(gradient @ direction) == pytest.approx(slope(shifted, h), rel=rel)
@@ -162,19 +165,19 @@ def test_response_is_symmetric_and_keeps_the_electrons(name: str, request: pytes
 def test_response_without_interaction_is_that_of_shifted_potentials(name: str, request: pytest.FixtureRequest) -> None:
     state = request.getfixturevalue(name)
     crystal, basis, response = state.crystal, state.basis, Response(state)
-    problem, perturbation = response.problem, smooth_weights(state)
-    shift = problem.on_grid(perturbation)
+    energy, kpoints, perturbation = response.energy, state.system.kpoints, smooth_weights(state)
+    shift = potential_of_spins(state.system, perturbation)
 
     def fields(x: float) -> Tensor:
-        blocks = []
-        for spin, k in basis.blocks(crystal.nspin):
-            hamiltonian = problem.hamiltonian(k, response.potentials[spin] + x * shift[spin], torch.complex128)
-            blocks.append(davidson(hamiltonian, state.orbitals[spin][k], 1e-10, response.nbands, max_steps=20))
-        values = torch.stack([b.values for b in blocks]).view_as(state.eigenvalues)
-        degeneracy = 2 // crystal.nspin
-        fermi = state.smearing.fermi_level(values, basis.weights, crystal.nelectrons, degeneracy)
-        electrons = state.smearing.occupations(values, fermi) * degeneracy * basis.weights[:, None]
-        return fields_of(crystal, basis, state.functional, basis.by_spin([b.vectors for b in blocks]), electrons)
+        shifted = response.potential + x * shift
+
+        def solved(block, psi):
+            hamiltonian = energy.hamiltonian(block, shifted[block.spin], torch.complex128)
+            return diagonalise(hamiltonian, psi, 1e-10, response.nbands)
+
+        pairs = kpoints.map(solved, state.orbitals)
+        filled = state.smearing.fill(kpoints.gather([p.values for p in pairs]), basis.weights, crystal.reservoirs)
+        return energy.fields_of([p.vectors for p in pairs], filled.electrons)
 
     h = 1e-2 / float(perturbation.abs().max())
     expected = (8 * (fields(h) - fields(-h)) - (fields(2 * h) - fields(-2 * h))) / (12 * h)
@@ -188,10 +191,10 @@ def test_kernel_is_the_derivative_of_the_potentials(name: str, request: pytest.F
     response = Response(state)
     change = response.chi0(smooth_weights(state), 1e-8)  # leaves an empty channel empty
     h = 1e-4 * float(state.fields.abs().max() / change.abs().max())
-    plus, minus = (response.problem.potentials(state.fields + x * change)[0] for x in (h, -h))
+    plus, minus = (response.energy.potential(state.fields + x * change).values for x in (h, -h))
     density = state.basis.grid.to_real(state.fields[0])  # potentials of nothing, an empty channel's too, do not matter
     expected = density * (plus - minus)[0] / (2 * h)
-    found = density * response.problem.on_grid(response.kernel(change))[0]
+    found = density * potential_of_spins(state.system, response.kernel(change))[0]
     assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, graphene
-from ase.dft.kpoints import monkhorst_pack as ase_mesh
+from kohn_sham import k_mesh
 from torch import Tensor
 
-from ase_nnxc.ks.symmetry import Symmetry, _largest_group, find_symmetry, identity, monkhorst_pack
+from ase_nnxc.ks.symmetry import Symmetry, _largest_group, find_symmetry, identity
 from ase_nnxc.ks.terms.ewald import ewald_energy
 
 
@@ -83,7 +83,7 @@ def star_average(symmetry: Symmetry, kpts: Tensor, function) -> Tensor:
 )
 def test_number_of_operations_and_irreducible_kpoints(atoms, size, operations, nirr):
     """Counts that Quantum ESPRESSO finds for the first five."""
-    kpts = monkhorst_pack(size, gamma=True)
+    kpts = k_mesh(size)
     symmetry = symmetry_of(atoms)
     assert len(symmetry) == operations
     irreducible, weights, mapping = symmetry.preserving_mesh(kpts).irreducible_kpoints(kpts)
@@ -96,7 +96,7 @@ def test_number_of_operations_and_irreducible_kpoints(atoms, size, operations, n
     ("size", "gamma"), [((4, 4, 4), True), ((4, 4, 4), False), ((3, 4, 2), True), ((5, 3, 3), False)]
 )
 def test_irreducible_mesh_averages_symmetric_functions_as_full_mesh(name, size, gamma):
-    kpts = monkhorst_pack(size, gamma)
+    kpts = k_mesh(size, gamma)
     symmetry = symmetry_of(CRYSTALS[name]).preserving_mesh(kpts)
     irreducible, weights, mapping = symmetry.irreducible_kpoints(kpts)
     assert float(weights.sum()) == pytest.approx(1, abs=1e-14)
@@ -178,7 +178,7 @@ def test_screw_axis_of_magnesium_needs_an_even_box():
 
 def test_a_mesh_keeps_the_operations_of_its_shape():
     symmetry = symmetry_of(bulk("Al", cubic=True))
-    counts = [len(symmetry.preserving_mesh(monkhorst_pack(size, True))) for size in [(4, 4, 4), (4, 4, 3), (4, 3, 2)]]
+    counts = [len(symmetry.preserving_mesh(k_mesh(size, True))) for size in [(4, 4, 4), (4, 4, 3), (4, 3, 2)]]
     assert counts == [192, 64, 32]
     one = tensor([[0.1, 0.2, 0.3]])
     assert len(symmetry.preserving_mesh(one)) == 8  # four translations, with inversion as time reversal
@@ -267,24 +267,9 @@ def test_forces_and_stress_of_a_symmetric_energy_are_unchanged_and_noise_is_aver
         assert (once - noise).abs().max() > 0.01
 
 
-def test_monkhorst_pack_is_that_of_ase():
-    for size in [(4, 3, 2), (1, 5, 6)]:
-        np.testing.assert_allclose(monkhorst_pack(size, gamma=False).numpy(), ase_mesh(size), atol=1e-15)
-        shift = [0.5 / n if n % 2 == 0 else 0 for n in size]
-        centred = monkhorst_pack(size, gamma=True)
-        np.testing.assert_allclose(centred.numpy(), ase_mesh(size) + shift, atol=1e-15)
-        assert (centred == 0).all(1).any()
-
-
-@pytest.mark.parametrize("size", [(4, 4), (4, 0, 4), (4, 4, 2.5)])
-def test_malformed_meshes_are_errors(size):
-    with pytest.raises(ValueError, match="three positive integers"):
-        monkhorst_pack(size, gamma=True)
-
-
 def test_identity_leaves_everything():
     symmetry = identity(2)
-    kpts = monkhorst_pack((2, 3, 4), True)
+    kpts = k_mesh((2, 3, 4), True)
     irreducible, _, mapping = symmetry.preserving_mesh(kpts).irreducible_kpoints(kpts)
     assert irreducible.equal(kpts)
     assert mapping.equal(torch.arange(24))
@@ -295,7 +280,7 @@ def test_identity_leaves_everything():
 def test_large_meshes_and_boxes_take_no_time():
     symmetry = symmetry_of(bulk("Al"))
     start = time.perf_counter()
-    kpts = monkhorst_pack((18, 18, 18), True)
+    kpts = k_mesh((18, 18, 18), True)
     assert len(symmetry.preserving_mesh(kpts).irreducible_kpoints(kpts)[0]) == 195
     symmetry.grid_orbits((48, 48, 48))
     assert time.perf_counter() - start < 1  # 0.1 s when the machine is idle
