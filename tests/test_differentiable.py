@@ -119,8 +119,6 @@ def check_parameters(
         functional.scale.data += x * direction
         system = System(state.crystal, state.basis, functional)
         moved = differentiable(scf(system, state.smearing, settings=TIGHT, start=state))
-            scf(System(state.crystal, state.basis, functional), state.smearing, settings=TIGHT, start=state)
-        )
         shifted[x] = [float(loss(moved).detach()) for loss in losses]
     expected = [slope(lambda x, i=i: shifted[x][i], h) for i in range(len(losses))]
     names = [loss.__name__ for loss in losses]
