@@ -54,8 +54,8 @@ def main() -> None:
             return torch.stack(torch.autograd.grad(fields.square().sum(), parameters))
 
         exact = adjoint(1e-9)
-        told = 3 * math.sqrt(calculator.parameters["convergence"]["energy"] / Hartree)
-        for tolerance in (1e-3, 1e-4, told):
+        default = 3 * math.sqrt(calculator.parameters["convergence"]["energy"] / Hartree)
+        for tolerance in (1e-3, 1e-4, default):
             seconds, gradient = timed(lambda tolerance=tolerance: adjoint(tolerance))
             error = float((gradient - exact).norm() / exact.norm())
             print(

@@ -1,4 +1,4 @@
-"""Elastic constants of silicon as strain derivatives of the stress, and the gradient of C11 with respect to the functional.
+"""Elastic constants of silicon as strain derivatives of the stress, and the dependence of C11 on kappa and mu.
 
 `calc.differentiable` returns forces and stress as functions of positions and strain, so that each row of the matrix of
 second derivatives is one call of autograd. Linear algebra includes the relaxation of the atoms under strain. Finally,
