@@ -1,9 +1,9 @@
-"""ABINIT on an ASE structure with the Goedecker-Teter-Hutter tables that PySCF ships.
+"""Run ABINIT on an ASE structure with the Goedecker-Teter-Hutter pseudopotentials that PySCF ships.
 
     from abinit import run_abinit
     run_abinit(bulk("Si", a=5.43), ecut=20, kpts=(4, 4, 4))["energy"]      # free energy in Hartree
 
-A second opinion where pw.x is in error. Units as in `qe.run_qe`.
+ABINIT is the reference where pw.x is in error. Units as in `qe.run_qe`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ase.data import atomic_numbers
 from ase.units import Bohr
 from qe import row, write_psp10
 
-IXC = {"PBE": 11, "LDA": 7, "SCAN": -263267, "r2SCAN": -497498}  # negative: the numbers of libxc
+IXC = {"PBE": 11, "LDA": 7, "SCAN": -263267, "r2SCAN": -497498}  # negative numbers are those of libxc
 OCCOPT = {"gaussian": 7, "fermi-dirac": 3}
 INPUT = """\
 ntypat {ntypat} znucl {znucl} natom {natom} typat {typat}
@@ -49,7 +49,7 @@ def run_abinit(
     pseudo: str = "gth-pbe",
     fft: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Self-consistent field, forces and stress by ABINIT, without spin polarisation.
+    """Run an SCF with forces and stress by ABINIT, without spin polarisation.
 
     Parameters
     ----------
@@ -66,15 +66,15 @@ def run_abinit(
     width
         Width of the smearing in Hartree.
     pseudo
-        Family of the tables, such as "gth-pbe".
+        Family of the pseudopotentials, such as "gth-pbe".
     fft
         FFT box (n1, n2, n3); None is ABINIT's choice.
 
     Returns
     -------
     dict
-        energy (free energy F, Hartree), forces (natoms, 3) in Hartree bohr^-1, stress (3, 3) in Hartree bohr^-3 (not
-        of a meta-GGA, where ABINIT 9.6.2's differs from differences of its own energies),
+        energy (free energy F, Hartree), forces (natoms, 3) in Hartree bohr^-1, stress (3, 3) in Hartree bohr^-3 (absent
+        for meta-GGAs, where that of ABINIT 9.6.2 disagrees with differences of its own energies),
         magmom (0), valence by element, fft ("n1, n2, n3"), nk (number of irreducible k-points), wall_s.
 
     Raises
@@ -116,7 +116,7 @@ def run_abinit(
 
 
 def _parse(out: str, natoms: int) -> dict[str, Any]:
-    """Results in Hartree atomic units from ABINIT's main output."""
+    """Return the results in Hartree atomic units from ABINIT's main output."""
 
     def block(title: str, lines: int) -> list[list[float]]:
         found = out[out.index(title) :].splitlines()[1 : 1 + lines]

@@ -1,6 +1,8 @@
-"""Our numbers beside those of Quantum ESPRESSO and ABINIT in tests/data: writes the table of docs/accuracy.md.
+"""Compare with the Quantum ESPRESSO and ABINIT values in tests/data and write the table of docs/accuracy.md.
 
-python benchmarks/accuracy.py        (some minutes; text of the page outside of the table is kept)
+    python benchmarks/accuracy.py
+
+This takes some minutes. The text of the page outside the table is kept.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ HEAD = """\
 
 
 def row(name: str, record: dict[str, Any], code: str) -> str:
-    """One line of the table: differences to a record, the largest of forces and stress."""
+    """Return one line of the table: differences from a record, for forces and stress the largest component."""
     atoms, reference = structure(record), record[code]
     atoms.calc = calculator(record, code)
     energy = atoms.get_potential_energy(force_consistent=True) / Hartree - reference["energy"]

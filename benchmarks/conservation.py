@@ -1,9 +1,9 @@
-"""Does molecular dynamics of silicon conserve energy? Drift of F + E_kin in the NVE ensemble.
+"""Test energy conservation in molecular dynamics of silicon: the drift of F + E_kin in the NVE ensemble.
 
     python benchmarks/conservation.py [femtoseconds]
 
-Two atoms from 600 K, steps of 1 fs, the calculator's default convergence; any cutoff and mesh conserve energy, so cheap
-ones are taken.
+Two atoms start at 600 K and move in steps of 1 fs, with the calculator's default convergence. Energy is conserved at
+any cutoff and mesh, so inexpensive ones are used.
 """
 
 import sys
@@ -17,7 +17,7 @@ from ase_nnxc import NNXCCalculator
 
 
 def total_energies(nsteps: int) -> np.ndarray:
-    """F + E_kin, eV per atom, before and after each step of 1 fs."""
+    """Return F + E_kin, eV per atom, before and after each step of 1 fs."""
     atoms = bulk("Si", a=5.47)
     atoms.calc = NNXCCalculator("PBE", ecut=200, kpts={"size": (2, 2, 2), "gamma": True})
     momenta = np.random.default_rng(1).normal(size=(2, 3)) * np.sqrt(kB * 600 * atoms.get_masses()[:, None])
@@ -34,7 +34,7 @@ def total_energies(nsteps: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Print the drift, by a straight line through all steps, and the spread around it."""
+    """Print the drift, from a linear fit to all steps, and the scatter around it."""
     energies = 1000 * total_energies(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
     time = np.arange(len(energies)) / 1000  # ps
     (slope, start), covariance = np.polyfit(time, energies, 1, cov=True)

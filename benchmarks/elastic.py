@@ -1,10 +1,11 @@
-"""Elastic constants of silicon and aluminium at clamped atoms by finite strains: this code, ABINIT and pw.x.
+"""Clamped-atom elastic constants of silicon and aluminium from finite strains, by this code, ABINIT and pw.x.
 
     python benchmarks/elastic.py
 
-Slopes of the stress are compared with ABINIT's. pw.x 6.7 leaves out a part of the stress of GTH tables that has no
-trace (docs/accuracy.md): of it the trace is compared, which gives the bulk modulus, and for the other combinations the
-curvature of the free energy. Cells, tables, cutoffs, meshes, boxes and smearing are the same for all.
+Strain derivatives of the stress are compared with those of ABINIT. pw.x 6.7 omits a traceless part of the stress for
+GTH pseudopotentials (docs/accuracy.md). Only the trace of its stress is compared, which gives the bulk modulus, and for
+the other combinations the curvature of the free energy. Cells, pseudopotentials, cutoffs, meshes, boxes and smearing
+are the same in all programs.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ Program = Callable[[Atoms], tuple[float, np.ndarray]]
 
 
 def strained(atoms: Atoms, mode: str, size: float) -> Atoms:
-    """The crystal under one of the `MODES`."""
+    """Return the crystal strained by one of the `MODES`."""
     xx, yy, zz, yz, xz, xy = MODES[mode]
     strain = size * np.array([[xx, xy / 2, xz / 2], [xy / 2, yy, yz / 2], [xz / 2, yz / 2, zz]])
     atoms = atoms.copy()
@@ -40,7 +41,7 @@ def strained(atoms: Atoms, mode: str, size: float) -> Atoms:
 
 
 def ours(settings: dict) -> Program:
-    """Of this code."""
+    """Return the function that calculates free energy and stress by this code."""
     calc = NNXCCalculator(
         "PBE",
         ecut=settings["ecut"] * Hartree,
@@ -53,7 +54,7 @@ def ours(settings: dict) -> Program:
 
 
 def other(run: Callable[..., dict], settings: dict) -> Program:
-    """Of `run_qe` or `run_abinit`."""
+    """Return the function that calculates free energy and stress by `run_qe` or `run_abinit`."""
     options = {name: value for name, value in settings.items() if name != "a"}
 
     def program(atoms: Atoms) -> tuple[float, np.ndarray]:
@@ -65,7 +66,7 @@ def other(run: Callable[..., dict], settings: dict) -> Program:
 
 
 def constants(program: Program, atoms: Atoms) -> dict[str, float]:
-    """Slopes of the stress and curvatures (1/V) d2F/de2 of the free energy, GPa."""
+    """Return strain derivatives of the stress and curvatures (1/V) d2F/de2 of the free energy, GPa."""
     middle, _ = program(atoms)
     slope, curvature = {}, {}
     for mode in MODES:

@@ -1,11 +1,11 @@
-"""Lattice constants and bulk moduli with ase_nnxc beside Quantum ESPRESSO's at the same settings, PBE.
+"""Compare lattice constants and bulk moduli with Quantum ESPRESSO's at the same settings, PBE.
 
     python benchmarks/eos_nnxc.py [NAME ...]
 
-Completes the scans of the named solids (all of benchmarks/eos_references.py without names) in benchmarks/eos_nnxc.json:
-the volumes, settings and fit of benchmarks/eos_qe.json, and its FFT box where it has one, without the blow-up of the
-kinetic energy. Each point is kept as it ends. Prints the result of each solid with its row of the comparison, and
-rewrites docs/lattice-constants.md with all solids that both files hold.
+Completes the scans of the named solids in benchmarks/eos_nnxc.json; without names, of all solids of
+benchmarks/eos_references.py. Volumes, settings and fit are those of benchmarks/eos_qe.json, and so is the FFT box where
+that file has one. The smooth cutoff is off. Each point is saved as soon as it is calculated. Prints the result of each
+solid with its row of the comparison, and rewrites docs/lattice-constants.md with all solids that are in both files.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SOURCE = (
     "the lattice constant of the cubic cell, volume_A3 the volume of the primitive cell, energy the free energy F in "
     "Hartree."
 )
-SMEARING = {"cold": "marzari-vanderbilt"}  # pw.x's name: ours
-GTH_PW = {  # Angstrom; plane waves and the same table (HGH-K): ABINIT's entries in DeltaCodesDFT's history
+SMEARING = {"cold": "marzari-vanderbilt"}  # name in pw.x: name in ase_nnxc
+GTH_PW = {  # Angstrom; plane waves, same pseudopotential (HGH-K): ABINIT's entries in DeltaCodesDFT's history
     "Al-q3": 4.038,
     "Ag-q11": 4.157,
     "Ag-q19": 4.162,
@@ -58,45 +58,47 @@ ALL_ELECTRON = {  # Angstrom and GPa; FLEUR and WIEN2k, Bosoni et al., Nat. Rev.
     "Rh-q17": (3.8305, 256.8),
 }
 OF_FILES = """
-For silicon there is no number of ABINIT; pw.x 6.7 has 5.4701 Å with the same file, cutoff, mesh and smearing (seven
-volumes, constant cutoff). Nickel has 3.5199 Å with 8x8x8; a width of 0.01 Ha takes a fifth of its moment, and with it
-about 0.2 % of the lattice constant.
+ABINIT has no value for silicon; pw.x 6.7 gives 5.4701 Å with the same file, cutoff, mesh and smearing (seven volumes,
+constant cutoff). Nickel has 3.5199 Å with 8x8x8. A width of 0.01 Ha reduces its moment by a fifth, and the lattice
+constant by about 0.2 %.
 """
 PSEUDODOJO = {"CaF2": (5.5045, 77.9)}  # Angstrom and GPa; ABINIT 9.6.2 with PseudoDojo 0.4, computed for this project
 HEAD = """\
 # Lattice constants and bulk moduli
 
-PBE, cold (Marzari-Vanderbilt) or Gaussian smearing, meshes that contain Gamma, GTH tables of PySCF, seven volumes
-within 6 % of a start, each with its own sphere of plane waves at constant cutoff; Birch-Murnaghan fits of the free
-energy F. Quantum ESPRESSO 6.7 (QE) reads the same tables and uses the same volumes, meshes and FFT boxes. dF is the
-largest difference of F (per primitive cell) between the two programs over the volumes, moments (at the start) are in
-Bohr magnetons. Written by `python benchmarks/eos_nnxc.py`, QE's side by `python benchmarks/eos_references.py`.
+The table compares lattice constants and bulk moduli with Quantum ESPRESSO 6.7 (QE). Functional: PBE. Smearing: cold
+(Marzari-Vanderbilt) or Gaussian. Meshes contain Gamma, and the pseudopotentials are PySCF's GTH tables. The free energy
+F is calculated at seven volumes within 6 % of a start, each with its own sphere of plane waves at constant cutoff, and
+fitted with the Birch-Murnaghan equation. QE uses the same pseudopotentials, volumes, meshes and FFT boxes. dF is the
+largest difference of F (per primitive cell) between the two programs over all volumes. Moments (at the start) are in
+Bohr magnetons. `python benchmarks/eos_nnxc.py` writes the table; `python benchmarks/eos_references.py` calculates QE's
+values.
 
-| solid | tables | Ecut, Ha | mesh | width, Ha | a0, Å | QE | diff. % | B0, GPa | QE | diff. % | dF, µHa | moment | QE |
+| solid | GTH | Ecut, Ha | mesh | width, Ha | a0, Å | QE | diff. % | B0, GPa | QE | diff. % | dF, µHa | moment | QE |
 | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |
 """
 OTHERS = """
-Silver differs most, and dF tells why: with cold smearing three Fermi levels hold its electrons, and pw.x takes another
-of them at some volumes, while ours follow one smooth curve (scatter about the Birch-Murnaghan fit 0.06 µHa against
-2.5 µHa).
+Silver differs most, and dF shows the reason: with cold smearing three Fermi levels can give the right number of
+electrons. pw.x takes different ones at different volumes, while ours follow one smooth curve (the scatter about the
+Birch-Murnaghan fit is 0.06 µHa here and 2.5 µHa for pw.x).
 
-The same lattice constants beside published ones, in Å: plane waves with the same table (ABINIT with HGH-K, from the
-history of DeltaCodesDFT) and all-electron PBE (average of FLEUR and WIEN2k, Bosoni et al., Nat. Rev. Phys. 6, 45
-(2024); ferromagnetic Ni: WIEN2k, from ASE's collection dcdft), for CaF2 other pseudopotentials (ABINIT 9.6.2 with
-PseudoDojo 0.4, PBE).
+The next table compares the same lattice constants, in Å, with published ones: plane waves with the same pseudopotential
+(ABINIT with HGH-K, from the history of DeltaCodesDFT) and all-electron PBE (average of FLEUR and WIEN2k, Bosoni et al.,
+Nat. Rev. Phys. 6, 45 (2024); ferromagnetic Ni: WIEN2k, from ASE's collection dcdft). For CaF2 the comparison is with
+another pseudopotential (ABINIT 9.6.2 with PseudoDojo 0.4, PBE).
 
-| solid | tables | a0 | same table | all-electron | PseudoDojo | B0, GPa | published |
+| solid | GTH | a0 | plane waves, same GTH | all-electron | PseudoDojo | B0, GPa | published |
 | --- | --- | --: | --: | --: | --: | --: | --: |
 """
 
 
 def scans(path: Path) -> dict[str, Any]:
-    """What a file of scans holds, by solid."""
+    """Return the scans in a file by solid."""
     return json.loads(path.read_text())["scans"] if path.exists() else {}
 
 
 def calculator(solid: Solid, fft: Sequence[int] | None) -> NNXCCalculator:
-    """Our calculator at the settings of QE's scan."""
+    """Return a calculator with the settings of QE's scan."""
     return NNXCCalculator(
         "PBE",
         ecut=solid.ecut * Hartree,
@@ -111,7 +113,7 @@ def calculator(solid: Solid, fft: Sequence[int] | None) -> NNXCCalculator:
 
 
 def complete(name: str, fft: Sequence[int] | None) -> dict[str, Any]:
-    """Compute the points of a scan that the file lacks; the largest volume, computed first, sets a box not given."""
+    """Compute the missing points of a scan; without a given FFT box, the largest volume comes first and sets it."""
     solid = SOLIDS[name]
     common = {key: value for key, value in solid.settings().items() if key not in ("conv_thr", "nbands")}
     settings = {"start_a_A": solid.a, "moment": solid.moment, **common, "fft": fft}
@@ -133,27 +135,27 @@ def complete(name: str, fft: Sequence[int] | None) -> dict[str, Any]:
 
 
 def label(solid: Solid) -> str:
-    """Formula, structure and order of the moments."""
+    """Return formula, structure and magnetic order."""
     return f"{solid.formula}, {solid.structure}{', magnetic' if solid.moment else ''}"
 
 
 def tables(solid: Solid) -> str:
-    """Elements with the valences of their tables."""
+    """Return the elements with the valences of their pseudopotentials."""
     return ", ".join(f"{symbol} q{q}" for symbol, q in solid.q.items())
 
 
 def percent(value: float, reference: float) -> float:
-    """Relative difference in per cent."""
+    """Return the relative difference in per cent."""
     return 100 * (value / reference - 1)
 
 
 def moment(scan: dict[str, Any]) -> str:
-    """Magnetic moment at the start's lattice constant, empty without moments."""
+    """Return the magnetic moment at the starting lattice constant; empty without moments."""
     return f"{scan['points'][VOLUMES.index(1.00)]['magmom']:.3f}" if scan["settings"]["moment"] else ""
 
 
 def comparison(name: str, ours: dict[str, Any], qe: dict[str, Any]) -> str:
-    """A row of the first table."""
+    """Return a row of the first table."""
     solid = SOLIDS[name]
     worst = max(abs(a["energy"] - b["energy"]) for a, b in zip(ours["points"], qe["points"]))
     cells = [
@@ -173,7 +175,7 @@ def comparison(name: str, ours: dict[str, Any], qe: dict[str, Any]) -> str:
 
 
 def literature(name: str, ours: dict[str, Any]) -> str:
-    """A row of the second table."""
+    """Return a row of the second table."""
     a0, solid = ours["a0_A"], SOLIDS[name]
     cells = [label(solid), tables(solid), f"{a0:.4f}"]
     for published in (GTH_PW.get(name), ALL_ELECTRON.get(name, (None,))[0], PSEUDODOJO.get(name, (None,))[0]):
@@ -184,7 +186,7 @@ def literature(name: str, ours: dict[str, Any]) -> str:
 
 
 def write_table() -> list[str]:
-    """Rewrite docs/lattice-constants.md; the solids in it."""
+    """Rewrite docs/lattice-constants.md and return the solids in it."""
     ours, qe = scans(PATH), scans(eos_references.PATH)
     both = [name for name in SOLIDS if "a0_A" in ours.get(name, {}) and "a0_A" in qe.get(name, {})]
     rows = [comparison(name, ours[name], qe[name]) for name in both]
@@ -195,41 +197,41 @@ def write_table() -> list[str]:
 
 
 def nickel() -> str:
-    """What benchmarks/nickel_moment.py found, in words."""
-    found = json.loads(NICKEL.read_text())
-    series = ", ".join(f"{row['moment_muB']:.3f} ({n}x{n}x{n})" for n, row in found["meshes"].items())
-    facts = "a = {a_A} Å, {ecut_Ha:.0f} Ha, {smearing} smearing of {width_Ha} Ha".format(**found["settings"])
+    """Return the results of benchmarks/nickel_moment.py as a sentence."""
+    moments = json.loads(NICKEL.read_text())
+    series = ", ".join(f"{row['moment_muB']:.3f} ({n}x{n}x{n})" for n, row in moments["meshes"].items())
+    facts = "a = {a_A} Å, {ecut_Ha:.0f} Ha, {smearing} smearing of {width_Ha} Ha".format(**moments["settings"])
     return f"\nThe moment of nickel needs denser meshes than its lattice constant. At {facts}, in µB: {series}.\n"
 
 
 def files() -> str:
-    """What benchmarks/pseudodojo.py found, as a table."""
+    """Return the results of benchmarks/pseudodojo.py as a table."""
     head = """
-With pseudopotentials from files (PseudoDojo NC SR 0.4, PBE standard), beside plane waves with the same ones (ABINIT,
-Bosoni et al.) and all-electron PBE; seven volumes or more with the smooth cutoff, cold smearing. Written by
-`python benchmarks/pseudodojo.py`.
+The last table is for pseudopotentials from files (PseudoDojo NC SR 0.4, PBE standard). It compares with plane waves and
+the same files (ABINIT, Bosoni et al.) and with all-electron PBE. Seven volumes or more are calculated with the smooth
+cutoff and cold smearing. `python benchmarks/pseudodojo.py` calculates the values.
 
 | solid | Ecut, Ha | mesh | width, Ha | a0, Å | ABINIT | all-electron | B0, GPa | moment, µB |
 | --- | --: | --: | --: | --: | --: | --: | --: | --: |
 """
     rows = []
     for name, result in json.loads(FILES.read_text())["results"].items():
-        found = result["lattice"]
-        beside = [
-            "" if a is None else f"{a:.4f} ({percent(found['a_A'], a):+.2f} %)"
-            for a in (found["abinit_A"], found["all_electron_A"])
+        lattice = result["lattice"]
+        published = [
+            "" if a is None else f"{a:.4f} ({percent(lattice['a_A'], a):+.2f} %)"
+            for a in (lattice["abinit_A"], lattice["all_electron_A"])
         ]
-        mesh = "x".join([str(found["kpts"])] * 3)
-        cells = [name, str(found["ecut"]), mesh, str(found["width"]), f"{found['a_A']:.4f}", *beside]
-        cells += [f"{found['B_GPa']:.1f}", f"{found['magmom_muB']:.3f}" if found["magmom_muB"] else ""]
+        mesh = "x".join([str(lattice["kpts"])] * 3)
+        cells = [name, str(lattice["ecut"]), mesh, str(lattice["width"]), f"{lattice['a_A']:.4f}", *published]
+        cells += [f"{lattice['B_GPa']:.1f}", f"{lattice['magmom_muB']:.3f}" if lattice["magmom_muB"] else ""]
         rows.append("| " + " | ".join(cells) + " |\n")
     return head + "".join(rows) + OF_FILES
 
 
 def main() -> None:
-    """Complete the scans of the solids named on the command line and write the comparison of all."""
+    """Complete the scans of the solids named on the command line and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"solids to scan, of {', '.join(SOLIDS)}; default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"solids, from {', '.join(SOLIDS)} (default: all)")
     for name in parser.parse_args().names or SOLIDS:
         qe = scans(eos_references.PATH).get(name, {})
         ours = complete(name, qe.get("fft"))

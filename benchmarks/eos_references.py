@@ -1,10 +1,10 @@
-"""Make benchmarks/eos_qe.json: lattice constants and bulk moduli by Quantum ESPRESSO with PySCF's GTH tables, PBE.
+"""Write benchmarks/eos_qe.json: PBE lattice constants and bulk moduli by Quantum ESPRESSO with PySCF's GTH tables.
 
     python benchmarks/eos_references.py [NAME ...]
 
-Seven volumes around a known lattice constant, each with its own sphere at constant cutoff, all with the FFT box of the
-largest volume; the free energies are fitted with ASE's Birch-Murnaghan form. Each point is kept as it ends and is not
-computed again, unless the settings of its solid have changed.
+A scan has seven volumes around a known lattice constant. Each volume has its own sphere of plane waves at constant
+cutoff, and all have the FFT box of the largest volume. The free energies are fitted with ASE's Birch-Murnaghan form.
+Each point is saved as soon as it is calculated, and is recalculated only if the settings of its solid have changed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ SOURCE = (
     "cell, volume_A3 the volume of the primitive cell, ecut and width are in Hartree, meshes contain Gamma, energy is "
     "the free energy F."
 )
-VOLUMES = (1.06, 1.04, 1.02, 1.00, 0.98, 0.96, 0.94)  # of the volume at the solid's start; the largest sets the FFT box
+# relative to the volume at the start; the largest sets the FFT box
+VOLUMES = (1.06, 1.04, 1.02, 1.00, 0.98, 0.96, 0.94)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Solid:
     a
         Lattice constant around which to scan, in Angstrom.
     q
-        Valence charge of the table by element.
+        Valence charge of the pseudopotential by element.
     ecut, kpts, width
         Cutoff in Hartree, divisions of the mesh along each axis, width of the smearing in Hartree.
     moment
@@ -66,13 +67,13 @@ class Solid:
     nbands: int | None = None
 
     def atoms(self, a: float) -> Atoms:
-        """Primitive cell with a lattice constant in Angstrom."""
+        """Return the primitive cell for a lattice constant in Angstrom."""
         atoms = bulk(self.formula, self.structure, a=a)
         atoms.set_initial_magnetic_moments([self.moment] * len(atoms))
         return atoms
 
     def settings(self) -> dict[str, Any]:
-        """Arguments of `run_qe`, without the FFT box."""
+        """Return the arguments of `run_qe`, without the FFT box."""
         smearing = {"smearing": self.smearing, "width": self.width}
         bands = {} if self.nbands is None else {"nbands": self.nbands}
         other = {"conv_thr": 1e-9, **smearing, **bands}
@@ -101,7 +102,7 @@ SOLIDS = {
 
 
 def fit(points: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Equilibrium of a Birch-Murnaghan curve through the free energies of a scan.
+    """Return the equilibrium of a Birch-Murnaghan curve through the free energies of a scan.
 
     Parameters
     ----------
@@ -120,7 +121,7 @@ def fit(points: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def compute(solid: Solid, a: float, fft: Sequence[int] | None) -> tuple[dict[str, float], list[int]]:
-    """One point of a scan, and the FFT box it used.
+    """Calculate one point of a scan; return it and the FFT box that was used.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def compute(solid: Solid, a: float, fft: Sequence[int] | None) -> tuple[dict[str
 def main() -> None:
     """Complete the scans of the solids named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"solids to scan, of {', '.join(SOLIDS)}; default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"solids, from {', '.join(SOLIDS)} (default: all)")
     scans = json.loads(PATH.read_text())["scans"] if PATH.exists() else {}
     for name in parser.parse_args().names or SOLIDS:
         solid = SOLIDS[name]

@@ -1,20 +1,20 @@
-"""Make tests/data/qe_gth.json and abinit_gth.json: other programs' numbers for small crystals with PySCF's GTH tables.
+"""Write tests/data/qe_gth.json and abinit_gth.json: reference values for small crystals with PySCF's GTH tables.
 
     python benchmarks/make_references.py [--code {qe,abinit}] [NAME ...]
 
-runs the named cases (all of the program's without names) on one core and merges them into its file. The cutoffs are not
-converged: the numbers are for comparing programs at equal settings.
+runs the named cases on one core (without names, all cases of the program) and merges them into its file. The cutoffs
+are not converged: the values are for comparing programs at equal settings.
 
-ABINIT 9.6.2's stress of a meta-GGA is left out: at si-rattled-r2scan a third of its trace is 1.0e-3 Ha/bohr^3, by
-differences of ABINIT's energies at fixed plane waves -5.7e-5, which is ours.
+The stress of meta-GGAs by ABINIT 9.6.2 is left out: for si-rattled-r2scan a third of its trace is 1.0e-3 Ha/bohr^3, but
+differences of ABINIT's energies at fixed plane waves give -5.7e-5, which agrees with this program.
 
-Two errors of pw.x 6.7 for GTH tables decide what is taken from ABINIT:
+Two errors of pw.x 6.7 for GTH pseudopotentials determine which cases use ABINIT:
 
 - The f projector (Modules/gth.f90, mk_ffnl_gth) is divided by 105 where its norm asks for the square root of 105. With
-  the coefficient h of the f channel multiplied by 105 in its table, pw.x's energy of lan-rattled is ABINIT's.
-- The change of the projectors' angles under strain drops out of the stress: PW/src/gen_us_dy.f90 interpolates a table
-  of radial functions that PW/src/init_us_1.f90 leaves at zero for GTH. The trace is right; the rest is wrong unless
-  symmetry makes it vanish or all projectors are s.
+  the coefficient h of the f channel multiplied by 105 in its table, pw.x's energy of lan-rattled equals ABINIT's.
+- The stress lacks the change of the projectors' angles under strain: PW/src/gen_us_dy.f90 interpolates a table
+  of radial functions that PW/src/init_us_1.f90 leaves at zero for GTH. The trace is correct; the rest is wrong unless
+  symmetry makes it vanish or all projectors are s projectors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SOURCE = (
 PROGRAM = {
     "qe": {
         "program": "Quantum ESPRESSO 6.7 (pw.x, Debian quantum-espresso 6.7-2)",
-        "threshold": "conv_thr 1e-11 Ry. Of the stress of crystals that are not cubic only the trace is to be trusted.",
+        "threshold": "conv_thr 1e-11 Ry. For crystals that are not cubic only the trace of the stress is reliable.",
     },
     "abinit": {"program": "ABINIT 9.6.2 (Debian abinit 9.6.2-1)", "threshold": "tolvrs 1e-13."},
 }
@@ -51,26 +51,26 @@ Case = tuple[Atoms, dict[str, Any]]
 
 
 def settings(ecut: float, kpts: Sequence[int], smearing: str = "gaussian", width: float = 0.01, **other: Any) -> dict:
-    """Arguments of `run_qe` and `run_abinit` that a record keeps, defaults included."""
+    """Return the arguments of `run_qe` and `run_abinit` that a record keeps, including defaults."""
     common = {"xc": "PBE", "pseudo": "gth-pbe", "q": None, "nbands": None, **other}
     return {**common, "ecut": ecut, "kpts": list(kpts), "smearing": smearing, "width": width}
 
 
 def with_moments(atoms: Atoms, moments: Sequence[float]) -> Atoms:
-    """The same atoms with initial magnetic moments in Bohr magnetons."""
+    """Return the same atoms with initial magnetic moments in Bohr magnetons."""
     atoms.set_initial_magnetic_moments(moments)
     return atoms
 
 
 def periodic_graphene() -> Atoms:
-    """Graphene, periodic in all directions."""
+    """Return graphene, periodic in all directions."""
     atoms = graphene(a=2.46, vacuum=5.0)
     atoms.pbc = True
     return atoms
 
 
 def silicon_rattled() -> Atoms:
-    """Silicon without any symmetry."""
+    """Return silicon without any symmetry."""
     cell = [
         [0.04729396150517672, 2.685471034972395, 2.7112920137653505],
         [2.714755946257574, 0.03972798297410694, 2.7188579922964204],
@@ -84,7 +84,7 @@ def silicon_rattled() -> Atoms:
 
 
 def magnesia_rattled() -> Atoms:
-    """Magnesium oxide without any symmetry."""
+    """Return magnesium oxide without any symmetry."""
     cell = [
         [-0.02557432283062462, 2.1043225354758066, 2.076946491967187],
         [2.0850172805715457, -0.03476979050887911, 2.086141959645442],
@@ -98,7 +98,7 @@ def magnesia_rattled() -> Atoms:
 
 
 def lanthanum_nitride() -> Atoms:
-    """Rocksalt LaN, displaced and sheared: forces and a full stress from f projectors."""
+    """Return rocksalt LaN, displaced and sheared: forces and a full stress from f projectors."""
     atoms = bulk("LaN", "rocksalt", a=5.3)
     atoms.positions[1] += (0.10, 0.05, -0.07)
     atoms.set_cell(atoms.cell.array @ [[1.01, 0.02, 0.0], [0.02, 1.0, 0.01], [0.0, 0.01, 0.99]], scale_atoms=True)
@@ -106,12 +106,12 @@ def lanthanum_nitride() -> Atoms:
 
 
 def chromium_antiferromagnet() -> Atoms:
-    """Body-centred cubic chromium, corner and centre opposite; the lattice is wide enough to keep the order firmly."""
+    """Return antiferromagnetic bcc chromium with a lattice constant large enough for a stable magnetic order."""
     return with_moments(bulk("Cr", "bcc", a=2.95, cubic=True), [2.5, -2.5])
 
 
 def oxygen_in_box() -> Atoms:
-    """A triplet oxygen molecule along no axis of an orthorhombic box."""
+    """Return a triplet oxygen molecule in an orthorhombic box, not aligned with an axis."""
     axis = 1.23 / 14**0.5
     atoms = Atoms("O2", positions=[(0, 0, 0), (3 * axis, 2 * axis, axis)], cell=(4.5, 4.75, 5.0), pbc=True)
     atoms.center()
@@ -119,13 +119,13 @@ def oxygen_in_box() -> Atoms:
 
 
 def atom_in_box(symbol: str) -> Atoms:
-    """An atom in an orthorhombic box, with the moment of its ground state."""
+    """Return an atom in an orthorhombic box, with the moment of its ground state."""
     moment = ground_state_magnetic_moments[atomic_numbers[symbol]]
     return with_moments(Atoms(symbol, cell=(5.4, 5.2, 5.0), pbc=True), [moment])
 
 
 def qe_cases() -> dict[str, Case]:
-    """Structure and settings by name of what pw.x is run on."""
+    """Return structure and settings of the pw.x cases by name."""
     aluminium = settings(20, (8, 8, 8))
     silicon = bulk("Si", a=5.43)
     path = silicon.cell.bandpath("GXWL", npoints=13).kpts.round(12).tolist()
@@ -155,7 +155,7 @@ def qe_cases() -> dict[str, Case]:
 
 
 def abinit_cases() -> dict[str, Case]:
-    """Structure and settings by name of what ABINIT is run on: where pw.x is in error, and meta-GGAs."""
+    """Return structure and settings of the ABINIT cases by name: where pw.x is in error, and meta-GGAs."""
     known = qe_cases()
     nitride, arguments = known["aln-wurtzite"]
     rattled = {name: known[name] for name in ("si-rattled", "mgo-rocksalt-rattled")}
@@ -168,7 +168,7 @@ def abinit_cases() -> dict[str, Case]:
 
 
 def record(code: str, atoms: Atoms, arguments: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """What the file keeps of a case and its result."""
+    """Return the record of a case and its result."""
     moments = atoms.get_initial_magnetic_moments()
     return {
         "symbols": atoms.get_chemical_symbols(),
@@ -180,10 +180,10 @@ def record(code: str, atoms: Atoms, arguments: dict[str, Any], result: dict[str,
 
 
 def main() -> None:
-    """Run the cases named on the command line and keep each as it ends."""
+    """Run the cases named on the command line and save each as soon as it is finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--code", choices=("qe", "abinit"), default="qe", help="program to run (default: %(default)s)")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="cases to run; all of them if none is named")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="cases to run (default: all)")
     arguments = parser.parse_args()
     code, path = arguments.code, DATA / f"{arguments.code}_gth.json"
     known, run = (qe_cases(), run_qe) if code == "qe" else (abinit_cases(), run_abinit)

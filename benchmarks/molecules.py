@@ -1,12 +1,12 @@
-"""Ionization and atomization energies and antiferromagnets: numbers of docs/molecules-and-slabs.md.
+"""Ionization energies, atomization energies and antiferromagnets: the numbers of docs/molecules-and-slabs.md.
 
     python benchmarks/molecules.py [ionization] [atomization] [order] [--ecut 1200]
     python benchmarks/molecules.py ionization atomization --pseudos gth-nlcc-pbe
     python benchmarks/molecules.py atomization --ecut 1100 --pseudos FOLDER/ --molecules H2O O2 CO CH4
 
-Energies are kept in molecules.json as they come; what is there is not calculated again. PBE, GTH tables or a folder of
-UPF files, geometries of `ase.build.molecule`. References are PySCF's: all electrons in def2-QZVPP, and the gth-pbe
-tables in that basis uncontracted.
+Each energy is saved in molecules.json as soon as it is calculated, and is not calculated again. The functional is PBE,
+the pseudopotentials are GTH or a folder of UPF files, and the geometries are those of `ase.build.molecule`. The
+references are PySCF calculations: with all electrons in def2-QZVPP, and with gth-pbe in the same basis, uncontracted.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from ase_nnxc.pseudopotentials import is_path
 STORE = Path(__file__).with_suffix(".json")
 MOLECULES = ("H2O", "N2", "O2", "CO", "CH4")
 WIDTH = 0.005  # eV, gaussian
-LONGER = 2.0  # Angstrom, by which the second box of a molecule is longer in each direction
+LONGER = 2.0  # Angstrom; the second box of a molecule is longer by this in each direction
 
 
 def stored(key: str, calculate: Callable[[], Any]) -> Any:
-    """The value of this key in molecules.json, calculated unless it is there."""
+    """Return the value of this key in molecules.json; calculate and save it if it is missing."""
     if key not in (json.loads(STORE.read_text()) if STORE.exists() else {}):
         value = calculate()
         known = json.loads(STORE.read_text()) if STORE.exists() else {}
@@ -41,14 +41,14 @@ def stored(key: str, calculate: Callable[[], Any]) -> Any:
 
 
 def spin(name: str, charge: int) -> int:
-    """Unpaired electrons."""
+    """Return the number of unpaired electrons."""
     if len(molecule(name)) == 1:
         return round(ground_state_magnetic_moments[molecule(name).numbers[0]])
     return 2 if name == "O2" else charge
 
 
 def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0, pseudos: str | None = None) -> float:
-    """Energy (eV) of a molecule or an atom without periods by ase_nnxc; gth-pbe, if nothing else is named."""
+    """Return the energy (eV) of an isolated molecule or atom by ase_nnxc, by default with gth-pbe."""
 
     def calculate() -> float:
         atoms, moment = molecule(name), spin(name, charge)
@@ -68,7 +68,7 @@ def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0, ps
 
 
 def gaussians(name: str, charge: int = 0, pseudo: str | None = None) -> float:
-    """Energy (eV) by PySCF's UKS in def2-QZVPP, of all electrons or of those of a table, with density fitting."""
+    """Return the energy (eV) by PySCF's UKS in def2-QZVPP with density fitting, all-electron or with GTH."""
 
     def calculate() -> float:
         from pyscf import dft, gto
@@ -91,7 +91,7 @@ def gaussians(name: str, charge: int = 0, pseudo: str | None = None) -> float:
 
 
 def ionization(ecut: float, pseudos: str | None) -> None:
-    """Vertical ionization energy of water in two boxes and by PySCF."""
+    """Print the vertical ionization energy of water in two boxes and by PySCF."""
     for longer in (0.0, LONGER):
         cation, neutral = (plane_waves("H2O", ecut, charge, longer, pseudos) for charge in (1, 0))
         print(f"H2O -> H2O+   {ecut:.0f} eV, box {longer:+.0f} A: {cation - neutral:8.4f} eV", flush=True)
@@ -101,7 +101,7 @@ def ionization(ecut: float, pseudos: str | None) -> None:
 
 
 def atomization(names: list[str], ecut: float, pseudos: str | None) -> None:
-    """Atomization energies, kcal/mol, beside PySCF; with the tables, what is left and what is theirs."""
+    """Print atomization energies, kcal/mol, and their differences between the methods."""
     methods = {f"{ecut:.0f} eV": lambda name: plane_waves(name, ecut, pseudos=pseudos)}
     if pseudos is None:
         methods["PySCF, gth-pbe"] = lambda name: gaussians(name, pseudo="gth-pbe")
@@ -117,10 +117,10 @@ def atomization(names: list[str], ecut: float, pseudos: str | None) -> None:
 
 
 def order() -> None:
-    """Moments of antiferromagnets at the end."""
+    """Print the converged moments of antiferromagnets."""
     chromium = bulk("Cr", "bcc", a=2.95, cubic=True)
     chromium.set_initial_magnetic_moments([2.5, -2.5])
-    a = 4.17  # Angstrom, of rocksalt NiO; the planes (111) of Ni alternate
+    a = 4.17  # Angstrom; rocksalt NiO with alternating (111) planes of Ni
     cell = a * np.array([[1, 0.5, 0.5], [0.5, 1, 0.5], [0.5, 0.5, 1]])
     oxide = Atoms("Ni2O2", cell=cell, scaled_positions=np.outer((0, 0.5, 0.25, 0.75), (1, 1, 1)), pbc=True)
     oxide.set_initial_magnetic_moments([2.0, -2.0, 0.0, 0.0])
@@ -140,8 +140,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["ionization", "atomization", "order"])
     parser.add_argument("--ecut", type=float, default=1200.0, help="eV")
-    parser.add_argument("--pseudos", help="other tables than gth-pbe, or a folder of UPF files, written with a slash")
-    parser.add_argument("--molecules", nargs="+", default=MOLECULES, help="for which the folder has the files")
+    parser.add_argument("--pseudos", help="a GTH family (default: gth-pbe), or a folder of UPF files, ending with /")
+    parser.add_argument("--molecules", nargs="+", default=MOLECULES, help="a folder needs the files for these")
     arguments = parser.parse_args()
     if "ionization" in arguments.what:
         ionization(arguments.ecut, arguments.pseudos)

@@ -1,8 +1,9 @@
-"""What a functional costs in the SCF beside PBE, in the same process: ratios of wall times and numbers of steps.
+"""Compare the cost of a functional in the SCF with that of PBE: ratios of wall times and numbers of steps.
 
     python benchmarks/neural_cost.py pbe-clone [pbe-clone-mlp ...] [--runs 5]
 
-The two functionals take turns on each crystal; energy alone, whole calculations from the start density.
+The two functionals alternate on each crystal in the same process. Each calculation starts from the atomic density and
+computes the energy only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ CASES = {"al-eos-1.00": "al-eos-1.00", "si-rattled": "si-rattled", "graphene": "
 
 
 def timed(record: dict, xc: str) -> tuple[float, int]:
-    """Wall time in seconds and number of steps of an SCF from its beginning."""
+    """Return the wall time in seconds and the number of steps of an SCF from scratch."""
     atoms = records.structure(record)
     atoms.calc = records.calculator(record, "qe")
     atoms.calc.set(xc=xc)
@@ -27,7 +28,7 @@ def timed(record: dict, xc: str) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Print one line for each crystal and functional."""
+    """Print a line for each crystal and functional."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("functionals", nargs="+", metavar="XC")
     parser.add_argument("--runs", type=int, default=5)

@@ -1,4 +1,4 @@
-"""The moment of fcc nickel against the k-point mesh: prints a series and writes benchmarks/nickel_moment.json.
+"""Print the moment of fcc nickel for a series of k-point meshes, and write benchmarks/nickel_moment.json.
 
     python benchmarks/nickel_moment.py [MESH ...]            (default 8 10 12 14 18; the last takes some minutes)
 
@@ -22,7 +22,7 @@ ECUT, WIDTH = 100.0, 0.0025  # Hartree
 
 
 def main() -> None:
-    """Each mesh from scratch, from 0.6 Bohr magnetons."""
+    """Calculate each mesh from scratch, starting from 0.6 Bohr magnetons."""
     rows = json.loads(OUTPUT.read_text())["meshes"] if OUTPUT.exists() else {}
     for n in map(int, sys.argv[1:] or (8, 10, 12, 14, 18)):
         atoms = bulk("Ni", "fcc", a=3.52)

@@ -1,9 +1,9 @@
-"""Is a core density read as it is meant? The nitrogen atom by CP2K's program for atoms, and by plane waves.
+"""Check the core density: the nitrogen atom by CP2K's program for atoms and by plane waves.
 
     python benchmarks/nitrogen_atom.py [--ecut 2400 3600 4800] [--data /usr/share/cp2k]
 
-Half a shell is round, so that CP2K's radial equations hold for it. Unrestricted PBE, gth-nlcc-pbe-q5; cp2k.psmp and
-its data files come with Debian's cp2k and cp2k-data.
+A half-filled shell is spherical, as CP2K's radial equations require. The calculation is unrestricted PBE with
+gth-nlcc-pbe-q5. cp2k.psmp and its data files are in Debian's packages cp2k and cp2k-data.
 """
 
 import argparse
@@ -60,7 +60,7 @@ INPUT = """\
 
 
 def cp2k(data: Path) -> float:
-    """Energy by CP2K, Hartree."""
+    """Return the energy by CP2K, Hartree."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "n.inp").write_text(INPUT.format(data=data))
         command, environment = ["cp2k.psmp", "-i", "n.inp"], {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -69,7 +69,7 @@ def cp2k(data: Path) -> float:
 
 
 def plane_waves(ecut: float) -> float:
-    """Energy by ase_nnxc with a cutoff in eV, Hartree."""
+    """Return the energy by ase_nnxc, Hartree, for a cutoff in eV."""
     atom = Atoms("N")
     settings = {"smearing": {"name": "gaussian", "width": 0.005}, "convergence": {"energy": 1e-7}}
     atom.calc = NNXCCalculator(ecut=ecut, pseudos="gth-nlcc-pbe", hund=True, smooth_cutoff=True, **settings)

@@ -1,4 +1,4 @@
-"""Quantum ESPRESSO (pw.x) on an ASE structure with PySCF's Goedecker-Teter-Hutter tables or with UPF files.
+"""Run Quantum ESPRESSO (pw.x) on an ASE structure with PySCF's Goedecker-Teter-Hutter tables or with UPF files.
 
     from qe import run_qe
     run_qe(bulk("Al", a=4.05), ecut=20, kpts=(8, 8, 8))["energy"]      # free energy in Hartree
@@ -49,7 +49,7 @@ K_POINTS {kpts}
 
 
 def read_gth(symbol: str, name: str) -> list[str]:
-    """Numbers of a table in PySCF's GTH_POTENTIALS file.
+    """Return the words of a table in PySCF's GTH_POTENTIALS file.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def read_gth(symbol: str, name: str) -> list[str]:
     Returns
     -------
     list of str
-        The table's words as they stand in the file: the line of shell occupations as one entry, then number by number.
+        The line of shell occupations as one entry, then each number of the file as an entry.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def read_gth(symbol: str, name: str) -> list[str]:
     """
     pyscf = importlib.util.find_spec("pyscf")
     if pyscf is None or pyscf.origin is None:
-        raise LookupError("the GTH tables come with PySCF, which is not installed")
+        raise LookupError("the GTH tables are part of PySCF, which is not installed")
     path = Path(pyscf.origin).parent / "pbc/gto/pseudo/GTH_POTENTIALS"
     blocks = re.split(r"\n(?=[A-Z][a-z]? )", re.sub(r"#.*", "", path.read_text()))
     for block in blocks:
@@ -115,14 +115,14 @@ def write_psp10(symbol: str, name: str, path: Path) -> int:
         lines += [" ".join([channel_radius, str(n), *rows[:1]]), *rows[1:]]
         if channel > 0:  # the coefficients of spin-orbit coupling are zero
             lines += [" ".join(["0.0"] * (n - i)) for i in range(n)] or ["0.0"]
-    if channels == 0:  # pw.x refuses a table without projectors: give it one of strength zero
+    if channels == 0:  # pw.x rejects a table without projectors: add one of strength zero
         lines.append("0.3 1 0.0")
     path.write_text("\n".join(lines) + "\n")
     return valence
 
 
 def copy_upf(source: Path, path: Path) -> int:
-    """Copy a UPF file; its number of valence electrons."""
+    """Copy a UPF file and return its number of valence electrons."""
     text = source.read_text(encoding="utf-8")
     path.write_text(text, encoding="utf-8")
     return round(float(re.findall(r"z_valence\s*=\s*\"([^\"]*)\"", text)[0]))
@@ -147,7 +147,7 @@ def run_qe(
     points: Sequence[Sequence[float]] | None = None,
     ranks: int = 1,
 ) -> dict[str, Any]:
-    """Self-consistent field, forces and stress by pw.x, and levels at the density found.
+    """Run an SCF with forces and stress by pw.x, and eigenvalues at the converged density.
 
     Parameters
     ----------
@@ -167,29 +167,29 @@ def run_qe(
     pseudo
         Family of the tables, such as "gth-pbe".
     q
-        Valence charge by element where the family's own choice is not wanted.
+        Valence charge by element where it differs from the default of the family.
     files
-        UPF file by element, in place of tables.
+        UPF file by element, instead of GTH tables.
     nbands
         Number of bands; None is pw.x's choice.
     fft
         FFT box (n1, n2, n3); None is pw.x's choice.
     conv_thr
-        Estimated energy error in Rydberg at which the field counts as self-consistent.
+        Estimated energy error in Rydberg at which the SCF has converged.
     beta
-        Share of the density's residual that is mixed in.
+        Fraction of the density residual that is mixed in.
     moment
-        Total moment (Bohr magnetons) that is held; None is none.
+        Fixed total moment (Bohr magnetons), or None.
     points
-        K-points (nk, 3), scaled, where levels are wanted; without spin.
+        K-points (nk, 3), scaled, for eigenvalues; without spin only.
     ranks
-        Number of MPI processes, which share out the k-points.
+        Number of MPI processes, between which the k-points are divided.
 
     Returns
     -------
     dict
         energy (free energy F, Hartree), forces (natoms, 3) in Hartree bohr^-1, stress (3, 3) in Hartree bohr^-3,
-        fermi_eV (of the first spin if the moment is held), magmom and absolute_magmom in Bohr magnetons, valence by
+        fermi_eV (of the first spin if the moment is fixed), magmom and absolute_magmom in Bohr magnetons, valence by
         element, fft ("n1, n2, n3"), nk (number of irreducible k-points), scf_steps, wall_s and cpu_s (whole run,
         seconds), memory_MB (peak of the largest process), and eigenvalues_eV (nk, nbands) if there are points.
 
@@ -250,12 +250,12 @@ def run_qe(
 
 
 def row(vector: Sequence[float]) -> str:
-    """A vector in the 12 decimals of an input file."""
+    """Return a vector with the 12 decimals of an input file."""
     return " ".join(f"{x:.12f}" for x in vector)
 
 
 def _species(atoms: Atoms) -> tuple[list[str], dict[str, tuple[str, float]]]:
-    """Label of each atom, and the element and initial moment (Bohr magnetons) behind each label."""
+    """Return the label of each atom, and the element and initial moment (Bohr magnetons) of each label."""
     kinds = list(zip(atoms.get_chemical_symbols(), atoms.get_initial_magnetic_moments().tolist(), strict=True))
     distinct = list(dict.fromkeys(kinds))
     moments_of = {s: [m for other, m in distinct if other == s] for s, _ in distinct}
@@ -264,13 +264,13 @@ def _species(atoms: Atoms) -> tuple[list[str], dict[str, tuple[str, float]]]:
 
 
 def _eigenvalues(path: Path) -> list[list[float]]:
-    """Levels (nk, nbands), eV, in the XML file of a run of pw.x without spin, which has Hartree."""
+    """Return the eigenvalues (nk, nbands), eV, from the XML file (in Hartree) of a run of pw.x without spin."""
     found = ElementTree.parse(path).iter("eigenvalues")
     return [[float(f"{float(word) * Hartree:.5f}") for word in (levels.text or "").split()] for levels in found]
 
 
 def _run_pwx(folder: Path, text: str, ranks: int) -> tuple[str, dict[str, float]]:
-    """Run pw.x on an input in a folder; its output, and its time and peak memory."""
+    """Run pw.x on an input in a folder; return its output, time and peak memory."""
     (folder / "in").write_text(text)
     command = ["pw.x", "-i", "in"]
     if ranks > 1:
@@ -286,7 +286,7 @@ def _run_pwx(folder: Path, text: str, ranks: int) -> tuple[str, dict[str, float]
 
 
 def _parse(out: str, natoms: int) -> dict[str, Any]:
-    """Results in Hartree atomic units from the output of pw.x, which is in Rydberg atomic units."""
+    """Return the results in Hartree atomic units from the output of pw.x, which is in Rydberg atomic units."""
 
     def last(pattern: str, default: float) -> float:
         return float((re.findall(pattern, out) or [default])[-1]) + 0.0  # -0.0 becomes 0.0

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from ase_nnxc import NNXCCalculator
 
 DATA = Path(__file__).parents[1] / "tests/data"
-SMEARING = {"cold": "marzari-vanderbilt"}  # the peers' name: ours
+SMEARING = {"cold": "marzari-vanderbilt"}  # name in the other programs: name in ase_nnxc
 
 
 def load(code: str) -> dict[str, dict[str, Any]]:
-    """Records by name of what "qe" or "abinit" computed."""
+    """Return the records of "qe" or "abinit" by name."""
     return json.loads((DATA / f"{code}_gth.json").read_text())["records"]
 
 
 def structure(record: dict[str, Any]) -> Atoms:
-    """The crystal of a record."""
+    """Return the crystal of a record."""
     atoms = Atoms(record["symbols"], cell=record["cell_A"], positions=record["positions_A"], pbc=True)
     if record["settings"]["magmoms"] is not None:
         atoms.set_initial_magnetic_moments(record["settings"]["magmoms"])
@@ -30,12 +30,12 @@ def structure(record: dict[str, Any]) -> Atoms:
 
 
 def fft_box(record: dict[str, Any], code: str) -> tuple[int, ...]:
-    """The FFT box that the other program used."""
+    """Return the FFT box that the other program used."""
     return tuple(int(n) for n in record[code]["fft"].split(","))
 
 
 def calculator(record: dict[str, Any], code: str, **changes: Any) -> NNXCCalculator:
-    """Ours on the settings, tables and FFT box of a record; `changes` are further keywords."""
+    """Return a calculator with the settings, pseudopotentials and FFT box of a record; `changes` are more keywords."""
     from ase_nnxc import NNXCCalculator
 
     settings = record["settings"]

@@ -1,9 +1,9 @@
-"""What gradients through the SCF cost, beside the SCF itself: ratios of CPU times in the same process.
+"""Measure the cost of gradients through the SCF relative to the SCF: ratios of CPU times in the same process.
 
     python benchmarks/response_cost.py [--threads 1]
 
-dF/dtheta is the gradient of the free energy; adjoint that of a loss on the density, its relative error that against a
-solution of the response to 1e-9. The parameters are kappa and mu of PBE.
+dF/dtheta is the gradient of the free energy, and adjoint is that of a loss on the density. The relative error of the
+latter is with respect to a response converged to 1e-9. The parameters are kappa and mu of PBE.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ase_nnxc.xc import PBE
 
 
 def timed(function):
-    """CPU seconds that a call takes, and its result."""
+    """Return the CPU time of a call in seconds, and its result."""
     start = time.process_time()
     result = function()
     return time.process_time() - start, result
 
 
 def main() -> None:
-    """Print one line for each crystal."""
+    """Print a line for each crystal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
@@ -54,8 +54,8 @@ def main() -> None:
             return torch.stack(torch.autograd.grad(fields.square().sum(), parameters))
 
         exact = adjoint(1e-9)
-        told = 3 * math.sqrt(calculator.parameters["convergence"]["energy"] / Hartree)
-        for tolerance in (1e-3, 1e-4, told):
+        default = 3 * math.sqrt(calculator.parameters["convergence"]["energy"] / Hartree)
+        for tolerance in (1e-3, 1e-4, default):
             seconds, gradient = timed(lambda tolerance=tolerance: adjoint(tolerance))
             error = float((gradient - exact).norm() / exact.norm())
             print(

@@ -1,15 +1,16 @@
-"""Time, memory and SCF steps of ase_nnxc and Quantum ESPRESSO at the same accuracy.
+"""Compare time, memory and SCF steps of ase_nnxc and Quantum ESPRESSO at equal accuracy.
 
     python benchmarks/speed.py [NAME ...] [--repeats N]
 
-Cases are crystals of tests/data/qe_gth.json with energy, forces and stress. Single ones: the time of our calculation
-in a process that has imported what it needs, against the whole run of pw.x. al-eos: seven volumes, one whole Python
-process against seven runs of pw.x. Both codes have two cores (two threads; two MPI ranks that share out the k-points).
+Cases are crystals of tests/data/qe_gth.json with energy, forces and stress. For a single crystal the time of our
+calculation excludes imports, and that of pw.x is the whole run. The case al-eos has seven volumes: one whole Python
+process is compared with seven runs of pw.x. Both codes use two cores (two threads; two MPI ranks with k-points divided
+between them).
 
-Each code first goes down a ladder of its convergence thresholds to the loosest that meets ENERGY and FORCE against its
-own converged result; with that one it is timed, in turn with the other, and every timed run is checked again. Prints
-medians and keeps them with the machine's facts in benchmarks/speed.json. Without pw.x only ours is timed. The machine
-should do nothing else meanwhile.
+For each code the script first finds the loosest convergence threshold that reaches ENERGY and FORCE with respect to the
+converged result of the same code. The codes are then timed alternately with these thresholds, and every timed run is
+checked again. The script prints medians and writes them, with a description of the machine, to benchmarks/speed.json.
+Without pw.x only ase_nnxc is timed. Nothing else should run on the machine.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ CORES = 2
 
 @dataclass(frozen=True)
 class Run:
-    """One timed calculation of a case; energies (ncrystals,) in Hartree, forces (natoms, 3) of each in Hartree/bohr."""
+    """One timed calculation of a case: energies (ncrystals,) in Hartree, forces (natoms, 3) of each in Hartree/bohr."""
 
     seconds: float
     memory_MB: float
@@ -59,13 +60,13 @@ class Run:
 
 
 def records(case: str) -> list[dict[str, Any]]:
-    """The crystals of a case with settings and pw.x's converged results."""
+    """Return the crystals of a case with settings and converged results of pw.x."""
     known = load("qe")
     return [known[name] for name in CASES[case]]
 
 
 def worker(case: str, threshold: float) -> Run:
-    """Our calculation in this process, one calculator for all crystals of the case; imports are not timed."""
+    """Run ase_nnxc in this process with one calculator for all crystals of the case; imports are not timed."""
     import ase_nnxc.ks.scf  # noqa: F401  (the calculator imports it when it is first used)
 
     crystals = records(case)
@@ -85,7 +86,7 @@ def worker(case: str, threshold: float) -> Run:
 
 
 def run_ours(case: str, threshold: float) -> Run:
-    """Our calculation in a process of its own; for the scan the time is that of the whole process."""
+    """Run ase_nnxc in a separate process; for the scan the time is that of the whole process."""
     command = [sys.executable, __file__, "--worker", case, "--threshold", str(threshold)]
     start = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": str(CORES)}
@@ -96,7 +97,7 @@ def run_ours(case: str, threshold: float) -> Run:
 
 
 def run_pwx(case: str, threshold: float) -> Run:
-    """One run of pw.x for each crystal; the sum of their times, the largest of their memories (of one rank)."""
+    """Run pw.x for each crystal; the time is the sum, the memory the largest of one rank."""
     keys = ("xc", "pseudo", "q", "nbands", "ecut", "kpts", "smearing", "width")
     results = [
         run_qe(structure(r), **{key: r["settings"][key] for key in keys}, conv_thr=threshold, ranks=CORES)
@@ -112,27 +113,27 @@ def run_pwx(case: str, threshold: float) -> Run:
 
 
 def converged_pwx(case: str) -> Run:
-    """What pw.x gave for the records, at conv_thr 1e-11 Ry."""
+    """Return the results of pw.x in the records, at conv_thr 1e-11 Ry."""
     qe = [record["qe"] for record in records(case)]
     return Run(np.nan, np.nan, sum(r["scf_steps"] for r in qe), [r["energy"] for r in qe], [r["forces"] for r in qe])
 
 
 def errors(run: Run, converged: Run) -> tuple[float, float]:
-    """Largest errors of the energies (Hartree) and of the forces (Hartree/bohr)."""
+    """Return the largest errors of the energies (Hartree) and of the forces (Hartree/bohr)."""
     energy = np.abs(np.subtract(run.energies, converged.energies)).max()
     force = max(np.abs(np.subtract(a, b)).max() for a, b in zip(run.forces, converged.forces))
     return float(energy), float(force)
 
 
 def accurate(run: Run, converged: Run) -> bool:
-    """Whether a run meets the accuracy asked for."""
+    """Return whether a run reaches the required accuracy."""
     energy, force = errors(run, converged)
     return energy <= ENERGY and force <= FORCE
 
 
 @dataclass(frozen=True)
 class Code:
-    """How to run one of the codes."""
+    """One of the codes and how to run it."""
 
     name: str
     run: Callable[[str, float], Run]
@@ -145,7 +146,7 @@ QE = Code("QE", run_pwx, QE_LADDER, converged_pwx)
 
 
 def compare(case: str, codes: Sequence[Code], repeats: int) -> dict[str, dict[str, Any]]:
-    """Medians of the timed runs of each code at the loosest threshold that is accurate."""
+    """Return the medians of the timed runs of each code at the loosest threshold that is accurate."""
     converged = {code.name: code.converged(case) for code in codes}
     thresholds, runs = {}, {}
     for code in codes:
@@ -158,7 +159,7 @@ def compare(case: str, codes: Sequence[Code], repeats: int) -> dict[str, dict[st
     results = {}
     for name, timed in runs.items():
         if not all(accurate(run, converged[name]) for run in timed):
-            raise RuntimeError(f"{case}: a timed run of {name} misses the accuracy that its ladder reached")
+            raise RuntimeError(f"{case}: a timed run of {name} has lower accuracy than its earlier run")
         energy, force = np.max([errors(run, converged[name]) for run in timed], axis=0)
         results[name] = {
             "threshold": thresholds[name],
@@ -173,7 +174,7 @@ def compare(case: str, codes: Sequence[Code], repeats: int) -> dict[str, dict[st
 
 
 def machine() -> dict[str, Any]:
-    """Processor and versions."""
+    """Return the processor and the versions of the programs."""
     import torch
 
     import ase_nnxc
@@ -188,7 +189,7 @@ def machine() -> dict[str, Any]:
         "ase_nnxc": ase_nnxc.__version__,
     }
     if shutil.which("pw.x"):
-        with tempfile.TemporaryDirectory() as folder:  # pw.x leaves files where it runs
+        with tempfile.TemporaryDirectory() as folder:  # pw.x writes files to its working folder
             banner = subprocess.run(
                 ["pw.x"], input="", env={**os.environ, **ENVIRONMENT}, cwd=folder, capture_output=True, text=True
             )
@@ -198,7 +199,7 @@ def machine() -> dict[str, Any]:
 
 
 def row(case: str, results: dict[str, dict[str, Any]]) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     cells = [f"{case:18s}"]
     for name in (OURS.name, QE.name):
         r = results.get(name)
@@ -212,7 +213,7 @@ def row(case: str, results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Compare the codes on the cases named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}; all if none is named")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"cases, from {', '.join(CASES)} (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each code (default: %(default)s)")
     parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--threshold", type=float, help=argparse.SUPPRESS)

@@ -1,12 +1,12 @@
-"""What the vacuum and the grid change in energies of molecules and layers: the tables of docs/molecules-and-slabs.md.
+"""Effect of the vacuum and the grid on energies of molecules and layers: the table of docs/molecules-and-slabs.md.
 
     python benchmarks/vacuum.py [WHAT ...] [--ecut 400 800 1600]
 
-WHAT is graphene, water, hydronium, water-smooth, hydronium-smooth (with the smooth cutoff), eggbox, or lattice; by
-default all.
+WHAT is graphene, water, hydronium, water-smooth, hydronium-smooth (with the smooth cutoff), eggbox, or lattice
+(default: all).
 
-The box of each system grows from 6 to 10 Angstrom of vacuum on each side, in whole steps of one grid, on which the
-atoms stay where they are; the eggbox effect is that of a shift by half a step.
+The vacuum on each side of a system increases from 6 to 10 Angstrom in whole grid steps, so that the positions of the
+atoms relative to the grid stay the same. The eggbox effect is the change of the energy for a shift by half a step.
 """
 
 import argparse
@@ -27,7 +27,7 @@ NEAR, FAR = 6.0, 10.0  # Angstrom of vacuum
 
 
 def in_box(atoms: Atoms, vacuum: float, step: float) -> tuple[Atoms, list[int | None]]:
-    """A copy in a cell with so much vacuum along what is not periodic, and the points of steps (bohr) there."""
+    """Return a copy with vacuum along non-periodic directions, and the number of grid points (step in bohr) there."""
     copy, points = atoms.copy(), [None] * 3
     cell = atoms.cell.array.copy()
     for axis in np.flatnonzero(~atoms.pbc):
@@ -40,7 +40,7 @@ def in_box(atoms: Atoms, vacuum: float, step: float) -> tuple[Atoms, list[int | 
 
 
 def energy(atoms: Atoms, vacuum: float, step: float, ecut: float, **parameters) -> float:
-    """Free energy in the box, Hartree."""
+    """Return the free energy in the box, Hartree."""
     boxed, points = in_box(atoms, vacuum, step)
     calc = NNXCCalculator(ecut=ecut, convergence={"energy": 1e-8}, **parameters)
     own = calc.resolve(boxed)["gpts"]
@@ -50,7 +50,7 @@ def energy(atoms: Atoms, vacuum: float, step: float, ecut: float, **parameters) 
 
 
 def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
-    """Free energy, Hartree, with the atoms shifted by so many steps of the grid along its first axis."""
+    """Return the free energy, Hartree, with the atoms shifted by a number of grid steps along the first axis."""
     from ase_nnxc.ks.convergence import SCFSettings
     from ase_nnxc.ks.scf import scf
     from ase_nnxc.ks.system import System
@@ -66,7 +66,7 @@ def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
 
 
 def hydronium() -> Atoms:
-    """H3O+, a pyramid near its equilibrium: O-H 0.98 Angstrom, H-O-H 112 degrees."""
+    """Return H3O+, a pyramid near its equilibrium: O-H 0.98 Angstrom, H-O-H 112 degrees."""
     side = 2 * 0.98 * math.sin(math.radians(56))
     radius = side / math.sqrt(3)
     height = math.sqrt(0.98**2 - radius**2)
@@ -76,7 +76,7 @@ def hydronium() -> Atoms:
 
 
 def lattice_constant(ecut: float) -> float:
-    """Of graphene, Angstrom, from a parabola through energies against the area."""
+    """Return the lattice constant of graphene, Angstrom, from a cubic fit of the energy against the area."""
     energies, areas = [], []
     calc = NNXCCalculator(ecut=ecut, kpts=(9, 9, 1), smooth_cutoff=True)
     calc.set(gpts=calc.resolve(graphene(a=1.03 * A))["gpts"])
@@ -105,7 +105,7 @@ def main() -> None:
         "hydronium-smooth": (hydronium(), {"charge": 1, **smooth}),
     }
     for ecut in arguments.ecut:
-        step = 0.98 * math.pi / (2 * math.sqrt(2 * ecut / Hartree))  # bohr; what the density needs, and a little less
+        step = 0.98 * math.pi / (2 * math.sqrt(2 * ecut / Hartree))  # bohr; slightly smaller than the density requires
         for name, (atoms, parameters) in systems.items():
             if name in arguments.what:
                 change = energy(atoms, FAR, step, ecut, **parameters) - energy(atoms, NEAR, step, ecut, **parameters)

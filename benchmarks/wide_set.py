@@ -1,12 +1,12 @@
-"""Does the SCF converge? Crystals of common elements with default settings: writes benchmarks/wide_set.json.
+"""Test the convergence of the SCF for crystals of common elements, and write benchmarks/wide_set.json.
 
     python benchmarks/wide_set.py [NAME ...]
 
-fcc, bcc, simple cubic and diamond crystals of elements, and cubic oxides of six compositions in the manner of
+The crystals are fcc, bcc, simple cubic and diamond structures of elements, and cubic oxides of six compositions as in
 E. Bosoni et al., Nat. Rev. Phys. 6, 45 (2024): X2O (antifluorite), XO (rocksalt), X2O3 (Pn-3m, X on 4b and O on 6d),
-XO2 (fluorite), X2O5 (Pn-3m, O on 4c, too), XO3 (Pm-3m). Neighbours are as far apart as covalent radii add up to. All
-is default but what makes it cheap: tables with few electrons, cutoff and mesh. Cr, Mn, Fe, Co and Ni start with 3 Bohr
-magnetons an atom. Structures that are in the file already are not calculated again.
+XO2 (fluorite), X2O5 (Pn-3m, also O on 4c), XO3 (Pm-3m). The distance between neighbours is the sum of their covalent
+radii. Settings are the defaults, except for inexpensive pseudopotentials (few electrons), cutoff and mesh. Cr, Mn, Fe,
+Co and Ni start with 3 Bohr magnetons per atom. Structures that are in the file are not calculated again.
 """
 
 import json
@@ -30,18 +30,20 @@ ELEMENTS = (
     *("Cu", "Zn", "Ga", "Ge", "Nb", "Mo", "Pd", "Ag", "Sn", "Pt", "Au"),
 )
 OXIDES = ["Li", "Mg", "Al", "Si", "Ca", "Ti", "Fe", "Ni", "Cu", "Zn"]
-FEW = {"Na": 1, "Mg": 2, "Cu": 11, "Ga": 3, "Ag": 11, "Pd": 10, "Pt": 10, "Au": 11}  # electrons, where tables differ
+# number of electrons where there are several pseudopotentials
+FEW = {"Na": 1, "Mg": 2, "Cu": 11, "Ga": 3, "Ag": 11, "Pd": 10, "Pt": 10, "Au": 11}
 MAGNETIC = ("Cr", "Mn", "Fe", "Co", "Ni")
-UNARY = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "sc": 1.0, "diamond": 4 / 3**0.5}  # lattice constant / distance
+# lattice constant / distance of neighbours
+UNARY = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "sc": 1.0, "diamond": 4 / 3**0.5}
 
 
 def distance(*symbols: str) -> float:
-    """Of two neighbours, Angstrom."""
+    """Return the distance of two neighbours, Angstrom."""
     return float(sum(covalent_radii[atomic_numbers[s]] for s in symbols))
 
 
 def oxides(x: str) -> Iterator[tuple[str, Atoms]]:
-    """The six oxides of an element."""
+    """Return the six oxides of an element."""
     corner, quarter, edge = (0, 0, 0), (0.25, 0.25, 0.25), (0, 0.5, 0.5)
     d = distance(x, "O")
 
@@ -58,7 +60,7 @@ def oxides(x: str) -> Iterator[tuple[str, Atoms]]:
 
 
 def structures() -> Iterator[tuple[str, Atoms]]:
-    """All, by name."""
+    """Return all structures by name."""
     for x in ELEMENTS:
         for structure, ratio in UNARY.items():
             yield f"{x}-{structure}", bulk(x, structure, a=ratio * distance(x, x))
@@ -67,7 +69,7 @@ def structures() -> Iterator[tuple[str, Atoms]]:
 
 
 def converge(atoms: Atoms) -> dict[str, float | str]:
-    """Steps and seconds of the SCF, or what it says."""
+    """Return the steps and seconds of the SCF, or its error message."""
     if set(atoms.symbols) & set(MAGNETIC):
         atoms.set_initial_magnetic_moments([3.0 if s in MAGNETIC else 0.0 for s in atoms.symbols])
     pseudos = {s: f"gth-pbe-q{FEW[s]}" for s in set(atoms.symbols) if s in FEW}
@@ -81,7 +83,7 @@ def converge(atoms: Atoms) -> dict[str, float | str]:
 
 
 def main() -> None:
-    """Calculate what is not there, and count."""
+    """Calculate the missing structures and count those that converged."""
     results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     for name, atoms in structures():
         if name in results or (sys.argv[1:] and name not in sys.argv[1:]):
@@ -90,7 +92,7 @@ def main() -> None:
         print(name, results[name], flush=True)
         OUTPUT.write_text(json.dumps(results, indent=0) + "\n")
     failed = [name for name, result in results.items() if "error" in result]
-    print(f"{len(results) - len(failed)} of {len(results)} converged; not: {', '.join(failed) or 'none'}")
+    print(f"{len(results) - len(failed)} of {len(results)} converged; not converged: {', '.join(failed) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Elastic constants of silicon as derivatives of the stress by strain, and what the functional does to one of them.
+"""Elastic constants of silicon as strain derivatives of the stress, and the dependence of C11 on kappa and mu.
 
-`calc.differentiable` gives forces and stress as functions of positions and strain, so that a row of the matrix of
-second derivatives is one call of autograd. Atoms that follow the strain are taken into account by linear algebra. Last,
-C11 from the stress of two strained cells carries its gradient by kappa and mu of the functional.
+`calc.differentiable` returns forces and stress as functions of positions and strain, so that each row of the matrix of
+second derivatives is one call of autograd. Linear algebra includes the relaxation of the atoms under strain. Finally,
+C11 is calculated from the stress of two strained cells, with its gradient with respect to kappa and mu.
 """
 
 import numpy as np
@@ -16,7 +16,8 @@ from ase_nnxc.xc import PBE
 functional = PBE(trainable=("kappa", "mu"))
 calc = NNXCCalculator(functional, ecut=350, kpts={"size": (4, 4, 4), "gamma": True}, convergence={"energy": 1e-9})
 atoms = bulk("Si", a=5.47)
-# off the points of the FFT box: on one, where the valence density nearly vanishes, PBE's curvature is noise
+# move the atoms off the points of the FFT box: the valence density nearly vanishes at an atom, and the second
+# derivatives of PBE on such a point are noise
 atoms.translate([0.13, 0.07, 0.04])
 natoms = len(atoms)
 
@@ -29,7 +30,7 @@ rows = [torch.autograd.grad(number, (voigt, positions), retain_graph=True) for n
 by_strain = torch.stack([row[0] for row in rows]).numpy()
 by_positions = torch.stack([row[1].flatten() for row in rows]).numpy()
 
-# forces stay zero: df = f_strain de + f_u du = 0, with the pseudoinverse since a common shift costs (nearly) nothing
+# the forces stay zero: df = f_strain de + f_u du = 0; a pseudoinverse, because a common shift changes (nearly) nothing
 follow = -np.linalg.pinv(by_positions[6:], rcond=1e-2) @ by_strain[6:]
 clamped, relaxed = by_strain[:6] / GPa, (by_strain[:6] + by_positions[:6] @ follow) / GPa
 for name, (i, j) in {"C11": (0, 0), "C12": (0, 1), "C44": (3, 3)}.items():
@@ -37,7 +38,7 @@ for name, (i, j) in {"C11": (0, 0), "C12": (0, 1), "C44": (3, 3)}.items():
 
 
 def stress_xx(x: float) -> torch.Tensor:
-    """Of the crystal stretched along x."""
+    """Return the stress component xx of the crystal stretched along x."""
     strained = atoms.copy()
     strained.set_cell(atoms.cell.array @ np.diag([1 + x, 1.0, 1.0]), scale_atoms=True)
     return calc.differentiable(strained).stress[0]

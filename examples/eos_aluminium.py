@@ -1,7 +1,7 @@
 """Lattice constant and bulk modulus of aluminium with ASE's EquationOfState.
 
-The mesh and the FFT box are fixed for the largest volume, so that they do not change along the curve, and the energy
-that is fitted is the free energy, whose minimum is where the stress vanishes. `nnxc eos Al` does all of this and more.
+The mesh and the FFT box are those of the largest volume, so that they do not change along the curve. The fit uses the
+free energy, because the stress vanishes at its minimum. `nnxc eos Al` does all of this and more.
 """
 
 from ase.build import bulk

@@ -1,13 +1,14 @@
-"""The clone of PBE taught PBEsol by the equation of state of one solid, and asked for the lattice constants of others.
+"""Train the clone of PBE on the PBEsol equation of state of one solid, and test it on lattice constants of others.
 
-Only differences of five free energies of LiF are fitted. Trained are the output layers of the two networks and the
-mu of exchange, 35 of 707 parameters: first with the orbitals of the clone, which costs next to nothing, then
-self-consistently. Targets and tests are our own PBEsol with the same pseudopotentials and settings.
+The fit uses only differences of five free energies of LiF. The trained parameters are the output layers of the two
+networks and the mu of exchange, 35 of 707: first with the orbitals of the clone, which takes very little time, then
+self-consistently. Targets and tests are PBEsol calculations of this program with the same pseudopotentials and
+settings.
 
     python examples/finetune_clone.py [SOLID ...]
 
-Trains (ten minutes on one core), saves the model in finetune-clone/models, and tests on the solids named: by default
-on all.
+trains (ten minutes on one core), saves the model in finetune-clone/models, and tests it on the named solids (default:
+all).
 """
 
 import sys
@@ -36,13 +37,13 @@ TRAINING = ("LiF",)
 
 
 def settings(name: str) -> dict[str, Any]:
-    """Of the calculators for a solid."""
+    """Return the settings of the calculators for a solid."""
     _, _, ecut, mesh = SOLIDS[name]
     return {"ecut": ecut * Hartree, "kpts": {"size": (mesh,) * 3, "gamma": True}, "smooth_cutoff": True}
 
 
 def record(name: str) -> Record:
-    """PBEsol's free energies of five volumes."""
+    """Return the record of PBEsol free energies at five volumes."""
     structure, a, _, _ = SOLIDS[name]
     structures = scaled_structures(bulk(name, structure, a=a))
     return label(name, structures, NNXCCalculator("PBEsol", **settings(name)))
@@ -63,7 +64,9 @@ if __name__ == "__main__":
     )
     trainer.run()
     print(trainer.history[-1]["errors"])
-    trainer.save("finetune-clone/models", name="pbesol-of-lif", description="The clone of PBE fitted to PBEsol's LiF.")
+    trainer.save(
+        "finetune-clone/models", name="pbesol-of-lif", description="PBE's clone fitted to PBEsol energies of LiF."
+    )
     for name in sys.argv[1:] or SOLIDS:
         pbesol = record(name)
         for xc in ("PBE", functional):

@@ -1,15 +1,15 @@
-"""PBE's kappa and mu fitted to the measured lattice constants of four solids, and judged on others.
+"""Fit kappa and mu of PBE to the measured lattice constants of four solids, and test them on other solids.
 
-The lattice constant is that of a Birch-Murnaghan curve through free energies of five volumes, a differentiable function
-of kappa and mu: `fit_birch_murnaghan` of `calc.energy_tensor`. Gauss and Newton's method makes the mean square of
-a / a_measured - 1 over Si, Al, Rh and NaCl least. The same fit in another program, with V for Rh and pseudopotentials
-with core corrections, gives kappa = 0.527 and mu = 0.2226, and over 58 solids a mean error of 0.73 % in place of 1.08 %
-(arXiv:2509.07785). Why V is not taken here is told in docs/training.md.
+The lattice constant is that of a Birch-Murnaghan curve through the free energies of five volumes. It is a
+differentiable function of kappa and mu: `fit_birch_murnaghan` of `calc.energy_tensor`. The Gauss-Newton method
+minimises the mean square of a / a_measured - 1 over Si, Al, Rh and NaCl. The same fit in another program, with V
+instead of Rh and pseudopotentials with core corrections, gives kappa = 0.527 and mu = 0.2226, and a mean error over 58
+solids of 0.73 % instead of 1.08 % (arXiv:2509.07785). docs/training.md explains why V is not used here.
 
     python examples/fit_lattice_constants.py [SOLID ...]
 
-fits, and then calculates the solids named, or all. Results stand in fit-lattice-constants.json, and what is there
-already is not calculated again.
+fits, and then calculates the named solids (default: all). Results are kept in fit-lattice-constants.json and are not
+calculated again.
 """
 
 import json
@@ -54,11 +54,11 @@ PATH = Path("fit-lattice-constants.json")
 
 
 class Solid:
-    """Five volumes of a solid, each with a calculator that keeps its ground state warm."""
+    """Five volumes of a solid, each with a calculator that keeps its ground state as a starting point."""
 
     def __init__(self, name: str, functional: PBE) -> None:
         structure, measured, ecut, mesh = SOLIDS[name]
-        atoms = bulk(name, structure, a=1.01 * measured)  # PBE's own is longer by 1 %
+        atoms = bulk(name, structure, a=1.01 * measured)  # that of PBE is longer by 1 %
         if name == "Ni":
             atoms.set_initial_magnetic_moments([0.6])
         self.structures = scaled_structures(atoms, span=0.08)
@@ -69,14 +69,14 @@ class Solid:
         self.measured_volume = atoms.get_volume() / 1.01**3
 
     def error(self) -> torch.Tensor:
-        """a / a_measured - 1 (), with the gradient by kappa and mu."""
+        """Return a / a_measured - 1, a tensor of shape (), with its gradient with respect to kappa and mu."""
         energies = [calc.energy_tensor(atoms) for atoms, calc in zip(self.structures, self.calculators)]
         volumes = torch.tensor([atoms.get_volume() for atoms in self.structures], dtype=torch.float64)
         return (fit_birch_murnaghan(volumes, torch.stack(energies)).volume / self.measured_volume) ** (1 / 3) - 1
 
 
 def fit(steps: int = 2) -> dict[str, Any]:
-    """kappa and mu that make the squares of the four errors least, with the errors of PBE and those left."""
+    """Return the kappa and mu that minimise the squares of the four errors, and the errors before and after the fit."""
     functional = PBE(trainable=("kappa", "mu"))
     solids, parameters = [Solid(name, functional) for name in FITTED], list(functional.parameters())
     history = []
@@ -86,17 +86,17 @@ def fit(steps: int = 2) -> dict[str, Any]:
         kappa, mu = (parameter.item() for parameter in parameters)
         print(f"kappa {kappa:.4f}, mu {mu:.4f}, errors in %: {history[-1]}", flush=True)
         if step < steps:
-            slopes = torch.stack([torch.stack(torch.autograd.grad(error, parameters)) for error in errors])
-            change = torch.linalg.lstsq(slopes, -torch.stack(errors).detach()[:, None]).solution[:, 0]
+            jacobian = torch.stack([torch.stack(torch.autograd.grad(error, parameters)) for error in errors])
+            change = torch.linalg.lstsq(jacobian, -torch.stack(errors).detach()[:, None]).solution[:, 0]
             with torch.no_grad():
                 for parameter, value in zip(parameters, change):
                     parameter += value
-    left = {name: {"PBE_pct": p, "fitted_pct": f} for name, p, f in zip(FITTED, history[0], history[-1])}
-    return {"kappa": kappa, "mu": mu, "solids": left}
+    errors_pct = {name: {"PBE_pct": p, "fitted_pct": f} for name, p, f in zip(FITTED, history[0], history[-1])}
+    return {"kappa": kappa, "mu": mu, "solids": errors_pct}
 
 
-def judge(name: str, kappa: float, mu: float) -> dict[str, float]:
-    """Errors of PBE and of PBE with other numbers, per cent."""
+def errors_of(name: str, kappa: float, mu: float) -> dict[str, float]:
+    """Return the errors of PBE, and of PBE with the given parameters, in per cent."""
     functional = PBE()
     solid = Solid(name, functional)
     before = solid.error().item()
@@ -108,10 +108,10 @@ if __name__ == "__main__":
     results = json.loads(PATH.read_text()) if PATH.exists() else fit()
     for name in sys.argv[1:] or SOLIDS:
         if name not in results["solids"]:
-            results["solids"][name] = judge(name, results["kappa"], results["mu"])
+            results["solids"][name] = errors_of(name, results["kappa"], results["mu"])
         PATH.write_text(json.dumps(results, indent=1) + "\n")
         print(name, results["solids"][name], flush=True)
     others = [errors for name, errors in results["solids"].items() if name not in FITTED]
     for key in ("PBE_pct", "fitted_pct") if others else ():
         mean = sum(abs(errors[key]) for errors in others) / len(others)
-        print(f"{key}: mean absolute value {mean:.2f} on {len(others)} others")
+        print(f"{key}: mean absolute error {mean:.2f} on {len(others)} other solids")

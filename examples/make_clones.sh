@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes the clones of PBE and r2SCAN that the package ships, in the folder given (default: models), and pins them.
-# Run it in the repository with the package installed by `pip install -e .`: elsewhere these names are taken. About an
-# hour on one core. docs/cloning.md tells what is done, and benchmarks/clone_fidelity.py how good they are.
+# Make the clones of PBE and r2SCAN that the package ships, in the given folder (default: models), and pin them.
+# Run it in the repository with the package installed by `pip install -e .`; otherwise these names are already in use.
+# It takes about an hour on one core. docs/cloning.md describes the method, and benchmarks/clone_fidelity.py measures the
+# accuracy.
 set -eu
 root=${1:-models}
 points=$(mktemp -d)

@@ -1,7 +1,7 @@
-"""A functional of your own: a torch module that is registered, saved as a checkpoint, loaded and used.
+"""Your own functional: a torch module that is registered, saved as a checkpoint, loaded and used.
 
-Whoever loads the checkpoint imports the module that defines the class first; the file itself holds no code. A folder
-of checkpoints in $NNXC_MODEL_PATH, or in ~/.local/share/ase_nnxc/models, makes them known by name: xc="my-network".
+The checkpoint contains no code: import the module that defines the class before you load it. Checkpoints in a folder of
+$NNXC_MODEL_PATH, or in ~/.local/share/ase_nnxc/models, are found by name: xc="my-network".
 """
 
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from ase_nnxc.xc import PBE
 
 @register_architecture("my-network", 1)
 class MyNetwork(Functional):
-    """PBE times 1 + network(n^(1/3)), a network that is zero before it is trained."""
+    """PBE times 1 + network(n^(1/3)). The network is zero before training."""
 
     features = ("density", "gradient")
 
@@ -28,21 +28,21 @@ class MyNetwork(Functional):
         self.double()
 
     def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Energy per volume on each point, (n,) Hartree bohr^-3."""
+        """Return the energy per volume on each point, shape (n,), in Hartree bohr^-3."""
         density = features["density"].sum(0).clamp(min=1e-12)
         return self.parent(features) * (1 + self.network(density.pow(1 / 3)[:, None])[:, 0])
 
     def config(self) -> dict[str, int]:
-        """Arguments of the constructor, for the card."""
+        """Return the arguments of the constructor, for the card."""
         return {"width": self.width}
 
 
 functional = MyNetwork()
 with torch.no_grad():
-    functional.network[2].bias.fill_(0.01)  # where a training would come
+    functional.network[2].bias.fill_(0.01)  # stands in for training
 
 with TemporaryDirectory() as models:
-    folder = save_functional(functional, models, name="my-network", description="PBE and one per cent more.")
+    folder = save_functional(functional, models, name="my-network", description="PBE plus one per cent.")
     print(load_functional(folder).card["sha256"])
     for xc in ("PBE", folder):
         atoms = bulk("Al", a=4.05)

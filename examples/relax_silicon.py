@@ -1,4 +1,4 @@
-"""Relax positions and cell of silicon, from a cell that is 2 % too long and an atom off its site."""
+"""Relax positions and cell of silicon, starting from a cell that is 2 % too long and a displaced atom."""
 
 from ase.build import bulk
 from ase.filters import FrechetCellFilter
@@ -8,7 +8,7 @@ from ase_nnxc import NNXCCalculator
 
 atoms = bulk("Si", a=5.43 * 1.02)
 atoms.positions[0] += 0.05
-# smooth_cutoff makes the energy at constant cutoff a smooth function of the cell, with the stress as its derivative
+# smooth_cutoff makes the energy at constant cutoff a smooth function of the cell, and the stress is its derivative
 atoms.calc = NNXCCalculator(xc="PBE", kpts={"size": (4, 4, 4), "gamma": True}, smooth_cutoff=True)
 
 with BFGS(FrechetCellFilter(atoms), logfile="-") as optimizer:

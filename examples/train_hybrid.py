@@ -1,11 +1,11 @@
-"""The case of arXiv:2602.15923 in plane waves: a network beside PBE, trained on total energies of nine crystals.
+"""The example of arXiv:2602.15923 in plane waves: a network added to PBE, trained on total energies of nine crystals.
 
-E = a E_network + b E_PBE begins as PBE (a = 0, b = 1), and the loss is that of eq. 3 with the absolute value of the
-target in the denominator. The crystals and lattice constants are those of the paper, A.6; its MgO is the polymorph of
-the CsCl type, and 3.900 is the length of CaF2's primitive vector. The paper's targets are PBE's own energies, which PBE
-would give at once: here PBEsol teaches, which a network of density and gradient can become. Nearly all is learnt with
-the orbitals of PBE, in seconds. The model is then called by its name for an equation of state of aluminium, beside PBE
-and PBEsol.
+E = a E_network + b E_PBE starts as PBE (a = 0, b = 1). The loss is that of eq. 3 with the absolute value of the target
+in the denominator. The crystals and lattice constants are those of the paper, A.6. Its MgO has the CsCl structure, and
+3.900 is the length of the primitive vector of CaF2. The targets of the paper are PBE energies, which the initial
+functional already gives. Here the targets are PBEsol energies, which a network of density and gradient can reproduce.
+Nearly all of the training uses the orbitals of PBE and takes seconds. Finally the equation of state of aluminium is
+calculated with the model, selected by its name, and with PBE and PBEsol.
 """
 
 import os
@@ -20,7 +20,7 @@ from ase_nnxc.train.records import label
 from ase_nnxc.train.trainer import Settings, Trainer
 from ase_nnxc.xc import NNGGA, PBE, HybridXC
 
-SETTINGS = {  # the small tables of Cu, Pd and Rh, so that 90 Hartree do for all
+SETTINGS = {  # pseudopotentials of Cu, Pd and Rh with few electrons, so that 90 Hartree are enough for all
     "ecut": 2450,
     "kpts": {"density": 1.5, "gamma": True},
     "pseudos": {"Cu": "gth-pbe-q11", "Pd": "gth-pbe-q10", "Rh": "gth-pbe-q9"},
@@ -42,8 +42,8 @@ trainer = Trainer(
     folder="train-hybrid",
 )
 history = trainer.run()
-print(f"loss {history[0]['loss']:.1e} as PBE, {min(m['validation_loss'] for m in history[300:]):.1e} trained")
-trainer.save("train-hybrid/models", name="hybrid-nine", description="PBE and a network, on nine crystals.")
+print(f"loss {history[0]['loss']:.1e} with PBE, {min(m['validation_loss'] for m in history[300:]):.1e} after training")
+trainer.save("train-hybrid/models", name="hybrid-nine", description="PBE plus a network, trained on nine crystals.")
 
 os.environ["NNXC_MODEL_PATH"] = "train-hybrid/models"
 for xc in ("PBE", "PBEsol", "hybrid-nine"):

@@ -1,8 +1,9 @@
-"""Finding a functional again: kappa and mu of PBEsol's exchange from its energies of three crystals.
+"""Recover a functional: kappa and mu of PBEsol's exchange from PBEsol energies of three crystals.
 
-The targets are relative energies of equations of state, so that a constant in the energies says nothing. kappa begins
-at 1.0, or at what is given, mu at PBE's 0.2195; PBEsol has 0.804 and 10/81 = 0.1235. The targets are of the same cutoff
-and mesh, so that both are found at any cutoff and mesh; these are for a few minutes.
+The targets are relative energies of equations of state, so that a constant shift of the energies has no effect. kappa
+starts at 1.0 or at the given value, and mu at PBE's 0.2195. PBEsol has 0.804 and 10/81 = 0.1235. The targets use the
+same cutoff and mesh, so that both parameters can be recovered at any cutoff and mesh. With these settings a run takes a
+few minutes.
 
     python examples/train_pbesol.py [KAPPA]
 """

@@ -1,11 +1,10 @@
-"""The nnxc command: names, options, output, exit codes, mostly with ASE's EMT in place of the calculator."""
+"""The nnxc command: names, options, output, exit codes, mostly with ASE's EMT instead of the calculator."""
 
 import json
 import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from ase.io import read, write
 import ase_nnxc
 from ase_nnxc import cli
 from ase_nnxc.checkpoints import load_functional, save_functional
-from ase_nnxc.cli import calculations
+from ase_nnxc.cli import calculations, structures
 from ase_nnxc.ks.convergence import ConvergenceError
 from ase_nnxc.xc import PBE
 
@@ -27,7 +26,7 @@ RADII_MGO = 2 * (1.41 + 0.66)  # twice the sum of the covalent radii (Angstrom)
 
 @pytest.fixture
 def given(tmp_path, monkeypatch):
-    """Run in an empty folder with EMT; what the calculator was given."""
+    """Run in an empty folder with EMT; return the options that the calculator was given."""
     seen = {}
 
     def make(**options):
@@ -52,10 +51,10 @@ def raising(error):
 
 
 def test_names_become_reference_crystals():
-    atoms, name = calculations.read_structure("Al")
+    atoms, name = structures.read_structure("Al")
     assert (len(atoms), name) == (1, "Al")
     assert atoms.get_volume() == pytest.approx(4.05**3 / 4)
-    atoms, name = calculations.read_structure("MgO", "rocksalt", 4.21)
+    atoms, name = structures.read_structure("MgO", "rocksalt", 4.21)
     assert atoms.get_volume() == pytest.approx(4.21**3 / 4)
     assert name == "MgO-rocksalt"
 
@@ -72,29 +71,29 @@ def test_names_become_reference_crystals():
         ("Ti", "hcp", 2.95, 0.1),
     ],
 )
-def test_guessed_lattice_constants_are_near(formula, prototype, a, atol):
-    atoms, _ = calculations.read_structure(formula, prototype)
-    expected, _ = calculations.read_structure(formula, prototype, a)
+def test_estimated_lattice_constants_are_near(formula, prototype, a, atol):
+    atoms, _ = structures.read_structure(formula, prototype)
+    expected, _ = structures.read_structure(formula, prototype, a)
     ratio = (atoms.get_volume() / expected.get_volume()) ** (1 / 3)
     assert a * ratio == pytest.approx(a, abs=atol)
 
 
-def test_guess_is_announced(capsys):
-    calculations.read_structure("MgO", "rocksalt")
+def test_estimated_lattice_constant_is_reported(capsys):
+    structures.read_structure("MgO", "rocksalt")
     assert f"a = {RADII_MGO:.3f} A" in capsys.readouterr().err
 
 
 def test_files_win_over_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write("Al", bulk("Cu"), format="extxyz")
-    assert calculations.read_structure("Al")[0].get_chemical_formula() == "Cu"
+    assert structures.read_structure("Al")[0].get_chemical_formula() == "Cu"
 
 
 @pytest.mark.parametrize(
     ("text", "moments"), [("0.6", [0.6, 0.6]), ("2,-2", [2.0, -2.0]), ("Ni=1.5", [1.5, 0.0]), ("O=0,Ni=1", [1.0, 0.0])]
 )
 def test_magmoms_for_all_by_atom_and_by_element(text, moments):
-    assert calculations.parse_magmoms(text, ["Ni", "O"]) == moments
+    assert structures.parse_magmoms(text, ["Ni", "O"]) == moments
 
 
 # ---- options
@@ -181,7 +180,7 @@ def test_relax_of_positions_keeps_the_cell(given, capsys):
 
 
 @pytest.mark.parametrize("command", ["energy", "relax"])
-def test_molecule_is_told_without_a_cell(given, capsys, command):
+def test_output_for_a_molecule_has_no_cell(given, capsys, command):
     write("n2.xyz", molecule("N2"))
     assert cli.main([command, "n2.xyz"]) == 0
     out = capsys.readouterr().out
@@ -209,26 +208,26 @@ def test_relax_of_the_cell_meets_the_scan(given, capsys):
         ("eos Alu", "did you mean 'Al'?"),
         ("eos", "required"),
         ("eso Cu", "invalid choice"),
-        ("eos Cu --kpts 8,8", "three positive whole numbers"),
+        ("eos Cu --kpts 8,8", "three positive integers"),
         ("eos Cu --kpts -3", "positive"),
-        ("eos Cu --gpts 0,8,8", "three positive whole numbers"),
-        ("eos Cu --smearing gaussian", "a width in eV is missing"),
-        ("eos Cu --smearing gaussian:wide", "not a number"),
+        ("eos Cu --gpts 0,8,8", "three positive integers"),
+        ("eos Cu --smearing gaussian", "expected NAME:WIDTH"),
+        ("eos Cu --smearing gaussian:wide", "expected NAME:WIDTH"),
         ("eos Cu --ecut many", "invalid float"),
-        ("relax Cu --fmax little", "'little' is not a positive number"),
-        ("eos Cu --pseudos Cu=", "not of the form"),
-        ("eos Cu --magmom 1,2", "2 values for 1 atoms"),
-        ("eos Cu --magmom up", "neither numbers"),
-        ("eos Cu --magmom Fe=2", "does not hold"),
+        ("relax Cu --fmax little", "expected a positive number, got 'little'"),
+        ("eos Cu --pseudos Cu=", "expected a form such as"),
+        ("eos Cu --magmom 1,2", "expected one value or one per atom (1), got 2"),
+        ("eos Cu --magmom up", "expected numbers or a form such as"),
+        ("eos Cu --magmom Fe=2", "contains no Fe"),
         ("eos Cu --points 6", "odd"),
         ("eos Cu --json --txt -", "standard output"),
-        ("eos MgO", "--structure"),
+        ("eos MgO", "give --structure"),
         ("eos MgO --structure rocksal", "did you mean 'rocksalt'?"),
         ("eos MgO --structure fluorite", "cannot build MgO as fluorite"),
-        ("eos H", "no simple crystal"),
+        ("eos H", "no simple crystal of H"),
         ("eos missing.cif", "missing.cif: no such file"),
-        ("eos text.cif", "not a structure that ASE can read"),
-        ("eos text", "not a structure that ASE can read"),
+        ("eos text.cif", "ASE cannot read a structure from text.cif"),
+        ("eos text", "ASE cannot read a structure from text"),
         ("eos Cu --output text", "text: File exists"),
         ("energy Cu --output text/below", "Not a directory"),
         ("eos slab.xyz", "periodic in three directions"),
@@ -236,7 +235,7 @@ def test_relax_of_the_cell_meets_the_scan(given, capsys):
 )
 def test_bad_input_is_one_line_and_exit_code_2(given, capsys, command, message):
     for name in ("text", "text.cif"):
-        Path(name).write_text("this is no structure\n")
+        Path(name).write_text("this is not a structure\n")
     write("slab.xyz", bulk("Cu", cubic=True), format="extxyz", plain=True)
     assert cli.main(command.split()) == 2
     out, err = capsys.readouterr()
@@ -263,7 +262,7 @@ def test_unrelaxed_structure_is_written_and_exits_with_1(given, capsys):
     atoms.rattle(0.1, seed=1)
     write("start.extxyz", atoms)
     assert cli.main(["relax", "start.extxyz", "--steps", "1"]) == 1
-    assert "not relaxed to 0.01 eV/A" in capsys.readouterr().err
+    assert "have not converged to 0.01 eV/A in 1 steps" in capsys.readouterr().err
     assert json.loads(Path("nnxc-relax-start/relax.json").read_text())["converged"] is False
 
 
@@ -398,7 +397,7 @@ def test_bad_input_of_the_calculator_is_one_line_and_exit_code_2(folder, capsys,
 
 @pytest.fixture
 def models(tmp_path, monkeypatch):
-    """The user's folder of models, one in it."""
+    """The user's folder of models, which holds one."""
     monkeypatch.setenv("NNXC_MODEL_PATH", "")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     root = tmp_path / "ase_nnxc" / "models"
@@ -515,7 +514,7 @@ def test_closed_pipe_is_silent(models):
 def published(kind, paths):
     assert kind == "nagai"
     if not all(path.is_file() for path in paths):
-        raise ValueError("these are no weights")
+        raise ValueError("these are not weights")
     return PBE(mu=0.3), {"description": "Of others.", "licence": "BSD-3-Clause", "citation": "They."}
 
 
@@ -540,9 +539,9 @@ def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys)
         ("models show ../x", "x: no such folder"),
         ("models import nagay FILE --name theirs", "invalid choice"),
         ("models import nagai FILE", "--name"),
-        ("models import nagai absent --name theirs", "these are no weights"),
-        ("models import nagai FILE --name PBE", "taken by a functional of the package, of libxc or of PySCF"),
-        ("models import nagai FILE --name blyp", "taken by a functional of the package, of libxc or of PySCF"),
+        ("models import nagai absent --name theirs", "these are not weights"),
+        ("models import nagai FILE --name PBE", "already used by a functional of ase_nnxc, libxc or PySCF"),
+        ("models import nagai FILE --name blyp", "already used by a functional of ase_nnxc, libxc or PySCF"),
         ("models import nagai FILE --name Theirs", "is no name of a model"),
         ("models import nagai FILE --name weaker", "weaker@1 is there"),
     ],
@@ -574,11 +573,10 @@ def test_command_runs_as_a_module(tmp_path):
     assert run.stdout.startswith("nnxc 0.")
 
 
-def test_help_is_fast_and_loads_no_torch():
-    code = "import sys; from ase_nnxc import cli\ntry: cli.main(['eos', '--help'])\nexcept SystemExit: pass\n"
+@pytest.mark.parametrize("command", [["--help"], ["eos", "--help"]], ids=" ".join)
+def test_help_does_not_load_torch(command):
+    code = f"import sys; from ase_nnxc import cli\ntry: cli.main({command})\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'scipy', 'matplotlib', 'ase.io'} & set(sys.modules), 'slow imports'"
-    began = time.perf_counter()
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert "--smooth-cutoff" in run.stdout
-    assert time.perf_counter() - began < 2  # 0.3 s on an idle machine
+    assert "usage: nnxc" in run.stdout

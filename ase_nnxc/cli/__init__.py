@@ -1,4 +1,4 @@
-"""The ``nnxc`` command. Each module but `command` and `common` holds commands of one sort."""
+"""The ``nnxc`` command: `command` runs it, and each module with an `add_parsers` defines commands of one kind."""
 
 from .command import main
 

@@ -1,4 +1,4 @@
-"""The command itself: its subcommands, warnings and exit codes."""
+"""The command `nnxc`: its subcommands, warnings and exit codes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from . import calculations, clone, models, train
+from . import calculations, clone, eos, models, train
 from .common import Parser, UsageError, add_import_option, complain, import_modules, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, 1 for a failed computation, 2 for bad input, 130 if interrupted, 141 if unread."""
+    """Run the command and return its exit code.
+
+    The code is 0 on success, 1 for a failed calculation, 2 for invalid input, 130 if the command was interrupted, and
+    141 if standard output was closed before everything was written.
+    """
     try:
         return _run(_parser().parse_args(argv))
     except UsageError as error:
@@ -25,21 +29,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     from ase_nnxc import __version__
 
-    parser = Parser(prog="nnxc", description="Kohn-Sham calculations of crystals with plane waves in PyTorch.")
+    parser = Parser(prog="nnxc", description="Plane-wave Kohn-Sham DFT in PyTorch.")
     parser.add_argument("--version", action="version", version=f"nnxc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     calculations.add_parsers(commands)
+    eos.add_parsers(commands)
     models.add_parsers(commands)
     clone.add_parsers(commands)
     train.add_parsers(commands)
     for command in commands.choices.values():
-        if command.get_default("run"):  # not `models`, whose own commands have it
+        if command.get_default("run"):  # `models` has it in its own subcommands
             add_import_option(command)
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Call the function that the subcommand's parser has set as `run`."""
+    """Call the function that the parser of the subcommand has set as `run`."""
     from ase.calculators.calculator import CalculationFailed, CalculatorError, PropertyNotImplementedError
 
     with warnings.catch_warnings():
@@ -50,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
             code = int(args.run(args))
             sys.stdout.flush()
             return code
-        except BrokenPipeError:  # as after `| head`; the exit of Python shall not try to write either
+        except BrokenPipeError:  # as with `| head`; Python must not write again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except CalculationFailed as error:

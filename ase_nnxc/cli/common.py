@@ -1,4 +1,4 @@
-"""What commands share: bad input, complaints, tables."""
+"""Shared by the commands: errors in the input, messages, rows of tables."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import NoReturn
 
 
 class UsageError(Exception):
-    """Bad input, in one line."""
+    """Invalid input, described in one line."""
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are `UsageError`."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise."""
+        """Raise `UsageError` with the message of argparse."""
         raise UsageError(message)
 
 
 def add_import_option(parser: argparse.ArgumentParser) -> None:
-    """Add --import, which `import_modules` carries out before the command runs."""
+    """Add the option --import; `import_modules` imports its modules before the command runs."""
     parser.add_argument(
         "--import",
         dest="imports",
         action="append",
         default=[],
         metavar="MODULE",
-        help="Python module that registers an architecture of yours, on the path or in this folder (may be repeated)",
+        help="Python module, installed or in this folder, that registers your own architecture (may be repeated)",
     )
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules as `python -m` would find them: in the working folder too."""
+    """Import modules by name from where `python -m` finds them, which includes the working folder."""
     import importlib
     import os
 
@@ -42,17 +42,17 @@ def import_modules(names: Iterable[str]) -> None:
             sys.path.append(os.getcwd())
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever the module does
+        except Exception as error:  # a module may raise anything
             raise UsageError(f"--import {name}: {type(error).__name__}: {error}") from error
 
 
 def printable(text: str) -> str:
-    """Text in one line without control characters, which a file may hold and a terminal would obey."""
+    """Return the text in one line, without control characters that a terminal would execute."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 def complain(error: object, code: int) -> int:
-    """Tell of an error in one line; return the exit code given."""
+    """Print an error in one line to standard error and return the exit code."""
     text = printable(str(error))
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -61,9 +61,16 @@ def complain(error: object, code: int) -> int:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A hint at the name that was meant, for the end of a message."""
+    """Return a suggestion of the closest known name, for the end of a message, or an empty string."""
     from difflib import get_close_matches
 
     matches = get_close_matches(name, list(known), n=5, cutoff=0.5)
-    matches.sort(key=lambda match: not name.lower().startswith(match.lower()))  # stable: else the closest stays first
+    matches.sort(key=lambda match: not name.lower().startswith(match.lower()))  # the sort is stable
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def table_row(title: str, value: object, error: float | None = None, unit: str = "", digits: int | None = None) -> str:
+    """Return a row of a printed table: title, value with so many decimals, standard error, unit."""
+    text = str(value) if digits is None else f"{value:.{digits}f}"
+    margin = "" if error is None else f" +- {error:.{digits}f}"
+    return f"  {title:<18}{text}{margin} {unit}".rstrip()

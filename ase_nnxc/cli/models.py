@@ -1,4 +1,4 @@
-"""``nnxc models``: the checkpoints that can be called by name."""
+"""``nnxc models``: list, show, verify, import and pin checkpoints of functionals."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ if TYPE_CHECKING:
 
 
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add `models` and its own commands."""
-    models = commands.add_parser("models", help="list, show, verify and import functionals kept as checkpoints")
+    """Add the command `models` and its subcommands."""
+    models = commands.add_parser("models", help="list, show, verify and import checkpoints of functionals")
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
     common = Parser(add_help=False)
     add_import_option(common)
-    common.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    common.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    listing = actions.add_parser("list", parents=[common], help="all models that can be called by name")
+    listing = actions.add_parser("list", parents=[common], help="list all models that can be used by name")
     listing.set_defaults(run=_list)
-    show = actions.add_parser("show", parents=[common], help="the card of a model")
+    show = actions.add_parser("show", parents=[common], help="show the card of a model")
     show.add_argument("name", metavar="NAME", help="name, name@version, or the path of a checkpoint")
     show.set_defaults(run=_show)
     verify = actions.add_parser("verify", parents=[common], help="load models and run their self-tests")
-    verify.add_argument("names", nargs="*", metavar="NAME", help="as for show (default: all that are listed)")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="name, name@version, or path (default: all models)")
     verify.set_defaults(run=_verify)
-    importing = actions.add_parser("import", parents=[common], help="make a checkpoint of published weights")
-    importing.add_argument("kind", choices=("dpyscf", "nagai"), help="whose weights they are")
-    importing.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="your download: files or a folder")
-    importing.add_argument("--name", required=True, help="of the new model")
-    importing.add_argument("--version", type=int, default=1, metavar="N", help="of the new model (default 1)")
-    importing.add_argument("--root", type=Path, metavar="DIR", help="where to (default: the user's data folder)")
+    importing = actions.add_parser("import", parents=[common], help="make a checkpoint from published weights")
+    importing.add_argument("kind", choices=("dpyscf", "nagai"), help="origin of the weights")
+    importing.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="downloaded files or folder")
+    importing.add_argument("--name", required=True, help="name of the new model")
+    importing.add_argument("--version", type=int, default=1, metavar="N", help="version of the new model (default 1)")
+    importing.add_argument("--root", type=Path, metavar="DIR", help="output folder (default: the user's data folder)")
     importing.set_defaults(run=_import)
-    pin = actions.add_parser("pin", parents=[common], help="write the index.json of a folder of models to be shipped")
-    pin.add_argument("root", type=Path, metavar="DIR", help="the folder")
+    pin = actions.add_parser("pin", parents=[common], help="write index.json for a folder of models to be shipped")
+    pin.add_argument("root", type=Path, metavar="DIR", help="folder of the models")
     pin.set_defaults(run=_pin)
 
 
 def _list(args: argparse.Namespace) -> int:
     from ase_nnxc.checkpoints import list_models
 
-    found = list_models()
+    models = list_models()
     if args.json:
-        print(json.dumps([asdict(model) | {"folder": str(model.folder)} for model in found], indent=1))
+        print(json.dumps([asdict(model) | {"folder": str(model.folder)} for model in models], indent=1))
         return 0
     header = ("model", "kind", "features", "parameters", "licence", "from", "description")
-    rows = [header, *([printable(cell) for cell in _row(model)] for model in found)]
+    rows = [header, *([printable(cell) for cell in _row(model)] for model in models)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
@@ -58,15 +58,15 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _row(model: Model) -> tuple[str, ...]:
-    called = f"{model.name}@{model.version}"
+    name = f"{model.name}@{model.version}"
     if model.error is not None:
-        return called, "", "", "", "", model.origin, f"damaged: {model.error}"
+        return name, "", "", "", "", model.origin, f"damaged: {model.error}"
     return (
-        called,
+        name,
         model.kind or "",
         ", ".join(model.features or ()),
         str(model.parameters),
-        model.licence or "not told",
+        model.licence or "not stated",
         model.origin,
         model.description or "",
     )
@@ -87,7 +87,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    """Exit code 1 if a model fails."""
+    """Load each model, which runs its self-test, and return exit code 1 if one fails."""
     from ase_nnxc.checkpoints import CheckpointError, list_models, load_functional
 
     errors: dict[str, str | None] = {}
@@ -110,7 +110,7 @@ def _import(args: argparse.Namespace) -> int:
     from ase_nnxc.interop.published_weights import import_weights
 
     if is_reserved(args.name, args.root):
-        raise UsageError(f"--name {args.name}: this name is taken by a functional of the package, of libxc or of PySCF")
+        raise UsageError(f"--name {args.name}: the name is already used by a functional of ase_nnxc, libxc or PySCF")
     try:
         functional, fields = import_weights(args.kind, args.paths)
     except ValueError as error:
@@ -125,5 +125,5 @@ def _pin(args: argparse.Namespace) -> int:
     from ase_nnxc.checkpoints import write_index
 
     index = write_index(args.root)
-    print(json.dumps({"index": str(index)}) if args.json else f"written: {index}")
+    print(json.dumps({"index": str(index)}) if args.json else f"{index} has been written")
     return 0

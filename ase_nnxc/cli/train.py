@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .calculations import read_structure
 from .common import Parser, UsageError
+from .structures import read_structure
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
