@@ -1,6 +1,6 @@
 """Norm-conserving pseudopotentials: what they are, how they are read, and which one an element gets."""
 
-from .choice import default_valences, find_entry, find_pseudos, find_table, plain_pseudos
+from .choice import check_pseudos, default_valences, find_entry, find_pseudos, find_table, plain_pseudos
 from .cp2k_format import Entry
 from .cutoffs import recommended_cutoff
 from .families import check_family, library
@@ -17,12 +17,12 @@ __all__ = [
     "RecommendedCutoff",
     "Tabulated",
     "check_family",
+    "check_pseudos",
     "default_valences",
     "find_entry",
     "find_pseudos",
     "find_table",
     "is_file_or_folder",
-    "is_path",
     "library",
     "plain_pseudos",
     "read_pseudo",
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 # Former names that other parts of the package still import
-is_path = is_file_or_folder
 spelled = plain_pseudos
 
 

@@ -106,6 +106,37 @@ def plain_pseudos(pseudos: Any) -> Any:
     return pseudos
 
 
+def check_pseudos(pseudos: Any) -> None:
+    """Check what a user gives as `pseudos`, without reading any table or file.
+
+    Raises
+    ------
+    InputError
+        Unless it is what `find_pseudos` accepts: the name of a table or a path, a mapping from elements (and "default")
+        to these, or None; and all paths exist.
+    """
+    names = _by_element(pseudos)
+    if not isinstance(names, Mapping):
+        raise InputError(f"pseudos: expected a name, a path or a dict of these by element, got {pseudos!r}")
+    for key, name in names.items():
+        if key != "default" and key not in atomic_numbers:
+            closest = difflib.get_close_matches(str(key).capitalize(), ["default", *atomic_numbers], n=1)
+            hint = f" (did you mean {closest[0]!r}?)" if closest else ""
+            raise InputError(f"pseudos: {key!r} is neither an element nor 'default'{hint}")
+        if not isinstance(name, str):
+            raise InputError(f"pseudos: expected the name of a table or a path for {key!r}, got {name!r}")
+        if is_file_or_folder(name) and not Path(name).exists():
+            raise InputError(f"pseudos: no file or folder {name!r}")
+
+
+def _by_element(pseudos: Any) -> Any:
+    """Return `pseudos` as a mapping from elements or "default" to names and paths, if it is valid."""
+    pseudos = plain_pseudos(pseudos)
+    if pseudos is None:
+        return {}
+    return {"default": pseudos} if isinstance(pseudos, str) else pseudos
+
+
 def find_pseudos(
     symbols: Sequence[str],
     xc_family: str,
@@ -149,9 +180,8 @@ def find_pseudos(
     UserWarning
         Once, if pseudopotentials were generated for another functional.
     """
-    pseudos = plain_pseudos(pseudos)
-    names: Any = {"default": pseudos} if isinstance(pseudos, str) else pseudos or {}
-    _check(names)
+    check_pseudos(pseudos)
+    names = _by_element(pseudos)
     tables: dict[str, Pseudopotential] = {}
     for symbol in dict.fromkeys(symbols):
         if symbol not in atomic_numbers or symbol == "X":
@@ -170,18 +200,3 @@ def find_pseudos(
             stacklevel=2,
         )
     return tables
-
-
-def _check(names: object) -> None:
-    """Raise InputError unless `names` maps elements (or "default") to names of tables or paths."""
-    if not isinstance(names, Mapping):
-        raise InputError(f"pseudos: expected a name, a path or a dict of these by element, got {names!r}")
-    for key, name in names.items():
-        if key != "default" and key not in atomic_numbers:
-            closest = difflib.get_close_matches(str(key).capitalize(), ["default", *atomic_numbers], n=1)
-            hint = f" (did you mean {closest[0]!r}?)" if closest else ""
-            raise InputError(f"pseudos: {key!r} is neither an element nor 'default'{hint}")
-        if not isinstance(name, str):
-            raise InputError(f"pseudos: expected the name of a table or a path for {key!r}, got {name!r}")
-        if is_file_or_folder(name) and not Path(name).exists():
-            raise InputError(f"pseudos: no file or folder {name!r}")
