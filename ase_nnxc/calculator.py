@@ -52,8 +52,7 @@ if TYPE_CHECKING:
     from .ks.occupations import Smearing
     from .ks.scf import Step
     from .ks.symmetry import Symmetry
-    from .pseudopotentials.gth import GTH
-    from .pseudopotentials.tabulated import Tabulated
+    from .pseudopotentials import Pseudopotential
     from .xc.functional import Functional
 
 SMEARINGS = ("fermi-dirac", "gaussian", "marzari-vanderbilt", "methfessel-paxton")
@@ -207,7 +206,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         **other: Any,
     ):
         self.reset()
-        self._found: dict[str, GTH | Tabulated] = {}  # tables by element
+        self._found: dict[str, Pseudopotential] = {}  # tables by element
         self._log = Log(None)
         self._xc = resolve(self.default_parameters["xc"] if xc is None else xc)
         super().__init__(label=label, directory=directory)
@@ -382,7 +381,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             mesh = _Mesh(*_kpoints(self.parameters["kpts"], boxed), boxed)
         return _Plan(tables, crystal, symmetry, ecut, source, mesh, self._box(crystal, symmetry, ecut))
 
-    def _tables(self, atoms: Atoms) -> "dict[str, GTH | Tabulated]":
+    def _tables(self, atoms: Atoms) -> "dict[str, Pseudopotential]":
         symbols = dict.fromkeys(atoms.get_chemical_symbols())
         if not symbols.keys() <= self._found.keys():
             functional = self._xc.functional
@@ -390,7 +389,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
                 list(symbols),
                 pseudo_family(functional),
                 self.parameters["pseudos"],
-                also=named_family(functional),
+                matching_family=named_family(functional),
                 xc=self._xc.describe(),
             )
             cored = [table.name for table in self._found.values() if table.core is not None]
@@ -403,7 +402,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
         return {symbol: self._found[symbol] for symbol in symbols}
 
     def _crystal(
-        self, atoms: Atoms, tables: "Mapping[str, GTH | Tabulated]", before: "torch.Tensor | None" = None
+        self, atoms: Atoms, tables: "Mapping[str, Pseudopotential]", before: "torch.Tensor | None" = None
     ) -> "Crystal":
         import torch
 
@@ -436,7 +435,7 @@ class NNXCCalculator(Calculator, ElectronicStructure):
             pbc=(x, y, z),
         )
 
-    def _moments(self, atoms: Atoms, potentials: "Sequence[GTH | Tabulated]") -> np.ndarray | None:
+    def _moments(self, atoms: Atoms, potentials: "Sequence[Pseudopotential]") -> np.ndarray | None:
         """Initial moments if the calculation is spin-polarised."""
         moments = atoms.get_initial_magnetic_moments()
         if moments.ndim != 1 or not np.isfinite(moments).all():
@@ -985,7 +984,7 @@ class _Mesh:
 class _Plan:
     """What is to be calculated for one geometry."""
 
-    tables: "dict[str, GTH | Tabulated]"
+    tables: "dict[str, Pseudopotential]"
     crystal: "Crystal"
     symmetry: "Symmetry"
     ecut: float  # Hartree

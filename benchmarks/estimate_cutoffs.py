@@ -1,16 +1,16 @@
-"""Estimates a plane-wave cutoff for every GTH table from its pseudo-atom: makes ase_nnxc/data/cutoffs.json.
+"""Estimate a plane-wave cutoff for every GTH table from its pseudo-atom; writes ase_nnxc/data/cutoffs.json.
 
     python benchmarks/estimate_cutoffs.py        (about two minutes; "measured" cutoffs of the file are kept)
 
 Formula. The neutral, spherical pseudo-atom in its tabulated configuration is solved self-consistently (exchange of the
-uniform gas) in the free waves j_l(q r) of a sphere of RADIUS. In its potential, held fixed, the sum of the occupied
-eigenvalues E(Ecut) is then found with the waves of q^2/2 <= Ecut only. The estimate is the smallest Ecut, and at least
-MINIMUM, with
+uniform electron gas) in the free waves j_l(q r) of a sphere of RADIUS. In its potential, kept fixed, the sum of the
+occupied eigenvalues E(Ecut) is then computed with only the waves of q^2/2 <= Ecut. The estimate is the smallest Ecut,
+and at least MINIMUM, with
 
     E(Ecut) - E(infinity) <= THRESHOLD                                                                   per atom.
 
-The truncation error of an atom is that of its crystal (QE at 0.95 of the volume, coarse mesh; a0: shift of the lattice
-constant by what the cutoff does to dE/dV, from 0.95 and 1.05 of the volume):
+The truncation error of an atom agrees with that of its crystal (QE at 0.95 of the volume, coarse mesh; a0: shift of
+the lattice constant due to the error of dE/dV, from 0.95 and 1.05 of the volume):
 
                           Ecut, Ha           crystal, mHa per atom   atom, mHa               a0, %
     fcc Pd, q18           30, 40, 50, 60     104, 26, 6.6, 1.6       96, 26, 6.3, 1.8        -0.49, 0.00, 0.07, 0.01
@@ -18,11 +18,11 @@ constant by what the cutoff does to dE/dV, from 0.95 and 1.05 of the volume):
     diamond, q4           25, 34, 43, 52     31, 11, 3.4, 1.2        25, 10, 2.9, 1.2        0.21, 0.33, 0.02, 0.04
     MgO, q2 and q6        45, 60, 75, 90     121, 45, 17, 6.8 (sum)  117, 45, 18, 7.2 (O)    0.38, -0.12, 0.04, 0.00
 
-Most of the error does not depend on the volume, so that the lattice constant converges long before the total energy:
-0.1 % is reached at 3 (C) to 26 mHa (Pd). The estimates are 0.83 to 1.38 times the thirteen cutoffs that
-benchmarks/measure_cutoffs.py measured. MINIMUM is for soft tables, whose solids want more than their atoms because the
-set of plane waves changes in steps with the volume. Simpler estimates are poor: c / r^2 with the smallest radius r of a
-table scatters about these cutoffs by a factor 1.4 to 1.6 (up to 7).
+Most of the error does not depend on the volume. The lattice constant therefore converges long before the total energy:
+0.1 % is reached at 3 (C) to 26 mHa (Pd). The estimates are 0.83 to 1.38 times the thirteen cutoffs measured by
+benchmarks/measure_cutoffs.py. MINIMUM is for soft tables, whose solids need more than their atoms because the set of
+plane waves changes in steps with the volume. Simpler estimates are poor: c / r^2 with the smallest radius r of a table
+scatters around these cutoffs by a factor of 1.4 to 1.6 (up to 7).
 """
 
 import json
@@ -36,17 +36,18 @@ from ase.calculators.calculator import InputError
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import erf, spherical_jn
+from scipy.special import spherical_jn
 from tqdm import tqdm
 
-from ase_nnxc.pseudopotentials import Entry, library
+from ase_nnxc.pseudopotentials import GTH, Entry, library
+from ase_nnxc.pseudopotentials.families import FILES
 
 Array = NDArray[np.float64]
 Cutoffs = dict[str, dict[str, int]]  # Hartree by element and table
 
 THRESHOLD = 3e-3  # Hartree per atom
 MINIMUM = 20.0  # Hartree
-CONVERGED = 700.0  # Hartree: stands for infinity
+CONVERGED = 700.0  # Hartree, in place of infinity
 RADIUS = 8.0  # bohr
 GRID = (np.arange(1600) + 0.5) * RADIUS / 1600  # bohr, (n,)
 STEP = RADIUS / len(GRID)
@@ -59,7 +60,7 @@ OUTPUT = Path(__file__).parents[1] / "ase_nnxc" / "data" / "cutoffs.json"
 
 @cache
 def free_waves(angular: int) -> tuple[Array, Array]:
-    """Wave numbers q (m,) in bohr^-1 of j_l(q r) that vanish at RADIUS, and r * wave, normalised, (m, n)."""
+    """Return wave numbers q (m,), bohr^-1, of the j_l(q r) that vanish at RADIUS, and r * wave, normalised, (m, n)."""
     x = np.pi * np.arange(1, math.sqrt(2 * CONVERGED) * RADIUS / np.pi + 8)
     for order in range(1, angular + 1):  # the zeros of j_l lie between those of j_(l-1)
         x = np.array([brentq(partial(spherical_jn, order), a, b) for a, b in pairwise(x)])
@@ -68,36 +69,27 @@ def free_waves(angular: int) -> tuple[Array, Array]:
     return q, waves / np.sqrt((waves**2).sum(axis=1, keepdims=True) * STEP)
 
 
-def ion(entry: Entry) -> tuple[Array, list[Array]]:
-    """Local potential (n,) of the ion core, and kinetic + separable part (m, m) of each occupied l (HGH)."""
-    table = entry.read()
-    x = GRID / table.rloc
-    local = -table.valence / GRID * erf(x / math.sqrt(2))
-    local += np.exp(-0.5 * x**2) * sum(c * x ** (2 * i) for i, c in enumerate(table.cloc))
+def fixed_parts(table: GTH) -> list[Array]:
+    """Compute the kinetic and separable energy (m, m) of each occupied l."""
     matrices = []
-    for angular in range(len(np.trim_zeros(entry.configuration, "b"))):
+    for angular in range(len(np.trim_zeros(table.configuration, "b"))):
         q, waves = free_waves(angular)
         matrix = np.diag(0.5 * q**2)
         for channel in (c for c in table.channels if c.l == angular):
-            r, rows = channel.radius, []
-            for i in range(len(channel.h)):
-                power = angular + 2 * i + 1.5
-                norm = math.sqrt(2 / math.gamma(power)) / r**power
-                rows.append(waves @ (norm * GRID ** (angular + 2 * i + 1) * np.exp(-0.5 * (GRID / r) ** 2)) * STEP)
-            projectors = np.array(rows)
+            projectors = np.array([waves @ (GRID * channel.in_space(i, GRID)) * STEP for i in range(len(channel.h))])
             matrix = matrix + projectors.T @ np.array(channel.h) @ projectors
         matrices.append(matrix)
-    return local, matrices
+    return matrices
 
 
 def occupied(electrons: int, angular: int) -> list[int]:
-    """Electrons in each level of one l, lowest first."""
+    """Return the electrons in each level of one l, lowest first."""
     full = 2 * (2 * angular + 1)
     return [min(full, electrons - start) for start in range(0, electrons, full)]
 
 
 def screening(density: Array, core: Array | float) -> Array:
-    """Hartree potential (n,) of a spherical density (n,) in bohr^-3, and exchange potential of it with the core's."""
+    """Compute the Hartree potential (n,) of a spherical density (n,), bohr^-3, plus exchange of it and the core's."""
     shells = 4 * np.pi * GRID**2 * density * STEP  # electrons
     inside = np.cumsum(shells) - 0.5 * shells
     outside = np.cumsum((shells / GRID)[::-1])[::-1] - 0.5 * shells / GRID
@@ -105,9 +97,9 @@ def screening(density: Array, core: Array | float) -> Array:
 
 
 def pseudo_atom(entry: Entry) -> list[Array]:
-    """Hamiltonian (m, m) of each occupied l in the self-consistent potential of the neutral atom."""
-    local, fixed = ion(entry)
+    """Compute the Hamiltonian (m, m) of each occupied l in the self-consistent potential of the neutral atom."""
     table = entry.read()
+    local, fixed = table.local_in_space(GRID), fixed_parts(table)
     core = 0.0 if table.core is None else table.core.in_space(GRID)
     potential = 0.8 * sum(entry.configuration) / np.maximum(GRID, 1.0)
     for _ in range(200):
@@ -123,11 +115,11 @@ def pseudo_atom(entry: Entry) -> list[Array]:
         if (np.abs(residual) * density * GRID**2).sum() * 4 * np.pi * STEP < 1e-3:
             return hamiltonians
         potential = potential + 0.3 * residual
-    raise RuntimeError(f"{entry.symbol} {entry.name}: the pseudo-atom does not converge")
+    raise RuntimeError(f"{entry.symbol} {entry.name}: the pseudo-atom has not converged")
 
 
 def level_sum(entry: Entry, hamiltonians: list[Array], cutoff: float) -> float:
-    """Sum of the occupied eigenvalues in Hartree with the waves up to a cutoff in Hartree."""
+    """Compute the sum of the occupied eigenvalues, Hartree, with the waves up to a cutoff, Hartree."""
     total = 0.0
     for angular, hamiltonian in enumerate(hamiltonians):
         n = int((0.5 * free_waves(angular)[0] ** 2 <= cutoff).sum())
@@ -137,7 +129,7 @@ def level_sum(entry: Entry, hamiltonians: list[Array], cutoff: float) -> float:
 
 
 def estimate(entry: Entry) -> int:
-    """Recommended cutoff of one table in Hartree, rounded up."""
+    """Compute the recommended cutoff of one table, Hartree, rounded up."""
     hamiltonians = pseudo_atom(entry)
     limit = level_sum(entry, hamiltonians, CONVERGED) + THRESHOLD
     low, high = 0.0, CONVERGED
@@ -148,10 +140,10 @@ def estimate(entry: Entry) -> int:
 
 
 def entries() -> list[Entry]:
-    """Every table of both files once, by element."""
+    """List every table of both files once, by element."""
     tables = {
         (entry.symbol, entry.name): entry
-        for prefix in ("gth", "uzh")
+        for prefix in FILES
         for family in library(prefix).values()
         for element in family.values()
         for entry in element.values()
@@ -160,7 +152,7 @@ def entries() -> list[Entry]:
 
 
 def main() -> None:
-    """Estimate all tables and rewrite the data file, one line an element."""
+    """Estimate all tables and rewrite the data file, one line for each element."""
     estimated: Cutoffs = {}
     for entry in tqdm(entries(), disable=None):
         try:

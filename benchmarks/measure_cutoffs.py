@@ -1,14 +1,15 @@
-"""Cutoffs that converge a lattice constant to 0.1 %: makes the "measured" part of ase_nnxc/data/cutoffs.json.
+"""Measure cutoffs that converge a lattice constant to 0.1 %: the "measured" part of ase_nnxc/data/cutoffs.json.
 
     python benchmarks/measure_cutoffs.py [NAME ...]
 
-For each crystal of CRYSTALS the lattice constant is found with ase_nnxc at a converged cutoff and at a ladder of
-cutoffs below it, downward until the error exceeds TOLERANCE, from five volumes within 4 %. A user's scan may have the
-blow-up of the kinetic energy on or off: both are measured, and the larger of the two errors counts. The meshes are
-coarser than a user's: this hardly changes the error with the blow-up, but raises the one without, in which the steps of
-the spheres average out over the k-points. Recommended is the smallest cutoff down to which all are within TOLERANCE,
-rounded up to 5 Ha, and at least MINIMUM of estimate_cutoffs.py: the lattice constants of soft tables converge before
-anything else does. Prints the ladder and keeps it in benchmarks/cutoffs.json.
+For each crystal of CRYSTALS the lattice constant is computed with ase_nnxc at a converged cutoff and at a ladder of
+cutoffs below it, downward until the error exceeds TOLERANCE, from five volumes within 4 %. Users may have the blow-up
+of the kinetic energy on or off. Both are measured, and the larger of the two errors counts. The k-point meshes are
+coarser than those of a typical calculation. This hardly changes the error with the blow-up, but increases the error
+without it, where the steps of the plane-wave spheres average out over the k-points. The recommended cutoff is the
+smallest one down to which all errors are within TOLERANCE, rounded up to 5 Ha, and at least MINIMUM of
+estimate_cutoffs.py, because the lattice constants of soft tables converge before other properties do. The ladder is
+printed and stored in benchmarks/cutoffs.json.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ SOURCE = (
 )
 TOLERANCE = 0.1  # per cent
 STEP = 1.15  # from one cutoff of the ladder to the next
-VOLUMES = (1.04, 1.02, 1.00, 0.98, 0.96)  # of the volume at the start
+VOLUMES = (1.04, 1.02, 1.00, 0.98, 0.96)  # relative to the initial volume
 NO_MINIMUM = 100.0  # per cent: the error of a curve without a minimum
 MODES = {"smooth": True, "plain": False}
 
 
 @dataclass(frozen=True)
 class Crystal:
-    """A crystal whose lattice constant measures the cutoff of one of its tables.
+    """A crystal whose lattice constant determines the cutoff of one of its tables.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class Crystal:
     a
         Lattice constant around which to scan, in Angstrom.
     q
-        Valence charge of the table by element; the first needs the highest cutoff and is the one measured.
+        Valence charge of the table by element. The first one needs the highest cutoff, which is measured.
     converged
         Cutoff of the reference, Hartree.
     kpts
@@ -85,7 +86,7 @@ CRYSTALS = {
 
 
 def lattice_constants(crystal: Crystal, ecut: float, calc: NNXCCalculator) -> dict[str, float]:
-    """Lattice constant in Angstrom by mode; the calculator goes on from its last ground state."""
+    """Compute the lattice constant by mode, Angstrom; the calculator starts from its last ground state."""
     calc.set(ecut=ecut * Hartree)
     volumes, energies = [], {mode: [] for mode in MODES}
     for scale in VOLUMES:
@@ -100,7 +101,7 @@ def lattice_constants(crystal: Crystal, ecut: float, calc: NNXCCalculator) -> di
     for mode, values in energies.items():
         try:
             fit = fit_birch_murnaghan(v, torch.tensor(values, dtype=torch.float64, device="cpu"))
-        except ValueError:  # so far from converged that there is no minimum near
+        except ValueError:  # far from convergence, without a minimum nearby
             a[mode] = math.inf
         else:
             a[mode] = crystal.a * (fit.volume.item() / volumes[VOLUMES.index(1.00)]) ** (1 / 3)
@@ -108,7 +109,7 @@ def lattice_constants(crystal: Crystal, ecut: float, calc: NNXCCalculator) -> di
 
 
 def measure(crystal: Crystal) -> dict[str, Any]:
-    """The reference and the errors on the ladder, in descending order of the cutoff."""
+    """Compute the reference and the errors on the ladder, in descending order of the cutoff."""
     calc = NNXCCalculator(
         "PBE",
         kpts={"size": [crystal.kpts] * 3, "gamma": True},
@@ -120,29 +121,28 @@ def measure(crystal: Crystal) -> dict[str, Any]:
     ladder: list[dict[str, float]] = []
     while not ladder or worst(ladder[-1]) <= TOLERANCE:
         ecut = round(crystal.converged / STEP ** (len(ladder) + 1), 1)
-        found = lattice_constants(crystal, ecut, calc)
-        ladder.append(
-            {"ecut": ecut, **{mode: round(min(100 * (a / reference - 1), NO_MINIMUM), 4) for mode, a in found.items()}}
-        )
+        constants = lattice_constants(crystal, ecut, calc)
+        errors = {mode: round(min(100 * (a / reference - 1), NO_MINIMUM), 4) for mode, a in constants.items()}
+        ladder.append({"ecut": ecut, **errors})
         print("  {ecut:5.1f} Ha   smooth {smooth:+.3f} %   plain {plain:+.3f} %".format(**ladder[-1]), flush=True)
     return {**asdict(crystal), "reference_a_A": reference, "errors": ladder}
 
 
 def worst(rung: dict[str, float]) -> float:
-    """The larger of the errors of both modes, per cent."""
+    """Return the larger of the errors of both modes, per cent."""
     return max(abs(rung[mode]) for mode in MODES)
 
 
 def recommended(record: dict[str, Any]) -> int:
-    """The smallest cutoff of a ladder within the tolerance, rounded up to 5 Ha, and at least that of the estimates."""
+    """Return the smallest cutoff within the tolerance, rounded up to 5 Ha, and at least MINIMUM of the estimates."""
     passed = [rung["ecut"] for rung in record["errors"] if worst(rung) <= TOLERANCE]
     return max(5 * math.ceil(min(passed, default=record["converged"]) / 5), round(estimate_cutoffs.MINIMUM))
 
 
 def main() -> None:
-    """Measure the tables named on the command line and keep each as it ends."""
+    """Measure the tables named on the command line and store each result immediately."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CRYSTALS)}; all if none is named")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"tables out of {', '.join(CRYSTALS)}; default: all")
     for name in parser.parse_args().names or CRYSTALS:
         record = measure(CRYSTALS[name])
         records = json.loads(PATH.read_text())["tables"] if PATH.exists() else {}

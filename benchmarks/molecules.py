@@ -23,7 +23,7 @@ from ase.data import ground_state_magnetic_moments
 from ase.units import Bohr, Hartree, kcal, mol
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.pseudopotentials import is_path
+from ase_nnxc.pseudopotentials import is_file_or_folder
 
 STORE = Path(__file__).with_suffix(".json")
 MOLECULES = ("H2O", "N2", "O2", "CO", "CH4")
@@ -63,7 +63,7 @@ def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0, ps
         return atoms.get_potential_energy(force_consistent=True)
 
     box = f", box {longer:+.0f} A" if longer else ""
-    source = "" if pseudos is None else ", files" if is_path(pseudos) else f", {pseudos}"
+    source = "" if pseudos is None else ", files" if is_file_or_folder(pseudos) else f", {pseudos}"
     return stored(f"{name}{'+' * charge} {ecut:.0f} eV{box}{source}", calculate)
 
 

@@ -1,11 +1,12 @@
-"""Our numbers with UPF files beside those of Quantum ESPRESSO and ABINIT: makes benchmarks/pseudodojo.json.
+"""Compare results with UPF files with those of Quantum ESPRESSO and ABINIT; writes benchmarks/pseudodojo.json.
 
     python benchmarks/pseudodojo.py FOLDER energies|lattice [Al Si MgO Cu Ni]
 
-FOLDER holds the files ELEMENT.upf of PseudoDojo NC SR 0.4 PBE standard, which are not part of this repository.
-Energies, forces and stress are compared with pw.x for small crystals; both end radial functions at 10 bohr then, as
-pw.x does. Lattice constants, with our own end, are compared with ABINIT's for the same pseudopotentials (Bosoni et al.,
-Nat. Rev. Phys. 6, 45 (2024)). The tables of docs/accuracy.md and docs/lattice-constants.md are rewritten.
+FOLDER contains the files ELEMENT.upf of PseudoDojo NC SR 0.4 PBE standard, which are not part of this repository.
+Energies, forces and stress of small crystals are compared with pw.x. Both programs end radial functions at 10 bohr in
+this comparison, as pw.x does. Lattice constants, with the default radial cutoff, are compared with those of ABINIT for
+the same pseudopotentials (Bosoni et al., Nat. Rev. Phys. 6, 45 (2024)). The tables of docs/accuracy.md and
+docs/lattice-constants.md are rewritten.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from qe import run_qe
 
 from ase_nnxc import NNXCCalculator, __version__
 from ase_nnxc.eos.scan import scan_eos
-from ase_nnxc.pseudopotentials import tabulated
 
 PATH = Path(__file__).parent / "pseudodojo.json"
 PAGE = Path(__file__).parents[1] / "docs/accuracy.md"
@@ -35,6 +35,7 @@ HEAD = """\
 | --- | --: | --: | --: | --: |
 """
 WIDTH = 0.01  # Hartree, of Gaussian smearing in the comparison with pw.x
+RADIAL_CUTOFF = 10.0  # bohr, of pw.x
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Solid:
     abinit
         Lattice constant by ABINIT with the same pseudopotentials, Angstrom, if one is published.
     all_electron
-        That by all-electron PBE.
+        Lattice constant by all-electron PBE, Angstrom.
     ecut, kpts
         Cutoff in Hartree and divisions of the mesh along each axis for the lattice constant.
     moment
         Initial magnetic moment of every atom, Bohr magnetons.
     width
-        Of the smearing for the lattice constant, Hartree.
+        Width of the smearing for the lattice constant, Hartree.
     """
 
     structure: str
@@ -77,7 +78,7 @@ SOLIDS = {
 
 
 def crystal(name: str) -> Atoms:
-    """The crystal at its start."""
+    """Return the crystal with its initial lattice constant."""
     solid = SOLIDS[name]
     atoms = bulk(name, solid.structure, a=solid.a)
     atoms.set_initial_magnetic_moments([solid.moment] * len(atoms))
@@ -85,7 +86,7 @@ def crystal(name: str) -> Atoms:
 
 
 def distorted(name: str) -> Atoms:
-    """The crystal, strained and with its atoms moved, so that no force and no stress is zero by symmetry."""
+    """Return the crystal, strained and with displaced atoms, so that no force and no stress is zero by symmetry."""
     atoms = crystal(name)
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.02 * np.array([[1, 0.5, 0], [0.5, -1, 0], [0, 0, 0.5]])), True)
     atoms.positions += 0.05 * np.sin(1 + np.arange(3 * len(atoms))).reshape(-1, 3) * (len(atoms) > 1)
@@ -93,27 +94,24 @@ def distorted(name: str) -> Atoms:
 
 
 def energies(name: str, folder: Path) -> dict[str, Any]:
-    """Differences to pw.x, both ending radial functions at 10 bohr; Hartree atomic units."""
+    """Compute the differences from pw.x, both with its radial cutoff; Hartree atomic units."""
     atoms, kpts = distorted(name), (2, 2, 2)
     ecut = {"Al": 20, "Si": 20, "MgO": 30, "Cu": 30, "Ni": 30}[name]
     files = {symbol: folder / f"{symbol}.upf" for symbol in set(atoms.get_chemical_symbols())}
     keywords: dict[str, Any] = {"smearing": "gaussian", "width": WIDTH}
     qe = run_qe(atoms, ecut=ecut, kpts=kpts, files=files, **keywords)
-    own, tabulated.CUTOFF = tabulated.CUTOFF, 10.0
-    try:
-        atoms.calc = NNXCCalculator(
-            "PBE",
-            ecut=ecut * Hartree,
-            kpts={"size": kpts, "gamma": True},
-            smearing={"name": "gaussian", "width": WIDTH * Hartree},
-            pseudos=folder,
-            gpts=tuple(int(n) for n in qe["fft"].split(",")),
-        )
-        energy = atoms.get_potential_energy(force_consistent=True) / Hartree
-        forces = atoms.get_forces() * Bohr / Hartree
-        stress = atoms.get_stress(voigt=False) * Bohr**3 / Hartree
-    finally:
-        tabulated.CUTOFF = own
+    atoms.calc = NNXCCalculator(
+        "PBE",
+        ecut=ecut * Hartree,
+        kpts={"size": kpts, "gamma": True},
+        smearing={"name": "gaussian", "width": WIDTH * Hartree},
+        pseudos=folder,
+        radial_cutoff=RADIAL_CUTOFF * Bohr,
+        gpts=tuple(int(n) for n in qe["fft"].split(",")),
+    )
+    energy = atoms.get_potential_energy(force_consistent=True) / Hartree
+    forces = atoms.get_forces() * Bohr / Hartree
+    stress = atoms.get_stress(voigt=False) * Bohr**3 / Hartree
     return {
         "ecut": ecut,
         "energy_per_atom": (energy - qe["energy"]) / len(atoms),
@@ -124,7 +122,7 @@ def energies(name: str, folder: Path) -> dict[str, Any]:
 
 
 def lattice_constant(name: str, folder: Path) -> dict[str, Any]:
-    """Lattice constant, Angstrom, and bulk modulus, GPa."""
+    """Compute the lattice constant, Angstrom, and the bulk modulus, GPa."""
     solid = SOLIDS[name]
     calc = NNXCCalculator(
         "PBE",
@@ -146,20 +144,20 @@ def lattice_constant(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def accuracy_row(name: str, found: dict[str, Any]) -> str:
-    """A line of docs/accuracy.md."""
+def accuracy_row(name: str, differences: dict[str, Any]) -> str:
+    """Format a line of docs/accuracy.md."""
     cells = [
         f"{name}, {'spin, ' if SOLIDS[name].moment else ''}distorted",
-        f"{found['ecut']}",
-        f"{1e6 * found['energy_per_atom']:+.2f}",
-        f"{found['forces']:.0e} (of {np.abs(found['qe']['forces']).max():.3f})",
-        f"{found['stress']:.0e} (of {np.abs(found['qe']['stress']).max():.0e})",
+        f"{differences['ecut']}",
+        f"{1e6 * differences['energy_per_atom']:+.2f}",
+        f"{differences['forces']:.0e} (of {np.abs(differences['qe']['forces']).max():.3f})",
+        f"{differences['stress']:.0e} (of {np.abs(differences['qe']['stress']).max():.0e})",
     ]
     return f"| {' | '.join(cells)} |\n"
 
 
 def write_page(results: dict[str, Any]) -> None:
-    """Rewrite the table of files of docs/accuracy.md."""
+    """Rewrite the table of UPF files in docs/accuracy.md."""
     table = HEAD + "".join(accuracy_row(n, r["energies"]) for n, r in results.items())
     text = PAGE.read_text(encoding="utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
@@ -167,18 +165,18 @@ def write_page(results: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Compute what is asked for, and rewrite the file and the tables."""
+    """Compute what the command line asks for, and rewrite the JSON file and the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of the files")
+    parser.add_argument("folder", type=Path, help="folder of the UPF files")
     parser.add_argument("what", choices=("energies", "lattice"), help="compare energies or lattice constants")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"crystals, of {', '.join(SOLIDS)}; default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"crystals out of {', '.join(SOLIDS)}; default: all")
     arguments = parser.parse_args()
     for name in arguments.names or SOLIDS:
         compute = {"energies": energies, "lattice": lattice_constant}[arguments.what]
-        found = compute(name, arguments.folder)
-        print(name, found, flush=True)
+        result = compute(name, arguments.folder)
+        print(name, result, flush=True)
         results = json.loads(PATH.read_text())["results"] if PATH.exists() else {}
-        results.setdefault(name, {})[arguments.what] = found
+        results.setdefault(name, {})[arguments.what] = result
         PATH.write_text(json.dumps({"version": __version__, "results": results}, indent=1) + "\n")
     write_page(results)
     write_table()

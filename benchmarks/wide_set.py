@@ -96,5 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message="pseudopotentials .* were made for another functional")
+    warnings.filterwarnings("ignore", message="pseudopotentials .* were generated for a functional other")
     main()

@@ -750,7 +750,7 @@ def test_tables_of_another_functional_warn_once():
             atoms.get_potential_energy()
         atoms.calc.todict()
 
-    with pytest.warns(UserWarning, match="made for another functional") as caught:
+    with pytest.warns(UserWarning, match="generated for a functional other") as caught:
         use()
     assert [w.category for w in caught].count(UserWarning) == 1
 

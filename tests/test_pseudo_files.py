@@ -13,7 +13,6 @@ import pytest
 import torch
 from ase.build import bulk
 from ase.calculators.calculator import InputError
-from ase.units import Bohr, Hartree
 from kohn_sham import TIGHT, basis_of, crystal_of, rattled_silicon_carbide, slope, triplet
 
 from ase_nnxc import NNXCCalculator
@@ -25,9 +24,9 @@ from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.occupations import Smearing
 from ase_nnxc.ks.scf import scf
 from ase_nnxc.ks.system import System
-from ase_nnxc.pseudopotentials import find_pseudos, find_table, read_pseudo, recommended_cutoff, table_digest, tabulated
+from ase_nnxc.pseudopotentials import RADIAL_CUTOFF, find_pseudos, find_table, read_pseudo, recommended_cutoff
 from ase_nnxc.pseudopotentials.gth import GTH
-from ase_nnxc.pseudopotentials.tabulated import Mesh, Radial
+from ase_nnxc.pseudopotentials.radial import RadialMesh, TabulatedFunction
 from ase_nnxc.registry import get_functional
 from ase_nnxc.train.records import table_digests
 
@@ -124,7 +123,7 @@ def results(atoms, **parameters):
     return atoms.get_potential_energy(force_consistent=True), atoms.get_forces(), atoms.get_stress(voigt=False)
 
 
-# ---- what is read ---------------------------------------------------------------------------------------------------
+# ---- reading --------------------------------------------------------------------------------------------------------
 
 
 def local(table, q2):
@@ -155,10 +154,10 @@ def test_core_density_has_its_transform(tmp_path):
     torch.testing.assert_close(read.core(WAVES), expected, rtol=0, atol=1e-9)
 
 
-def test_what_lies_beyond_the_cutoff_does_not_matter(tmp_path):
+def test_numbers_beyond_the_radial_cutoff_are_not_used(tmp_path):
     gth, radii = table("Si"), UNIFORM
     text = upf(gth)
-    noisy = 2 * gth.local_in_space(np.maximum(radii, 1e-9)) + np.where(radii > tabulated.CUTOFF + 0.005, 0.01, 0.0)
+    noisy = 2 * gth.local_in_space(np.maximum(radii, 1e-9)) + np.where(radii > RADIAL_CUTOFF + 0.005, 0.01, 0.0)
     start, end = text.index("<PP_LOCAL"), text.index("</PP_LOCAL>\n") + len("</PP_LOCAL>\n")
     (tmp_path / "clean.upf").write_text(text)
     (tmp_path / "noisy.upf").write_text(text[:start] + section("PP_LOCAL", noisy) + text[end:])
@@ -166,17 +165,43 @@ def test_what_lies_beyond_the_cutoff_does_not_matter(tmp_path):
     assert clean.digest == other.digest
 
 
+def test_radial_functions_end_at_the_radial_cutoff_and_its_value_is_part_of_the_identity(tmp_path):
+    path = write(tmp_path, table("Si"), core=True)
+    default, longer = read_pseudo(path), read_pseudo(path, radial_cutoff=8.0)
+    beyond = np.array([7.0])
+    assert default.core.in_space(beyond) == 0
+    assert longer.core.in_space(beyond) == pytest.approx(invented_core(beyond), rel=1e-6)
+    assert longer.digest != default.digest
+    assert longer != default
+    assert find_pseudos(["Si"], "pbe", path, radial_cutoff=8.0)["Si"] == longer
+    assert read_pseudo(path) == default
+
+
+@pytest.mark.parametrize(
+    ("radial_cutoff", "message"),
+    [
+        (0.0, r"radial_cutoff=0\.0: expected a positive length in bohr"),
+        (math.nan, "radial_cutoff=nan"),
+        (0.02, r"only 3 radii are below 0\.02 bohr, expected 5 or more"),
+        (0.5, r"local potential at 0\.50 bohr is .* not -Z/r = -8\.0"),
+    ],
+)
+def test_radial_cutoff_that_is_too_small_is_refused(tmp_path, radial_cutoff, message):
+    with pytest.raises(InputError, match=message):
+        read_pseudo(write(tmp_path, table("Si")), radial_cutoff)
+
+
 def test_interpolated_transform_is_its_integral():
     radii = UNIFORM[:600]
-    mesh = Mesh.within_cutoff(UNIFORM, SPACING)
-    function = Radial(1, mesh, radii**2 * np.exp(-2 * radii**2))
+    mesh = RadialMesh.up_to(RADIAL_CUTOFF, UNIFORM, SPACING)
+    function = TabulatedFunction(1, mesh, radii**2 * np.exp(-2 * radii**2))
     expected = (math.pi / 2) ** 1.5 / 4 * torch.exp(-WAVES / 8)  # of r exp(-2 r^2) Y_1m, over q
     torch.testing.assert_close(function(WAVES), expected, rtol=0, atol=1e-11)
 
 
 def test_transforms_have_first_and_second_derivatives():
-    mesh = Mesh.within_cutoff(UNIFORM, SPACING)
-    function = Radial(0, mesh, UNIFORM[:600] * np.exp(-2 * UNIFORM[:600] ** 2))
+    mesh = RadialMesh.up_to(RADIAL_CUTOFF, UNIFORM, SPACING)
+    function = TabulatedFunction(0, mesh, UNIFORM[:600] * np.exp(-2 * UNIFORM[:600] ** 2))
     waves = torch.tensor([0.0, 0.3, 0.5, 9.0, 40.0], dtype=torch.float64, requires_grad=True)
     first = torch.autograd.grad(function(waves).sum(), waves, create_graph=True)[0]
     second = torch.autograd.grad(first.sum(), waves)[0]
@@ -190,8 +215,8 @@ def test_table_is_hashable_and_survives_pickling(tmp_path):
     copy = pickle.loads(pickle.dumps(read))
     assert copy == read
     assert hash(copy) == hash(read)
-    assert table_digest(read) == table_digest(replace(read, name="elsewhere"))
-    assert table_digest(read) != table_digest(read_pseudo(write(tmp_path, table("Si"), "other.upf")))
+    assert read.digest == replace(read, name="elsewhere").digest
+    assert read.digest != read_pseudo(write(tmp_path, table("Si"), "other.upf")).digest
 
 
 def test_pseudo_atom_is_that_of_the_table(tmp_path):
@@ -223,21 +248,22 @@ def test_configuration_is_that_of_the_orbitals_of_the_file(tmp_path):
     assert read_pseudo(tmp_path / "Si.upf").configuration == (1, 3, 0, 0)
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------
+# ---- unusable files -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"is_paw": "T", "pseudo_type": "PAW"}, "is a PAW data set: only norm-conserving"),
-        ({"is_ultrasoft": ".true."}, "is ultrasoft: only norm-conserving"),
+        ({"is_paw": "T", "pseudo_type": "PAW"}, "is a PAW data set; only norm-conserving"),
+        ({"is_ultrasoft": ".true."}, "is ultrasoft; only norm-conserving"),
         ({"pseudo_type": "US"}, "is ultrasoft"),
         ({"pseudo_type": "SL"}, "semilocal"),
         ({"has_so": "T"}, "spin-orbit"),
         ({"z_valence": "0.75"}, "0.75 valence electrons"),
         ({"z_valence": "3.0"}, "not -Z/r"),
-        ({"element": "Xx"}, "no element"),
-        ({"core_correction": "T"}, "no whole section PP_NLCC"),
+        ({"element": "Xx"}, "unknown element 'Xx'"),
+        ({"z_valence": "15.0"}, "expected 1 to 14 valence electrons for Si, got 15"),
+        ({"core_correction": "T"}, "section PP_NLCC is missing or incomplete"),
     ],
 )
 def test_unusable_file_is_refused_by_name(tmp_path, header, message):
@@ -247,16 +273,29 @@ def test_unusable_file_is_refused_by_name(tmp_path, header, message):
     assert str(tmp_path / "Si.upf") in str(error.value)
 
 
-def test_file_that_breaks_off_is_damaged(tmp_path):
+def test_upf_file_that_breaks_off_is_refused(tmp_path):
     text = upf(table("Si"))
-    (tmp_path / "Si.upf").write_text(text[: text.index("</PP_LOCAL>")])
-    with pytest.raises(InputError, match=r"damaged \(it has no whole section"):
+    (tmp_path / "Si.upf").write_text(text[: text.index("</PP_DIJ>")])
+    with pytest.raises(InputError, match="damaged or cannot be used: the section PP_DIJ is missing or incomplete"):
         read_pseudo(tmp_path / "Si.upf")
 
 
 def test_file_of_version_1_is_refused_with_a_way_out(tmp_path):
     (tmp_path / "Si.upf").write_text("<PP_HEADER>\n0 Version Number\n</PP_HEADER>\n")
-    with pytest.raises(InputError, match="version 1: QE's upfconv"):
+    with pytest.raises(InputError, match=r"not a UPF file of version 2 but of version 1; convert it with upfconv\.x"):
+        read_pseudo(tmp_path / "Si.upf")
+
+
+def test_psp8_file_that_breaks_off_is_refused(tmp_path):
+    lines = psp8(table("Si")).splitlines()
+    (tmp_path / "Si.psp8").write_text("\n".join(lines[:1000]))
+    with pytest.raises(InputError, match=r"Si.psp8 is damaged or cannot be used: the file ends in the middle"):
+        read_pseudo(tmp_path / "Si.psp8")
+
+
+def test_upf_header_without_a_needed_attribute_is_refused_by_its_name(tmp_path):
+    (tmp_path / "Si.upf").write_text(upf(table("Si")).replace("z_valence", "z"))
+    with pytest.raises(InputError, match="the attribute z_valence is missing"):
         read_pseudo(tmp_path / "Si.upf")
 
 
@@ -266,7 +305,7 @@ def test_spin_orbit_psp8_is_refused(tmp_path):
         read_pseudo(tmp_path / "Si.psp8")
 
 
-# ---- how files are found --------------------------------------------------------------------------------------------
+# ---- finding files --------------------------------------------------------------------------------------------------
 
 
 def test_files_are_found_by_path_folder_and_element(tmp_path):
@@ -290,9 +329,9 @@ def test_bare_name_of_a_file_or_folder_is_a_path(tmp_path, monkeypatch):
 def test_ambiguous_missing_and_wrong_files_are_input_errors(tmp_path):
     for name in ("Si.upf", "Si_sp.upf", "C.upf"):
         write(tmp_path, table(name[:2].strip(".")), name)
-    with pytest.raises(InputError, match=r"several files for Si: Si.upf, Si_sp.upf; name one, as in pseudos=\{'Si': "):
+    with pytest.raises(InputError, match=r"several files for Si: Si.upf, Si_sp.upf; choose one, as in pseudos=\{'Si'"):
         find_pseudos(["Si"], "pbe", tmp_path)
-    with pytest.raises(InputError, match=r"has no Al\*.upf or Al\*.psp8; there is C.upf, Si.upf"):
+    with pytest.raises(InputError, match=r"has no file Al\*.upf or Al\*.psp8; .* files in it: C.upf, Si.upf"):
         find_pseudos(["Al"], "pbe", tmp_path)
     with pytest.raises(InputError, match="pseudopotential of C, not of Si"):
         find_pseudos(["Si"], "pbe", tmp_path / "C.upf")
@@ -301,7 +340,7 @@ def test_ambiguous_missing_and_wrong_files_are_input_errors(tmp_path):
 
 
 def test_file_for_another_functional_warns(tmp_path):
-    with pytest.warns(UserWarning, match=r"Si.upf were made for another functional than PBE"):
+    with pytest.warns(UserWarning, match=r"Si.upf were generated for a functional other than PBE"):
         find_pseudos(["Si"], "pbe", write(tmp_path, table("Si"), functional="SLA PZ NOGX NOGC"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -311,8 +350,8 @@ def test_file_for_another_functional_warns(tmp_path):
 
 def test_cutoff_is_the_one_that_the_file_recommends(tmp_path):
     hinted = read_pseudo(write(tmp_path, table("Si"), wfc_cutoff="3.0E+01"))
-    assert recommended_cutoff(hinted) == (15.0, "of the file")
-    with pytest.raises(InputError, match=r"plain.upf recommends no cutoff: give ecut"):  # that of rho is a radius
+    assert recommended_cutoff(hinted) == (15.0, "from the file")
+    with pytest.raises(InputError, match=r"plain.upf of Si; specify ecut"):  # that of rho is a radius
         recommended_cutoff(read_pseudo(write(tmp_path, table("Si"), "plain.upf", rho_cutoff="1.5E+01")))
 
 
@@ -327,7 +366,7 @@ def test_parameters_with_paths_are_plain_and_give_the_same_tables(tmp_path):
     assert table_digests(atoms, again) == table_digests(atoms, calculator)
 
 
-# ---- what is calculated ---------------------------------------------------------------------------------------------
+# ---- calculating ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["gth-pbe", "gth-nlcc-pbe"])
@@ -419,20 +458,17 @@ SILICON = {
 }
 
 
-def test_pseudodojo_silicon_is_that_of_pwx(shared_pseudo, monkeypatch):
-    """With the end of radial functions that pw.x has."""
-    monkeypatch.setattr(tabulated, "CUTOFF", 10.0)
+def test_pseudodojo_silicon_is_that_of_pwx(shared_pseudo):
+    """With the end of radial functions that pw.x uses."""
     strain = 0.02 * np.array([[1, 0.5, 0], [0.5, -1, 0], [0, 0, 0.5]])
     atoms = bulk("Si", a=5.47)
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
     atoms.positions += 0.05 * np.sin(1 + np.arange(6)).reshape(2, 3)
-    energy, forces, stress = results(
-        atoms,
-        pseudos=shared_pseudo,
-        ecut=20 * Hartree,
-        kpts={"size": (2, 2, 2), "gamma": True},
-        smearing={"name": "gaussian", "width": 0.01 * Hartree},
-    )
-    assert energy / Hartree == pytest.approx(SILICON["energy"], abs=4e-6)
-    np.testing.assert_allclose(forces[1] * Bohr / Hartree, SILICON["force"], atol=2e-6)
-    np.testing.assert_allclose(stress * Bohr**3 / Hartree, SILICON["stress"], atol=2e-8)
+    silicon = find_table("Si", str(shared_pseudo), radial_cutoff=10.0)
+    crystal = replace(crystal_of(atoms), potentials=(silicon, silicon))
+    basis, smearing = basis_of(crystal, 20.0, (2, 2, 2)), Smearing("gaussian", 0.01)
+    state = scf(crystal, basis, get_functional("PBE"), smearing, settings=SCFSettings(energy=1e-14))
+    forces, stress = state.derivatives()
+    assert state.free_energy == pytest.approx(SILICON["energy"], abs=4e-6)
+    np.testing.assert_allclose(forces[1].numpy(), SILICON["force"], atol=2e-6)
+    np.testing.assert_allclose(stress.numpy(), SILICON["stress"], atol=2e-8)

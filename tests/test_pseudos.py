@@ -21,7 +21,6 @@ from ase_nnxc.pseudopotentials import (
     find_pseudos,
     library,
     recommended_cutoff,
-    table_digest,
 )
 
 # a table of POTENTIAL_UZH whose last line is missing in PySCF's copy
@@ -106,7 +105,7 @@ def test_uzh_tables_carry_other_numbers_under_the_same_valence():
     for symbol, valence in [("C", 4), ("Al", 3), ("Cu", 11), ("Ni", 18)]:
         ours, theirs = (find_entry(symbol, f"{p}-pbe-q{valence}").read() for p in ("gth", "uzh"))
         assert ours.valence == theirs.valence == valence
-        assert table_digest(ours) != table_digest(theirs)
+        assert ours.digest != theirs.digest
     assert find_entry("Cu", "uzh-gga-q11").name == "uzh-pbe-q11"
 
 
@@ -189,8 +188,9 @@ def test_names_of_found_tables_find_them_again():
         (["Qq"], None, "unknown element 'Qq'"),
         (["X"], None, "unknown element 'X'"),
         (["Cu"], {"cu": "gth-pbe"}, "did you mean 'Cu'"),
-        (["Cu"], {"Cu": 19}, "name of a table or a path expected for 'Cu'"),
-        (["Cu"], 19, "a name, a path or a dict"),
+        (["Cu"], {"Cu": 19}, "expected the name of a table or a path for 'Cu'"),
+        (["Cu"], [], r"expected a name, a path or a dict of these by element, got \["),
+        (["Cu"], 19, "expected a name, a path or a dict of these by element, got 19"),
     ],
 )
 def test_wrong_choice_is_an_input_error_that_helps(symbols, pseudos, message):
@@ -222,13 +222,15 @@ def test_core_density_is_a_part_of_the_core_and_its_transform_that_of_its_values
     assert 0 < transform[0] < table.number - table.valence
 
 
-def test_a_core_density_makes_another_digest():
+def test_core_density_changes_the_digest():
     table = find_entry("Si", "gth-nlcc-pbe").read()
-    assert table_digest(table) != table_digest(replace(table, core=None))
+    assert table.digest != replace(table, core=None).digest
 
 
-def test_family_of_another_functional_warns_once_and_its_own_not():
-    with pytest.warns(UserWarning, match="gth-pade-q3, gth-pade-q4 were made for another functional") as record:
+def test_tables_of_another_functional_warn_once_and_matching_ones_do_not():
+    with pytest.warns(
+        UserWarning, match="gth-pade-q3, gth-pade-q4 were generated for a functional other than PBE"
+    ) as record:
         find_pseudos(["Al", "Si"], "pbe", "gth-pade")
     assert len(record) == 1
     with warnings.catch_warnings():
@@ -237,6 +239,7 @@ def test_family_of_another_functional_warns_once_and_its_own_not():
         find_pseudos(["B"], "pbe", "gth-pbesol")
         find_pseudos(["B"], "pbe", "gth-nlcc-pbe")
         find_pseudos(["Al"], "pade", "gth-lda")
+        find_pseudos(["C"], "pbe", "gth-blyp", matching_family="blyp")
 
 
 def test_every_table_has_a_recommended_cutoff():
@@ -258,26 +261,51 @@ def test_estimated_cutoffs_are_near_the_measured_ones():
 
 
 def test_unlisted_table_has_no_recommended_cutoff():
-    with pytest.raises(InputError, match="give ecut"):
+    with pytest.raises(InputError, match="mine-q3 of Al; specify ecut"):
         recommended_cutoff(replace(find_entry("Al", "gth-pbe").read(), name="mine-q3"))
 
 
 def test_digest_depends_on_the_numbers_and_not_on_the_name():
     table = find_entry("Al", "gth-pbe").read()
-    assert table_digest(table) == table_digest(replace(table, name="other"))
-    assert table_digest(table) != table_digest(replace(table, rloc=table.rloc + 1e-9))
+    assert table.digest == replace(table, name="other").digest
+    assert table.digest != replace(table, rloc=table.rloc + 1e-9).digest
 
 
-def test_reading_is_fast_and_does_not_import_pyscf():
+@pytest.mark.parametrize(
+    ("symbol", "name", "digest"),
+    [
+        ("Al", "gth-pbe-q3", "18c265d4f33658a73987ddbe7d639e4890bc715ebff445b3348e452faa932eae"),
+        ("Cu", "uzh-pbe-q11", "c676e2b9d2d2340e590fc746fe4f8d64d3fdc14935c4214978ac926a0fb7a136"),
+        ("Si", "gth-nlcc-pbe-q4", "dc9303188827d736889b9fece224fd9d2808a7f0cd921e527c54f9a3e437f0a6"),
+    ],
+)
+def test_digest_is_that_of_older_records_and_restart_files(symbol, name, digest):
+    assert find_entry(symbol, name).read().digest == digest
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name", "functional"),
+    [("Al", "gth-pbe", "pbe"), ("Al", "gth-lda", "pade"), ("C", "gth-nlcc-pbe", "pbe"), ("Cu", "uzh-scan", "scan")],
+)
+def test_functional_of_a_table_is_that_of_its_family(symbol, name, functional):
+    assert find_entry(symbol, name).read().functional == functional
+
+
+def test_finding_and_reading_a_table_imports_neither_pyscf_nor_scipy():
     code = (
-        "import sys, time; from ase_nnxc.pseudopotentials import find_pseudos; t = time.perf_counter();"
-        "find_pseudos(['Mg', 'O'], 'pbe'); t = time.perf_counter() - t;"
-        "print(t, 'pyscf' in sys.modules)"
+        "import sys; from ase_nnxc.pseudopotentials import find_pseudos; find_pseudos(['Mg', 'O'], 'pbe');"
+        "print({'pyscf', 'scipy'} & set(sys.modules) or 'neither')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, imported = run.stdout.split()
-    assert imported == "False"
-    assert float(seconds) < 0.3  # 0.02 on an idle machine
+    assert run.stdout.strip() == "neither"
+
+
+@pytest.mark.slow  # measures a time, which is safe only on an idle machine
+def test_finding_and_reading_a_table_takes_milliseconds():
+    library.cache_clear()
+    start = time.perf_counter()
+    find_pseudos(["Mg", "O"], "pbe")
+    assert time.perf_counter() - start < 0.3  # 0.02 on an idle machine
     start = time.perf_counter()
     find_pseudos(["Mg", "O"], "pbe")
     assert time.perf_counter() - start < 0.05

@@ -363,7 +363,7 @@ def test_tables_of_the_functional_draw_no_warning(xc, pseudos):
 
 @pytest.mark.parametrize(("xc", "called"), [("BLYP", "blyp"), ("0.5*PBE+0.5*LDA", r"0.5\*PBE"), (PBE(), "PBE, 0 par")])
 def test_tables_of_another_functional_draw_a_warning_that_names_the_one_given(xc, called):
-    with pytest.warns(UserWarning, match=f"gth-bp-q4 were made for another functional than {called}"):
+    with pytest.warns(UserWarning, match=f"gth-bp-q4 were generated for a functional other than {called}"):
         NNXCCalculator(xc=xc, ecut=140, kpts=(1, 1, 1), pseudos="gth-bp").resolve(bulk("Si"))
 
 

@@ -1,37 +1,40 @@
-"""Norm-conserving pseudopotentials: what they are, where they are found, and which one an element gets."""
+"""Norm-conserving pseudopotentials: what they are, how they are read, and which one an element gets."""
 
-from .choice import (
-    Entry,
-    check_family,
-    default_valences,
-    find_entry,
-    find_pseudos,
-    find_table,
-    is_path,
-    library,
-    recommended_cutoff,
-    spelled,
-    table_digest,
-)
-from .files import read_pseudo
+from .choice import check_pseudos, default_valences, find_entry, find_pseudos, find_table, plain_pseudos
+from .cp2k_format import Entry
+from .cutoffs import recommended_cutoff
+from .families import check_family, library
+from .files import RADIAL_CUTOFF, is_file_or_folder, read_pseudo
 from .gth import GTH
-from .protocol import Pseudopotential
+from .protocol import Pseudopotential, RecommendedCutoff
 from .tabulated import Tabulated
 
 __all__ = [
     "GTH",
+    "RADIAL_CUTOFF",
     "Entry",
     "Pseudopotential",
+    "RecommendedCutoff",
     "Tabulated",
     "check_family",
+    "check_pseudos",
     "default_valences",
     "find_entry",
     "find_pseudos",
     "find_table",
-    "is_path",
+    "is_file_or_folder",
     "library",
+    "plain_pseudos",
     "read_pseudo",
     "recommended_cutoff",
     "spelled",
     "table_digest",
 ]
+
+# Former names that other parts of the package still import
+spelled = plain_pseudos
+
+
+def table_digest(pseudopotential: Pseudopotential) -> str:
+    """Return `Pseudopotential.digest`."""
+    return pseudopotential.digest

@@ -1,275 +1,140 @@
-"""Finds pseudopotentials, GTH tables by name and files by path, and hands them on as plain numbers.
-
-Two files of PySCF hold GTH tables in CP2K's format (M. Krack, Theor. Chem. Acc. 114, 145 (2005), and their heads):
-GTH_POTENTIALS, whose families are called gth-pbe, gth-pade (= gth-lda), gth-blyp, ... here, and POTENTIAL_UZH, whose
-tables carry the same names with other numbers and are therefore called uzh-pbe, uzh-scan, uzh-pbe0 here. A file of this
-package's own adds gth-nlcc-pbe, with core corrections. A table is a family with a valence, ``gth-pbe-q19``. PySCF
-itself is not imported: finding and reading a table takes milliseconds.
-"""
+"""Which pseudopotential an element gets: the `pseudos` of a user, default valences, other functionals' tables."""
 
 import difflib
-import hashlib
-import importlib.util
 import json
-import math
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ase.calculators.calculator import InputError
 from ase.data import atomic_numbers
 
-from .files import SUFFIXES, read_pseudo
-from .gth import GTH, Channel, GaussianCore
-from .tabulated import Tabulated
-
-_PREFIXES = ("gth", "uzh")
-# "Cu GTH-PBE-q11 GTH-PBE": an element and its table's names at the head of an entry
-_HEAD = re.compile(r"^[ \t]*([A-Z][a-z]?)[ \t]+((?:GTH-|ALL)\S*(?:[ \t]+\S+)*)[ \t]*$", re.MULTILINE)
-_SUFFIX = re.compile(r"-(q\d+(?:_old)?)$")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One table of a file, not yet read: element, name in this package ("uzh-pbe-q3"), and the lines after its head."""
-
-    symbol: str
-    name: str
-    text: str
-
-    @property
-    def configuration(self) -> tuple[int, ...]:
-        """Numbers of valence electrons in s, p, d, f."""
-        return tuple(int(n) for n in self.text.split("\n", 1)[0].split())
-
-    def read(self) -> GTH:
-        """The numbers of the table, in Hartree atomic units.
-
-        Raises
-        ------
-        InputError
-            If the entry is damaged or has parts beyond the local, the separable one and a core density (spin-orbit).
-        """
-        words = iter(self.text.split("\n", 1)[1].split())
-        try:
-            rloc = float(next(words))
-            cloc = tuple(float(next(words)) for _ in range(int(next(words))))
-            core, word = None, next(words)
-            if word == "NLCC":
-                core, word = _read_core(words), next(words)
-            channels = [_read_channel(angular, words) for angular in range(int(word))]
-        except (StopIteration, RuntimeError, ValueError):
-            raise InputError(f"the table {self.name} of {self.symbol} is damaged, or of an unknown form") from None
-        rest = " ".join(words)
-        if rest:
-            raise InputError(
-                f"the table {self.name} of {self.symbol} has parts that are not supported (spin-orbit coupling?), "
-                f"beginning with {rest[:30]!r}"
-            )
-        return GTH(
-            symbol=self.symbol,
-            number=atomic_numbers[self.symbol],
-            valence=sum(self.configuration),
-            rloc=rloc,
-            cloc=cloc,
-            channels=tuple(c for c in channels if c.h),
-            configuration=self.configuration,
-            name=self.name,
-            core=core,
-        )
-
-
-def _read_core(words: Iterator[str]) -> GaussianCore:
-    """What follows on NLCC: one Gaussian, its radius, and 4 pi times its height."""
-    one, radius, single, height = (next(words) for _ in range(4))
-    if (one, single) != ("1", "1"):
-        raise ValueError("a core density of one Gaussian is expected")
-    return GaussianCore(radius=float(radius), height=float(height) / (4 * math.pi))
-
-
-def _read_channel(angular: int, words: Iterator[str]) -> Channel:
-    """A radius, the number n of projectors, and the upper triangle of h (n, n) row by row."""
-    radius, n = float(next(words)), int(next(words))
-    upper = {(i, j): float(next(words)) for i in range(n) for j in range(i, n)}
-    h = tuple(tuple(upper[min(i, j), max(i, j)] for j in range(n)) for i in range(n))
-    return Channel(l=angular, radius=radius, h=h)
-
-
-@cache
-def library(prefix: str) -> Mapping[str, Mapping[str, Mapping[str, Entry]]]:
-    """Index of the tables whose names begin so.
-
-    Parameters
-    ----------
-    prefix : str
-        "gth" for GTH_POTENTIALS and the tables of this package, "uzh" for POTENTIAL_UZH.
-
-    Returns
-    -------
-    mapping
-        family ("gth-pbe") -> element -> valence ("q11", or "" for the family's alias) -> Entry. Placeholders ("NA") and
-        bare nuclei (ALLELECTRON) are left out.
-    """
-    spec = importlib.util.find_spec("pyscf")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the pseudopotentials are read from PySCF's data, and PySCF is not installed")
-    folder = Path(spec.submodule_search_locations[0], "pbc", "gto", "pseudo")
-    text = (folder / {"gth": "GTH_POTENTIALS", "uzh": "POTENTIAL_UZH"}[prefix]).read_text(encoding="utf-8")
-    if prefix == "gth":
-        text += "\n" + (files("ase_nnxc") / "data" / "GTH_NLCC_POTENTIALS").read_text(encoding="utf-8")
-    text = re.sub(r"^[ \t]*#.*\n", "", text, flags=re.MULTILINE)
-    heads = list(_HEAD.finditer(text))
-    index: dict[str, dict[str, dict[str, Entry]]] = {}
-    for head, end in zip(heads, [h.start() for h in heads[1:]] + [len(text)]):
-        body = text[head.end() : end].strip()
-        names = [prefix + name[3:] for name in head[2].lower().split()]
-        if body == "NA" or head[2].startswith("ALL"):
-            continue
-        entry = Entry(symbol=head[1], name=names[0], text=body)
-        for name in names:
-            family, suffix = _split(name)
-            index.setdefault(family, {}).setdefault(head[1], {})[suffix] = entry
-    return index
-
-
-def _split(name: str) -> tuple[str, str]:
-    """("gth-pbe", "q11") of "gth-pbe-q11"; ("gth-pbe", "") of "gth-pbe"."""
-    match = _SUFFIX.search(name)
-    return (name[: match.start()], match[1]) if match else (name, "")
-
-
-def _data(name: str) -> Any:
-    """A JSON file of the package's data folder."""
-    return json.loads((files("ase_nnxc") / "data" / name).read_text(encoding="utf-8"))
+from .cp2k_format import Entry, split_name
+from .families import families_with, tables_of_family
+from .files import RADIAL_CUTOFF, file_of_element, is_file_or_folder, read_pseudo
+from .protocol import Pseudopotential
 
 
 @cache
 def default_valences() -> Mapping[str, Mapping[str, Any]]:
-    """element -> {"valence": int, "reason": str}: the tables taken when the user names none."""
-    return _data("valences.json")["elements"]
-
-
-@cache
-def _cutoffs() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
-    """How ("measured" or "estimated") -> element -> table -> Hartree."""
-    return _data("cutoffs.json")
-
-
-def _family(name: str) -> Mapping[str, Mapping[str, Entry]]:
-    """The tables of a family by element and valence; InputError with the closest name for an unknown one."""
-    if name.split("-")[-1] in ("all", "allelectron"):
-        raise InputError(
-            f"{name!r}: ALLELECTRON entries are bare nuclei, too hard for plane waves; choose a pseudopotential"
-        )
-    prefix = name.split("-")[0]
-    tables = library(prefix).get(name) if prefix in _PREFIXES else None
-    if tables is None:
-        known = sorted(family for p in _PREFIXES for family in library(p))
-        closest = difflib.get_close_matches(name if "-" in name else f"gth-{name}", known, n=1)
-        hint = f" (did you mean {closest[0]!r}?)" if closest else ""
-        listed = f"known: {', '.join(known)}; a folder is written {name + '/'!r}"
-        raise InputError(f"unknown pseudopotential family {name!r}{hint}; {listed}")
-    return tables
-
-
-def check_family(name: str) -> None:
-    """InputError, with the closest name, unless there is a family of this name ("gth-pbe")."""
-    _family(name)
+    """Return element -> {"valence": int, "reason": str}: the tables that are used when the user names none."""
+    return json.loads((files("ase_nnxc") / "data" / "valences.json").read_text(encoding="utf-8"))["elements"]
 
 
 def find_entry(symbol: str, name: str, prefer_default: bool = False) -> Entry:
-    """The entry of an element by the name of a family or of a table.
+    """Find the table of an element by the name of a family or of a table.
 
     Parameters
     ----------
     symbol : str
         Element.
     name : str
-        "gth-pbe", "uzh-pbe", "gth-pbe-q11", ...; capitals do not matter.
+        "gth-pbe", "uzh-pbe", "gth-pbe-q11", ...; case does not matter.
     prefer_default : bool
-        What a family without a valence means first: the shipped default valence (True) or CP2K's alias (False). Where
-        that does not exist: the other one, or the only table there is.
+        Which table a family without a valence means: that of the shipped default valence (True) or CP2K's alias
+        (False). Where that does not exist, it is the other one, or the only table of the element.
 
     Raises
     ------
     InputError
-        Unknown family (closest match named), element (families that have it named) or valence (allowed ones named).
+        If the family, the element or the valence does not exist. The message names the closest family, the families
+        that have the element, or the valences there are.
     """
-    family, suffix = _split(name.lower())
-    tables = _family(family).get(symbol)
+    family, valence = split_name(name.lower())
+    tables = tables_of_family(family).get(symbol)
     if tables is None:
-        having = sorted(f for p in _PREFIXES for f, elements in library(p).items() if symbol in elements)
-        where = f"families that have it: {', '.join(having)}" if having else "no family has it"
-        raise InputError(f"no pseudopotential for {symbol!r} in {family!r}; {where}")
-    if suffix:
-        if suffix not in tables:
-            raise InputError(f"{symbol} has no table {name!r}; valences of {family}: {_listed(tables)}")
-        return tables[suffix]
+        families = families_with(symbol)
+        hint = f"families that have it: {', '.join(families)}" if families else "no family has it"
+        raise InputError(f"no pseudopotential for {symbol!r} in {family!r}; {hint}")
+    if valence:
+        if valence not in tables:
+            raise InputError(f"{symbol} has no table {name!r}; valences of {family}: {_valences(tables)}")
+        return tables[valence]
     default = f"q{default_valences()[symbol]['valence']}" if symbol in default_valences() else ""
     for key in (default, "") if prefer_default else ("", default):
         if key in tables:
             return tables[key]
     if len(tables) == 1:
         return next(iter(tables.values()))
-    raise InputError(f"{family!r} has several tables for {symbol}; name one of {_listed(tables)}, as in {family}-q..")
+    raise InputError(f"{family!r} has several tables for {symbol}; add one of {_valences(tables)}, as in {family}-q..")
 
 
-def _listed(tables: Mapping[str, Entry]) -> str:
+def _valences(tables: Mapping[str, Entry]) -> str:
+    """List the valences of tables."""
     return ", ".join(sorted((s for s in tables if s), key=lambda s: int(re.sub(r"\D", "", s))))
 
 
-def is_path(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is that of a file or a folder: it has a path separator, or a suffix of such files."""
-    if isinstance(name, os.PathLike):
-        return True
-    return any(separator in name for separator in (os.sep, os.altsep or os.sep)) or name.lower().endswith(SUFFIXES)
+def find_table(symbol: str, name: str, radial_cutoff: float = RADIAL_CUTOFF) -> Pseudopotential:
+    """Find the pseudopotential of an element by its name or path.
 
-
-def spelled(pseudos: Any) -> Any:
-    """What a user gave as pseudos, paths as plain strings that are still known for paths."""
-    if isinstance(pseudos, Mapping):
-        return {key: spelled(name) for key, name in pseudos.items()}
-    if isinstance(pseudos, os.PathLike):
-        path = os.fspath(pseudos)
-        return path if is_path(path) else os.path.join(os.curdir, path)
-    return pseudos
-
-
-def find_table(symbol: str, name: str) -> GTH | Tabulated:
-    """The pseudopotential of an element by the name of a family or table, or the path of a file or folder.
+    Parameters
+    ----------
+    symbol : str
+        Element.
+    name : str
+        Name of a family or a table, or path of a file or folder.
+    radial_cutoff : float
+        Radius where the radial functions of a file end, bohr; see `read_pseudo`. GTH tables are analytic.
 
     Raises
     ------
     InputError
-        As `find_entry` and `read_pseudo`; if a file is one of another element, a folder has none or several of this.
+        As `find_entry` and `read_pseudo`, if the file is for another element, or if the folder does not have exactly
+        one file for the element.
     """
-    if not is_path(name):
+    if not is_file_or_folder(name):
         return find_entry(symbol, name).read()
-    table = read_pseudo(_file_of(symbol, Path(name)) if Path(name).is_dir() else name)
-    if table.symbol != symbol:
-        raise InputError(f"{table.name} is a pseudopotential of {table.symbol}, not of {symbol}")
-    return table
+    path = file_of_element(symbol, Path(name)) if Path(name).is_dir() else name
+    pseudopotential = read_pseudo(path, radial_cutoff)
+    if pseudopotential.symbol != symbol:
+        raise InputError(f"{pseudopotential.name} is a pseudopotential of {pseudopotential.symbol}, not of {symbol}")
+    return pseudopotential
 
 
-def _file_of(symbol: str, folder: Path) -> Path:
-    """The file ELEMENT*.upf (or .psp8) of a folder, whatever the case: Si.upf, si_pbe_v1.UPF, not Sn.upf for S."""
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-    own = [p for p in files if re.match(rf"{symbol}(?![a-z])", p.name, re.IGNORECASE)]
-    if len(own) == 1:
-        return own[0]
-    if own:
-        raise InputError(
-            f"{folder} has several files for {symbol}: {', '.join(p.name for p in own)}; name one, as in "
-            f"pseudos={{{symbol!r}: {str(own[0])!r}}}"
-        )
-    there = ", ".join(p.name for p in files) or "no file of such a kind"
-    raise InputError(f"{folder} has no {symbol}*.upf or {symbol}*.psp8; there is {there}")
+def plain_pseudos(pseudos: Any) -> Any:
+    """Return what a user gave as `pseudos` with strings in place of path objects, still recognised as paths."""
+    if isinstance(pseudos, Mapping):
+        return {key: plain_pseudos(name) for key, name in pseudos.items()}
+    if isinstance(pseudos, os.PathLike):
+        path = os.fspath(pseudos)
+        return path if is_file_or_folder(path) else os.path.join(os.curdir, path)
+    return pseudos
+
+
+def check_pseudos(pseudos: Any) -> None:
+    """Check what a user gives as `pseudos`, without reading any table or file.
+
+    Raises
+    ------
+    InputError
+        Unless it is what `find_pseudos` accepts: the name of a table or a path, a mapping from elements (and "default")
+        to these, or None; and all paths exist.
+    """
+    names = _by_element(pseudos)
+    if not isinstance(names, Mapping):
+        raise InputError(f"pseudos: expected a name, a path or a dict of these by element, got {pseudos!r}")
+    for key, name in names.items():
+        if key != "default" and key not in atomic_numbers:
+            closest = difflib.get_close_matches(str(key).capitalize(), ["default", *atomic_numbers], n=1)
+            hint = f" (did you mean {closest[0]!r}?)" if closest else ""
+            raise InputError(f"pseudos: {key!r} is neither an element nor 'default'{hint}")
+        if not isinstance(name, str):
+            raise InputError(f"pseudos: expected the name of a table or a path for {key!r}, got {name!r}")
+        if is_file_or_folder(name) and not Path(name).exists():
+            raise InputError(f"pseudos: no file or folder {name!r}")
+
+
+def _by_element(pseudos: Any) -> Any:
+    """Return `pseudos` as a mapping from elements or "default" to names and paths, if it is valid."""
+    pseudos = plain_pseudos(pseudos)
+    if pseudos is None:
+        return {}
+    return {"default": pseudos} if isinstance(pseudos, str) else pseudos
 
 
 def find_pseudos(
@@ -277,116 +142,61 @@ def find_pseudos(
     xc_family: str,
     pseudos: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None = None,
     *,
-    also: str | None = None,
+    matching_family: str | None = None,
     xc: str | None = None,
-) -> dict[str, GTH | Tabulated]:
-    """The pseudopotential of each element.
+    radial_cutoff: float = RADIAL_CUTOFF,
+) -> dict[str, Pseudopotential]:
+    """Find the pseudopotential of each element.
 
     Parameters
     ----------
     symbols : sequence of str
-        Elements, repetitions allowed.
+        Elements; repetitions are allowed.
     xc_family : str
         Family of the exchange-correlation functional: "pade" for LDA, "pbe" for PBE and its relatives.
     pseudos : None, str, PathLike or mapping
         None: family gth-`xc_family` with the shipped default valences (ase_nnxc/data/valences.json). A name: a family
         ("gth-pbe", "uzh-pbe": CP2K's alias of each element) or a table ("gth-pbe-q18"). A path: a UPF or psp8 file, or
-        a folder of files ELEMENT*.upf. A mapping: element -> name or path, and "default" -> one for the others.
-    also : str, optional
-        Another family of tables that suit the functional, such as "blyp": no warning about these.
+        a folder of files ELEMENT*.upf. A mapping: element -> name or path, and "default" -> one for all other elements.
+    matching_family : str, optional
+        Family of tables that match the functional as well as those of `xc_family`, such as "blyp".
     xc : str, optional
-        What the warning calls the functional; default: `xc_family`.
+        Name of the functional in the warning; default: `xc_family`.
+    radial_cutoff : float
+        Radius where the radial functions of files end, bohr; see `read_pseudo`. GTH tables are analytic.
 
     Returns
     -------
     dict
-        element -> table, in the order in which the elements first appear.
+        element -> pseudopotential, in the order in which the elements first appear.
 
     Raises
     ------
     InputError
-        Unknown element, family, valence, or key of the mapping; a file that cannot be found or used.
+        If an element, family, valence, or key of the mapping is unknown, or a file cannot be found or used.
 
     Warns
     -----
     UserWarning
-        Once, if tables were made for another functional.
+        Once, if pseudopotentials were generated for another functional.
     """
-    pseudos = spelled(pseudos)
-    named: Any = {"default": pseudos} if isinstance(pseudos, str) else pseudos or {}
-    _check(named)
-    tables: dict[str, GTH | Tabulated] = {}
+    check_pseudos(pseudos)
+    names = _by_element(pseudos)
+    tables: dict[str, Pseudopotential] = {}
     for symbol in dict.fromkeys(symbols):
         if symbol not in atomic_numbers or symbol == "X":
             raise InputError(f"unknown element {symbol!r}")
-        name = named.get(symbol, named.get("default"))
-        default = f"gth-{xc_family}"
-        tables[symbol] = find_entry(symbol, default, True).read() if name is None else find_table(symbol, name)
-    foreign = sorted({t.name for t in tables.values() if not _made_for(_functional(t), {xc_family, also})})
-    if foreign:
+        name = names.get(symbol, names.get("default"))
+        if name is None:
+            tables[symbol] = find_entry(symbol, f"gth-{xc_family}", prefer_default=True).read()
+        else:
+            tables[symbol] = find_table(symbol, name, radial_cutoff)
+    matching = {xc_family, matching_family} | ({"pbesol"} if "pbe" in (xc_family, matching_family) else set())
+    mismatched = sorted({table.name for table in tables.values() if table.functional not in matching})
+    if mismatched:
         warnings.warn(
-            f"pseudopotentials {', '.join(foreign)} were made for another functional than {xc or xc_family.upper()}",
+            f"pseudopotentials {', '.join(mismatched)} were generated for a functional other than "
+            f"{xc or xc_family.upper()}",
             stacklevel=2,
         )
     return tables
-
-
-def _check(named: object) -> None:
-    """InputError unless `named` maps elements (or "default") to names."""
-    if not isinstance(named, Mapping):
-        raise InputError(f"pseudos: a name, a path or a dict of these by element expected, got {named!r}")
-    for key, name in named.items():
-        if key != "default" and key not in atomic_numbers:
-            closest = difflib.get_close_matches(str(key).capitalize(), ["default", *atomic_numbers], n=1)
-            hint = f" (did you mean {closest[0]!r}?)" if closest else ""
-            raise InputError(f"pseudos: {key!r} is neither an element nor 'default'{hint}")
-        if not isinstance(name, str):
-            raise InputError(f"pseudos: the name of a table or a path expected for {key!r}, got {name!r}")
-        if is_path(name) and not Path(name).exists():
-            raise InputError(f"pseudos: there is no file or folder {name!r}")
-
-
-def _functional(table: GTH | Tabulated) -> str:
-    """What a table was made for, such as "pbe"."""
-    return table.functional if isinstance(table, Tabulated) else _split(table.name)[0].rsplit("-", 1)[1]
-
-
-def _made_for(functional: str, families: Collection[str | None]) -> bool:
-    """Whether tables for a functional belong to one of the families; those for PBEsol go with the PBE family."""
-    return functional in families or (functional == "pbesol" and "pbe" in families)
-
-
-def recommended_cutoff(table: GTH | Tabulated) -> tuple[float, Literal["measured", "estimated", "of the file"]]:
-    """Cutoff of the plane waves in Hartree that converges a lattice constant to 0.1 %, and how it is known.
-
-    The numbers stand in ase_nnxc/data/cutoffs.json. "measured": lattice constants were computed. "estimated", for all
-    other tables: the cutoff at which the truncation error of the pseudo-atom's energy falls below a threshold common to
-    all tables, computed by benchmarks/estimate_cutoffs.py, where formula and calibration are stated. "of the file": a
-    UPF file says so itself, in its attribute wfc_cutoff; of what accuracy is its author's matter.
-
-    Raises
-    ------
-    InputError
-        If the table is in neither list, or the file recommends none.
-    """
-    if isinstance(table, Tabulated):
-        if table.ecut is None:
-            raise InputError(f"{table.name} recommends no cutoff: give ecut")
-        return table.ecut, "of the file"
-    how: Literal["measured", "estimated"]
-    for how in ("measured", "estimated"):
-        cutoff = _cutoffs()[how].get(table.symbol, {}).get(table.name)
-        if cutoff is not None:
-            return float(cutoff), how
-    raise InputError(f"no recommended cutoff for the table {table.name} of {table.symbol}: give ecut")
-
-
-def table_digest(table: GTH | Tabulated) -> str:
-    """sha256 of a table's numbers (not of its name), hexadecimal: two tables of one digest are the same potential."""
-    if isinstance(table, Tabulated):
-        return table.digest
-    channels = [[c.l, c.radius, c.h] for c in table.channels]
-    numbers = [table.number, table.valence, table.rloc, table.cloc, channels]
-    if table.core is not None:
-        numbers.append([table.core.radius, table.core.height])
-    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()

@@ -1,23 +1,26 @@
-"""Norm-conserving pseudopotentials of Goedecker, Teter and Hutter (GTH) in reciprocal space.
+"""Norm-conserving pseudopotentials of Goedecker, Teter and Hutter (GTH): analytic formulas.
 
 Source of the formulas: Hartwigsen, Goedecker, Hutter, Phys. Rev. B 58, 3641 (1998), "HGH", and Goedecker, Teter,
-Hutter, Phys. Rev. B 54, 1703 (1996); of the core density Willand et al., J. Chem. Phys. 138, 104109 (2013). Fourier
-transforms are of one atom at the origin, v(q) = integral v(r) exp(-i q r) d3r; dividing by the cell volume is the
-caller's business.
+Hutter, Phys. Rev. B 54, 1703 (1996); for the core density Willand et al., J. Chem. Phys. 138, 104109 (2013). The
+convention of the Fourier transforms is that of `protocol`.
 """
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .protocol import Array, coulomb_in_space
+from .cutoffs import listed_cutoff
+from .ion_charge import gaussian_charge_potential
+from .protocol import Array, RecommendedCutoff
 
 # HGH eqs. (15)-(22): projector i of channel l is common(l) * q^l * r^l * factor * polynomial in t^2 = (q r)^2.
-# (The 8 of the second s projector stands outside the root there: 2/sqrt(15) is meant.)
+# (HGH print the 8 of the second s projector outside the root; the correct factor is 2/sqrt(15).)
 _PROJECTORS: dict[tuple[int, int], tuple[float, tuple[float, ...]]] = {
     (0, 0): (1.0, (1.0,)),
     (0, 1): (2 / math.sqrt(15), (3.0, -1.0)),
@@ -35,7 +38,7 @@ _LOCAL = ((1.0,), (3.0, -1.0), (15.0, -10.0, 1.0), (105.0, -105.0, 21.0, -1.0))
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    """Horner's evaluation of sum_k coefficients[k] * x^k."""
+    """Evaluate sum_k coefficients[k] * x^k by Horner's scheme."""
     value = torch.full_like(x, coefficients[-1])
     for c in reversed(coefficients[:-1]):
         value = value * x + c
@@ -56,24 +59,24 @@ class Channel:
         Symmetric matrix (n, n) of couplings, Hartree.
     """
 
-    l: int  # noqa: E741  (the field's letter)
+    l: int  # noqa: E741  (the usual symbol)
     radius: float
     h: tuple[tuple[float, ...], ...]
 
     def projector(self, i: int, q2: Tensor) -> Tensor:
-        """Fourier transform of radial projector `i` divided by q^l, a smooth function of q^2.
+        """Compute the Fourier transform of radial projector `i` divided by q^l, a smooth function of q^2.
 
         Parameters
         ----------
         i : int
-            Number of the projector, from 0.
+            Index of the projector, from 0.
         q2 : Tensor
             Squared wave vectors, bohr^-2, any shape.
 
         Returns
         -------
         Tensor
-            Shape of `q2`, bohr^(3/2 + l). HGH eqs. (15)-(22).
+            Shaped as `q2`, bohr^(3/2 + l). HGH eqs. (15)-(22).
         """
         r, t2 = self.radius, q2 * self.radius**2
         factor, polynomial = _PROJECTORS[self.l, i]
@@ -89,7 +92,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class GaussianCore:
-    """Density of a core, c exp(-r^2 / 2 r_core^2): Willand et al. (2013).
+    """Gaussian core density, c exp(-r^2 / 2 r_core^2): Willand et al. (2013).
 
     Attributes
     ----------
@@ -103,18 +106,18 @@ class GaussianCore:
     height: float
 
     def __call__(self, q2: Tensor) -> Tensor:
-        """Fourier transform at squared wave numbers, bohr^-2, any shape: electrons."""
+        """Fourier transform at squared wave numbers `q2` (any shape), bohr^-2, in electrons."""
         charge = self.height * (math.sqrt(2 * math.pi) * self.radius) ** 3
         return charge * torch.exp(-0.5 * q2 * self.radius**2)
 
     def in_space(self, radii: Array) -> Array:
-        """Values at radii (nr,), bohr: bohr^-3."""
+        """Density at radii (nr,), bohr, in bohr^-3."""
         return self.height * np.exp(-0.5 * (radii / self.radius) ** 2)
 
 
 @dataclass(frozen=True)
 class GTH:
-    """A Goedecker-Teter-Hutter pseudopotential: plain numbers, hashable.
+    """A Goedecker-Teter-Hutter pseudopotential, a hashable set of numbers.
 
     Attributes
     ----------
@@ -129,11 +132,15 @@ class GTH:
     channels : tuple of Channel
         Separable part.
     configuration : tuple of int
-        Valence electrons of the atom in s, p, d, f.
+        Numbers of valence electrons of the atom in s, p, d, f.
+    functional : str
+        Functional for which it was generated: "pbe", "pade" (LDA), ...
     name : str
-        Name of the table, for logs.
+        Name of the table, such as "gth-pbe-q4".
     core : GaussianCore or None
-        Density of the core that the exchange-correlation energy sees.
+        Core density that is added to the density in the xc energy.
+    density : None
+        GTH tables hold no valence density of the atom.
     """
 
     symbol: str
@@ -143,15 +150,30 @@ class GTH:
     cloc: tuple[float, ...]
     channels: tuple[Channel, ...]
     configuration: tuple[int, ...]
-    name: str = ""
+    functional: str
+    name: str
     core: GaussianCore | None = None
 
     density: ClassVar[None] = None
 
-    def short(self, q2: Tensor) -> Tensor:
-        """Fourier transform of the local part less that of the Gaussian charge, Hartree bohr^3, shaped as `q2`.
+    @property
+    def digest(self) -> str:
+        """sha256 of the numbers, hexadecimal, independent of the name."""
+        channels = [[c.l, c.radius, c.h] for c in self.channels]
+        numbers: list[Any] = [self.number, self.valence, self.rloc, self.cloc, channels]
+        if self.core is not None:
+            numbers.append([self.core.radius, self.core.height])
+        return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
 
-        The second term of HGH eq. (6).
+    @property
+    def recommended_cutoff(self) -> RecommendedCutoff | None:
+        """Cutoff in the shipped list, found by the name of the table; None if it is not listed."""
+        return listed_cutoff(self.symbol, self.name)
+
+    def short(self, q2: Tensor) -> Tensor:
+        """Fourier transform of the local part less the potential of the Gaussian charge, Hartree bohr^3.
+
+        Shaped as `q2`; the second term of HGH eq. (6).
         """
         r, t2 = self.rloc, q2 * self.rloc**2
         total = torch.zeros_like(q2)
@@ -163,4 +185,4 @@ class GTH:
         """Local part at radii (nr,), Hartree: HGH eq. (1)."""
         x = radii / self.rloc
         short = np.exp(-0.5 * x**2) * sum(c * x ** (2 * i) for i, c in enumerate(self.cloc))
-        return coulomb_in_space(self.valence, self.rloc, radii) + short
+        return gaussian_charge_potential(self.valence, self.rloc, radii) + short

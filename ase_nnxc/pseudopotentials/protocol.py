@@ -1,12 +1,14 @@
-"""What the core asks of a norm-conserving pseudopotential, whatever it is made of.
+"""What the core and the program ask of a norm-conserving pseudopotential, whatever it is made of.
 
-Fourier transforms are of one atom at the origin, v(q) = integral v(r) exp(-i q r) d3r; dividing by the cell volume is
-the business of the caller.
+Fourier transforms are those of one atom at the origin, v(q) = integral v(r) exp(-i q r) d3r. The caller divides them by
+the volume of the cell. All quantities are in Hartree atomic units.
+
+The local part is the potential of a Gaussian charge -Z of width `rloc` (`ion_charge.gaussian_charge_potential`), which
+carries the long-ranged -Z/r, plus a short-ranged rest.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +17,34 @@ from torch import Tensor
 Array = NDArray[np.float64]
 
 
+class RecommendedCutoff(NamedTuple):
+    """The plane-wave cutoff that a pseudopotential needs, and how it is known.
+
+    Attributes
+    ----------
+    ecut : float
+        Cutoff, Hartree.
+    source : str
+        "measured" (lattice constants were computed), "estimated" (from the pseudo-atom) or "from the file" (its author
+        recommends it); see `cutoffs.recommended_cutoff`.
+    """
+
+    ecut: float
+    source: Literal["measured", "estimated", "from the file"]
+
+
 class RadialFunction(Protocol):
-    """A function of the distance from an atom, known by its Fourier transform."""
+    """A function of the distance from an atom, with its Fourier transform."""
 
     def __call__(self, q2: Tensor) -> Tensor:
-        """Fourier transform divided by q^l at squared wave numbers, bohr^-2, any shape; differentiable."""
+        """Fourier transform divided by q^l at squared wave numbers (any shape), bohr^-2; differentiable."""
 
     def in_space(self, radii: Array) -> Array:
         """Values at radii (nr,), bohr."""
 
 
 class SeparablePart(Protocol):
-    """One angular momentum of a separable pseudopotential; see `gth.Channel`."""
+    """One angular momentum of the separable part: v = sum_ij |p_i> h_ij <p_j|."""
 
     @property
     def l(self) -> int:  # noqa: E743
@@ -44,13 +62,15 @@ class SeparablePart(Protocol):
 
 
 class Pseudopotential(Protocol):
-    """What the core asks of a norm-conserving pseudopotential: `gth.GTH`, or `tabulated.Tabulated`."""
+    """A norm-conserving pseudopotential: `gth.GTH` or `tabulated.Tabulated`."""
 
     def __hash__(self) -> int: ...
 
+    # -- what it is --
+
     @property
     def symbol(self) -> str:
-        """Element."""
+        """Chemical symbol of the element."""
 
     @property
     def number(self) -> int:
@@ -58,31 +78,33 @@ class Pseudopotential(Protocol):
 
     @property
     def valence(self) -> int:
-        """Charge Z of the ion core, electrons."""
-
-    @property
-    def rloc(self) -> float:
-        """Width of the Gaussian charge that stands for the ion core, bohr."""
-
-    @property
-    def channels(self) -> Sequence[SeparablePart]:
-        """Separable part."""
+        """Charge Z of the ion core: the number of valence electrons."""
 
     @property
     def configuration(self) -> tuple[int, ...]:
-        """Valence electrons of the atom in s, p, d, f."""
+        """Numbers of valence electrons of the atom in s, p, d, f."""
 
     @property
     def name(self) -> str:
-        """For logs, and to find it again."""
+        """Name of the table or path of the file, by which `find_table` finds it again."""
 
     @property
-    def core(self) -> RadialFunction | None:
-        """Density of the core that the exchange-correlation energy sees, bohr^-3; None without core correction."""
+    def digest(self) -> str:
+        """sha256 of the numbers, hexadecimal, independent of the name: equal digests mean the same potential."""
 
     @property
-    def density(self) -> RadialFunction | None:
-        """Density of the valence of the atom, bohr^-3, if it is known."""
+    def functional(self) -> str:
+        """Functional for which it was generated, as families of tables are named: "pbe", "pade" (LDA), ..."""
+
+    @property
+    def recommended_cutoff(self) -> RecommendedCutoff | None:
+        """Recommended plane-wave cutoff; None if none is known."""
+
+    # -- local part --
+
+    @property
+    def rloc(self) -> float:
+        """Width of the Gaussian charge of the ion core, bohr."""
 
     def short(self, q2: Tensor) -> Tensor:
         """Fourier transform of the local part less the potential of the Gaussian charge, Hartree bohr^3."""
@@ -90,9 +112,18 @@ class Pseudopotential(Protocol):
     def local_in_space(self, radii: Array) -> Array:
         """Local part at radii (nr,), Hartree."""
 
+    # -- separable part --
 
-def coulomb_in_space(valence: int, width: float, radii: Array) -> Array:
-    """Potential of a Gaussian charge of some width, bohr, at radii (nr,), Hartree."""
-    from scipy.special import erf  # takes longer to load than all else that finds a table
+    @property
+    def channels(self) -> Sequence[SeparablePart]:
+        """Separable part, one item for each angular momentum."""
 
-    return -valence / radii * erf(radii / (math.sqrt(2) * width))
+    # -- densities --
+
+    @property
+    def core(self) -> RadialFunction | None:
+        """Core density that is added to the density in the xc energy, bohr^-3; None without core correction."""
+
+    @property
+    def density(self) -> RadialFunction | None:
+        """Valence density of the atom to start from, bohr^-3; None if it is not known."""

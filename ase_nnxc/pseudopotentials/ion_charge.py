@@ -1,0 +1,27 @@
+"""Potential of the Gaussian charge that carries the long-ranged part of every local pseudopotential."""
+
+import math
+
+from .protocol import Array
+
+
+def gaussian_charge_potential(valence: int, width: float, radii: Array) -> Array:
+    """Compute the potential of an electron in the field of a Gaussian ion charge: -Z/r erf(r / sqrt(2) width).
+
+    Parameters
+    ----------
+    valence : int
+        Total charge Z, electrons.
+    width : float
+        Standard deviation of the Gaussian, bohr.
+    radii : Array
+        Distances (nr,), bohr, all positive.
+
+    Returns
+    -------
+    Array
+        (nr,) Hartree.
+    """
+    from scipy.special import erf  # loading scipy takes longer than finding a pseudopotential
+
+    return -valence / radii * erf(radii / (math.sqrt(2) * width))

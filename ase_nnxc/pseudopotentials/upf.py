@@ -1,0 +1,127 @@
+"""Reader of UPF files, version 2, norm-conserving.
+
+Format: https://pseudopotentials.quantum-espresso.org/home/unified-pseudopotential-format. Sections are found by their
+tags, because many files are not well-formed XML.
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from ase.calculators.calculator import InputError
+
+from .protocol import Array
+from .reading import FileContent, fortran_number, whole_valence
+
+# Names of functionals in files, by the name of the family of tables ("pade" is LDA)
+_FUNCTIONALS = {
+    "pade": ("lda", "pz", "pw", "sla pz nogx nogc", "sla pw nogx nogc"),
+    "pbe": ("sla pw pbe pbe", "sla pw pbx pbc"),
+    "pbesol": ("sla pw psx psc",),
+    "blyp": ("sla lyp b88 blyp", "b88 blyp"),
+}
+_KINDS = {"US": "ultrasoft", "USPP": "ultrasoft", "PAW": "a PAW data set", "1/R": "a bare Coulomb potential"}
+
+
+def read_upf(text: str, path: str) -> FileContent:
+    """Read the content of a UPF file, converted from Rydberg to Hartree atomic units.
+
+    Parameters
+    ----------
+    text : str
+        The file.
+    path : str
+        Its path, for messages.
+
+    Raises
+    ------
+    InputError
+        If the pseudopotential is of a kind or version that is not supported.
+    ValueError
+        If the file is damaged.
+    """
+    # the human-readable part may contain anything
+    text = re.sub(r"<PP_INFO>.*?</PP_INFO>", "", text, flags=re.DOTALL)
+    if not re.search(r"<UPF\s+version\s*=\s*[\"']2\.", text):
+        hint = " but of version 1; convert it with upfconv.x of Quantum ESPRESSO" if "<PP_HEADER>" in text else ""
+        raise InputError(f"{path} is not a UPF file of version 2{hint}")
+    header, _ = _section(text, "PP_HEADER")
+    _check_kind(path, header)
+    valence = whole_valence(_attribute(header, "z_valence"), path)
+    count = int(_attribute(header, "number_of_proj"))
+    betas = [_section(text, f"PP_BETA.{i + 1}") for i in range(count)]
+    return FileContent(
+        symbol=_attribute(header, "element").strip().capitalize(),
+        valence=valence,
+        radii=_field(text, "PP_R"),
+        spacing=_field(text, "PP_RAB"),
+        local=0.5 * _field(text, "PP_LOCAL"),
+        angular=[int(_attribute(attributes, "angular_momentum")) for attributes, _ in betas],
+        projectors=[_numbers(body) for _, body in betas],  # r beta
+        couplings=0.5 * (_field(text, "PP_DIJ") if count else np.empty(0)).reshape(count, count),
+        core=_field(text, "PP_NLCC") if _is_true(header, "core_correction") else None,
+        density=_field(text, "PP_RHOATOM") / (4 * np.pi) if "<PP_RHOATOM" in text else None,  # 4 pi r^2 n
+        configuration=_configuration(text, valence),
+        functional=_functional(_attribute(header, "functional")),
+        ecut=0.5 * fortran_number(header.get("wfc_cutoff", "0")) or None,  # rho_cutoff is a radius in ONCVPSP's files
+    )
+
+
+def _section(text: str, tag: str) -> tuple[dict[str, str], str]:
+    """Attributes and body of a section."""
+    section = re.search(rf"<{re.escape(tag)}(?=[\s/>])([^>]*?)(?:/>|>(.*?)</{re.escape(tag)}\s*>)", text, re.DOTALL)
+    if section is None:
+        raise ValueError(f"the section {tag} is missing or incomplete")
+    attributes = re.findall(r"([\w-]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", section[1])
+    return {name: double or single for name, double, single in attributes}, section[2] or ""
+
+
+def _attribute(attributes: Mapping[str, str], name: str) -> str:
+    if name not in attributes:
+        raise ValueError(f"the attribute {name} is missing")
+    return attributes[name]
+
+
+def _field(text: str, tag: str) -> Array:
+    """The numbers of a section."""
+    return _numbers(_section(text, tag)[1])
+
+
+def _numbers(body: str) -> Array:
+    return np.array([fortran_number(word) for word in body.split()])
+
+
+def _is_true(header: Mapping[str, str], name: str) -> bool:
+    return header.get(name, "F").strip().strip(".").upper() in ("T", "TRUE")
+
+
+def _check_kind(path: str, header: Mapping[str, str]) -> None:
+    """Raise InputError unless the pseudopotential is norm-conserving and without spin-orbit coupling."""
+    kind = header.get("pseudo_type", "NC").strip().upper()
+    refused = (
+        "a PAW data set" if _is_true(header, "is_paw") else None,
+        "ultrasoft" if _is_true(header, "is_ultrasoft") else None,
+        "a bare Coulomb potential" if _is_true(header, "is_coulomb") else None,
+        "relativistic with spin-orbit coupling" if _is_true(header, "has_so") else None,
+        _KINDS.get(kind, None if kind in ("NC", "SL") else f"of type {kind}"),
+        "semilocal, without projectors" if kind == "SL" else None,
+    )
+    for reason in filter(None, refused):
+        raise InputError(f"{path} is {reason}; only norm-conserving pseudopotentials with projectors are supported")
+
+
+def _configuration(text: str, valence: int) -> tuple[int, ...] | None:
+    """Electrons in s, p, d, f from the atomic orbitals, if the occupations are integers and sum to the valence."""
+    filled = [0.0] * 4
+    for attributes in re.findall(r"<PP_CHI\.\d+\s([^>]*)>", text):
+        values = dict(re.findall(r"(\w+)\s*=\s*\"([^\"]*)\"", attributes))
+        filled[int(values.get("l", 0))] += max(0.0, fortran_number(values.get("occupation", "0")))
+    if sum(filled) != valence or any(f % 1 for f in filled):
+        return None
+    return tuple(int(f) for f in filled)
+
+
+def _functional(name: str) -> str:
+    """Family of tables for the name of a functional; the name itself if there is none."""
+    words = " ".join(name.lower().replace("+", " ").replace("-", " ").split())
+    return next((family for family, names in _FUNCTIONALS.items() if words in names), words)
