@@ -467,7 +467,7 @@ def test_pseudodojo_silicon_is_that_of_pwx(shared_pseudo):
     silicon = find_table("Si", str(shared_pseudo), radial_cutoff=10.0)
     crystal = replace(crystal_of(atoms), potentials=(silicon, silicon))
     basis, smearing = basis_of(crystal, 20.0, (2, 2, 2)), Smearing("gaussian", 0.01)
-    state = scf(crystal, basis, get_functional("PBE"), smearing, settings=SCFSettings(energy=1e-14))
+    state = scf(System(crystal, basis, get_functional("PBE")), smearing, settings=SCFSettings(energy=1e-14))
     forces, stress = state.derivatives()
     assert state.free_energy == pytest.approx(SILICON["energy"], abs=4e-6)
     np.testing.assert_allclose(forces[1].numpy(), SILICON["force"], atol=2e-6)
