@@ -543,7 +543,7 @@ def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys)
         ("models import nagai absent --name theirs", "these are no weights"),
         ("models import nagai FILE --name PBE", "taken by a functional of the package, of libxc or of PySCF"),
         ("models import nagai FILE --name blyp", "taken by a functional of the package, of libxc or of PySCF"),
-        ("models import nagai FILE --name Theirs", "is no name of a model"),
+        ("models import nagai FILE --name Theirs", "is not a name of a model"),
         ("models import nagai FILE --name weaker", "weaker@1 is there"),
     ],
 )

@@ -155,8 +155,11 @@ def mesh_points(rs: Tensor, zeta: Tensor, s: Tensor, alpha: Tensor) -> Samples:
     rs, zeta, s, alpha : Tensor
         (n,) Wigner-Seitz radius (bohr), polarisation, reduced gradient and iso-orbital indicator, see `xc.reduced`.
     """
+    features = features_at(3 / (4 * math.pi * rs**3), zeta, s, alpha)
     return Samples(
-        **features_at(3 / (4 * math.pi * rs**3), zeta, s, alpha),
+        density=features["density"],
+        gradient=features["gradient"],
+        tau=features["tau"],
         weights=torch.full_like(rs, 1 / len(rs)),
         system=torch.full_like(rs, -1, dtype=torch.int64),
     )
