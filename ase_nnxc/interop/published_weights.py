@@ -125,7 +125,7 @@ def _dpyscf(paths: list[Path]) -> tuple[Functional, dict[str, Any]]:
         "description": f"Clone of {name}: networks of {sizes[0]} (exchange) and {sizes[1]} (correlation) parameters"
         f"{free}.",
         "text": "The enhancement factors have no term s^2 at small gradients. In the published correlation up and down "
-        "are not equivalent; here up is the majority, as in its fit.",
+        "are not equivalent; here the majority is treated as up, as in its fit.",
         "parent": name,
         "licence": "BSD-3-Clause (according to setup.py; the repository has no licence file)",
         "citation": "S. Dick and M. Fernandez-Serra, Phys. Rev. B 104, L161109 (2021), https://doi.org/"

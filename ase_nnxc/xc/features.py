@@ -1,4 +1,4 @@
-"""Features: what functionals read, each with a name and with the function that makes it from fields of the cell.
+"""Features of the density: the inputs of functionals, each with a name and a function that makes it from fields.
 
 A functional names the features that it reads. The core makes them from its fields, the spin channels of the density and
 of the kinetic energy density on the FFT grid, and evaluates the functional on the grid points. `register_feature` adds
@@ -28,7 +28,7 @@ FIELDS = ("density", "tau")
 
 
 class Grid(Protocol):
-    """What a feature may use of the FFT grid of a cell."""
+    """The properties of the FFT grid of a cell that a feature can use."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -58,8 +58,8 @@ class Feature:
     components : tuple of int
         Shape of the feature of one spin channel on one point: () for a scalar, (3,) for a vector.
     fields : tuple of str
-        Fields of `FIELDS` that `make` reads. "density" is there in every calculation; "tau" makes the calculation one
-        with a kinetic energy density.
+        Fields of `FIELDS` that `make` reads. The density is available in every calculation; "tau" makes the
+        calculation one with a kinetic energy density.
     make : callable
         Function of the fields {name: (nspin, n1, n2, n3)} and of the `Grid` that returns the feature
         (nspin, *components, n1, n2, n3). It may use the whole grid, as a convolution does. It must be differentiable

@@ -1,4 +1,4 @@
-"""What a functional is, and the check of a functional that comes from a user."""
+"""The base class of functionals, and the check of a functional that a user provides."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from .features import FEATURES, features_at_test_points
 from .names import check_names
 
 KINDS = ("x", "c", "xc", "correction")
-"""What a functional may be the energy of."""
+"""Kinds of energy: exchange, correlation, both, or a correction that is added to a functional."""
 
 
 class Functional(torch.nn.Module):
@@ -23,11 +23,11 @@ class Functional(torch.nn.Module):
         bohr^-4 and "tau" (nspin, n) Hartree bohr^-3, the kinetic energy density sum |grad psi|^2 / 2; see
         `ase_nnxc.xc.features`. Potentials are derivatives of the energy by automatic differentiation.
     kind : {"x", "c", "xc", "correction"}
-        What it is the energy of: exchange, correlation, both, or something that is added to them.
+        Exchange, correlation, both, or a correction that is added to another functional.
     closed_shell : bool
         Whether `forward` accepts nspin = 1: then the one channel, half of the total, stands for two equal ones, and
-        half of the work is saved (`spin_sum` adds up either form). By default nspin is always 2. A subclass with a
-        `forward` of its own states it anew.
+        half of the work is saved (`spin_sum` adds up either form). By default nspin is always 2. A subclass that
+        defines `forward` must set it again.
     card : dict, optional
         The card of the checkpoint that it was loaded from (see `ase_nnxc.checkpoints`).
     """
@@ -114,7 +114,7 @@ def _check_attributes(functional: Functional, name: str) -> None:
 
 
 def _check_closed_shell(functional: Functional, name: str, one: dict[str, Tensor]) -> None:
-    """That `forward` gives the same for one channel (1, ...) and for two equal ones."""
+    """Raise ValueError unless the energies of one channel (1, ...) are those of two equal ones."""
     two = {key: feature.expand(2, *feature.shape[1:]).clone() for key, feature in one.items()}
     try:
         with torch.no_grad():

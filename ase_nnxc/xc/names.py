@@ -10,7 +10,7 @@ def check_names(what: str, names: Iterable[str], known: Collection[str]) -> tupl
     Parameters
     ----------
     what : str
-        What the names stand for, for the message: "constraint", "feature".
+        Meaning of the names, for the message: "constraint", "feature".
     names : iterable of str
         The names to check.
     known : collection of str

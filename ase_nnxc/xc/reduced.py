@@ -122,7 +122,7 @@ def smooth_floor(alpha: Tensor) -> Tensor:
 
     Alpha of a density is never negative, but rounding makes it so where a single orbital holds the density, and mixed
     densities with mixed taus can have large negative ones. Two derivatives are continuous at zero, so that rounding of
-    tau only causes rounding of the potential. The slope falls as alpha^-3, so that a tau without meaning has no effect.
+    tau only causes rounding of the potential. The slope falls as alpha^-3, so that a meaningless tau has no effect.
     """
     negative = alpha.clamp(max=0.0)
     return alpha - negative + negative * (1 + 4 * negative * negative).rsqrt()
