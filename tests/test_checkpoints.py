@@ -641,3 +641,15 @@ for name in {SHIPPED}:
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     # CPU seconds: 0.1 on an idle machine, up to three times that on one whose caches and clock others share
     assert max(map(float, run.stdout.split())) < 0.3
+
+
+def test_cards_are_read_and_models_listed_without_torch():
+    code = """
+import sys
+from ase_nnxc.checkpoints import list_models, read_card
+for model in list_models():
+    read_card(f"{model.name}@{model.version}")
+assert "torch" not in sys.modules
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(ase_nnxc.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -1,5 +1,6 @@
 """Features: a nonlocal one, registered from outside, goes all the way; what cannot be made is refused by name."""
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
@@ -7,7 +8,7 @@ from ase.build import bulk
 from kohn_sham import basis_of, crystal_of, rattled_silicon_carbide, slope, triplet
 from torch import Tensor
 
-from ase_nnxc import load_functional, save_functional
+from ase_nnxc import NNXCCalculator, load_functional, save_functional
 from ase_nnxc.interop.pyscf import solve_molecule
 from ase_nnxc.ks.terms.xc import xc_energy, xc_potential
 from ase_nnxc.train.clone import clone
@@ -111,6 +112,24 @@ def test_symmetry_does_not_change_the_energy_of_a_nonlocal_feature(smooth):
     energies = [float(xc_energy(Nonlocal(), fields, crystal, basis)) for basis in (symmetric, plain)]
     assert len(symmetric.orbits.counts) < len(plain.orbits.counts) / 5
     assert energies[0] == pytest.approx(energies[1], abs=1e-13)
+
+
+def test_forces_and_stress_with_a_nonlocal_feature_are_derivatives_of_the_energy(smooth):
+    calculator = NNXCCalculator(Nonlocal(), ecut=150, kpts=(1, 1, 1), smooth_cutoff=True, convergence={"energy": 1e-12})
+    atoms = Atoms("H2", cell=[3.2, 3.4, 3.6], positions=[[0.1, 0.0, 0.2], [0.6, 0.3, 0.8]], pbc=True)
+    atoms.calc = calculator
+    force, stress = atoms.get_forces()[1, 2], atoms.get_stress()[2]
+    energies = []
+    for step in (-1e-3, 1e-3):
+        moved, strained = atoms.copy(), atoms.copy()
+        moved.positions[1, 2] += step
+        strained.set_cell(atoms.cell.array @ np.diag([1.0, 1.0, 1.0 + step]), scale_atoms=True)
+        for copy in (moved, strained):
+            copy.calc = calculator
+        energies.append([copy.get_potential_energy(force_consistent=True) for copy in (moved, strained)])
+    by_position, by_strain = (np.array(energies[1]) - energies[0]) / 2e-3
+    assert -by_position == pytest.approx(force, abs=1e-4)
+    assert by_strain / atoms.get_volume() == pytest.approx(stress, abs=1e-4)
 
 
 def test_functional_of_a_registered_feature_is_accepted_saved_and_loaded(smooth, tmp_path):
