@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from .calculator import NNXCCalculator
     from .checkpoints import list_models, load_functional, save_functional
     from .registry import get_functional
-    from .xc import Functional, HybridXC, Sum, register_architecture
+    from .xc import Feature, Functional, HybridXC, Sum, register_architecture, register_feature
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Feature": "xc",
     "Functional": "xc",
     "HybridXC": "xc",
     "NNXCCalculator": "calculator",
@@ -27,10 +28,12 @@ _HOME = {
     "list_models": "checkpoints",
     "load_functional": "checkpoints",
     "register_architecture": "xc",
+    "register_feature": "xc",
     "save_functional": "checkpoints",
 }
 
 __all__ = [
+    "Feature",
     "Functional",
     "HybridXC",
     "NNXCCalculator",
@@ -40,6 +43,7 @@ __all__ = [
     "list_models",
     "load_functional",
     "register_architecture",
+    "register_feature",
     "save_functional",
 ]
 

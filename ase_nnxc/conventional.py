@@ -1,11 +1,11 @@
-"""The conventional functionals in torch, by name."""
+"""Conventional functionals by name."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .xc import Functional
 
-# name -> what of ase_nnxc.xc makes it, with its arguments
+# name: the function or class of ase_nnxc.xc that makes it, and its arguments
 _MAKERS = {
     "LDA": ("LDA",),
     "PBE": ("PBE",),
@@ -19,17 +19,17 @@ _MAKERS = {
 }
 
 CONVENTIONAL = tuple(_MAKERS)
-"""Their names."""
+"""Names of the conventional functionals."""
 
 
 def find_conventional(name: str) -> str | None:
-    """The name as it is written, of one in any case; None if it is no conventional functional."""
+    """Return the usual spelling of a name in upper or lower case; None if it is not a conventional functional."""
     return next((known for known in CONVENTIONAL if known.lower() == name.lower()), None)
 
 
 def make_conventional(name: str) -> "Functional":
-    """The functional of one of the names."""
-    from . import xc  # late, so that torch loads when one is first asked for
+    """Return the functional of a name of `CONVENTIONAL`."""
+    from . import xc  # loads torch, which a list of names does not need
 
     maker, *arguments = _MAKERS[name]
     functional: Functional = getattr(xc, maker)(*arguments)

@@ -1,4 +1,4 @@
-"""Functionals by name: what each name means, and what to call what was found."""
+"""Functionals by name, and the exact names of functionals."""
 
 import difflib
 import hashlib
@@ -7,31 +7,31 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from ase.calculators.calculator import InputError
 
 from .checkpoints import (
     find_model,
+    is_checkpoint_path,
     is_libxc_name,
-    is_path,
     is_unchanged,
     list_models,
     load_functional,
     model_roots,
 )
 from .conventional import CONVENTIONAL, find_conventional, make_conventional
+from .xc import Functional, HybridXC, Sum, UnknownArchitecture, describe
+from .xc.functional import check_functional
 
-if TYPE_CHECKING:
-    from .xc import Functional
-
-# "name" or "coefficient*name", the coefficient a decimal number, and "+" or the end behind it
+# "name" or "coefficient*name", followed by "+" or the end; the coefficient is a decimal number
 _TERM = re.compile(
     r"\s*(?:(?P<coefficient>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<name>[^\s*+]+)\s*(?P<more>\+|\Z)"
 )
 
-# Functionals that GTH tables were made for, by the architectures or libxc's names of their parts, and what the tables
-# call them; others are called as they are: "blyp", "olyp", "hcth120", "scan".
+# Functionals that GTH tables were made for, by the architectures or libxc's names of their parts, and the names of the
+# tables. Names of other functionals are those of the tables: "blyp", "scan".
 _FAMILIES = {
     "b88+lyp": "blyp",
     "b88+p86": "bp",
@@ -47,95 +47,88 @@ _FAMILIES = {
 
 @dataclass(frozen=True)
 class Resolved:
-    """A functional, and how to call it.
+    """A functional, and its exact name.
 
     Attributes
     ----------
     functional : Functional
         The functional.
     xc : str or Functional
-        What `resolve` makes the same of again, later and elsewhere: names with their versions, or the object.
+        Argument of `resolve` that gives the same functional again, later and elsewhere: names with their versions, or
+        the object.
     """
 
-    functional: "Functional"
-    xc: "str | Functional"
+    functional: Functional
+    xc: str | Functional
     _text: str = ""
 
     def describe(self) -> str:
-        """For readers: names with versions and hashes; of another object its class, its size and a digest."""
+        """Return a text for readers: names with versions and hashes, or class, size and digest of an object."""
         return self._text or _describe_object(self.functional)
 
     def fingerprint(self) -> str:
-        """Another one whenever an object has other tensors, another config() or another repr than before."""
+        """Return a text that changes whenever the tensors, the config() or the repr of an object change."""
         return self._text or _digest(self.functional)
 
 
-def get_functional(xc: "str | os.PathLike[str] | Functional") -> "Functional":
-    """The functional of a name; a functional object is handed back as it is.
+def get_functional(xc: str | os.PathLike[str] | Functional) -> Functional:
+    """Return the functional of a name; a functional object is returned as it is.
 
     Parameters
     ----------
     xc : str, PathLike or Functional
         A name: a conventional functional of this package ("LDA", "PBE", "r2SCAN" ...), a neural one ("pbe-clone",
-        "pbe-clone@1"), or one of libxc or PySCF ("gga_x_b88", "BLYP"), in any case and looked for in this order; terms
-        joined by "+", each a name or coefficient*name; the path of a checkpoint (a PathLike or a string with a path
-        separator); or an object.
+        "pbe-clone@1"), or one of libxc or PySCF ("gga_x_b88", "BLYP"), in upper or lower case, searched for in this
+        order; terms joined by "+", each a name or coefficient*name; the path of a checkpoint (a PathLike or a string
+        with a path separator); or an object.
 
     Raises
     ------
     InputError
-        If there is no such functional, if a name has two meanings, if the functional cannot be used here (see
-        `check_functional`), or if it is not one exchange and one correlation.
+        If there is no such functional, if a name is ambiguous, if the functional cannot be used (see
+        `check_functional`), or if it is not the sum of one exchange and one correlation.
     """
     return resolve(xc).functional
 
 
-def resolve(xc: "str | os.PathLike[str] | Functional") -> Resolved:
-    """As `get_functional`, and how to call what was found."""
-    import torch
-
-    from .xc.functional import check_functional
-
+def resolve(xc: str | os.PathLike[str] | Functional) -> Resolved:
+    """Return the functional of a name, as `get_functional` does, together with its exact name."""
     with torch.inference_mode(False):  # tensors made in inference mode could not be differentiated later
-        found = _resolve(xc)
+        resolved = _resolve(xc)
         try:
-            check_functional(found.functional)
+            check_functional(resolved.functional)
         except ValueError as error:
             raise InputError(f"xc: {error}") from error
-    kind = found.functional.kind
+    kind = resolved.functional.kind
     if kind != "xc":
-        raise InputError(f"xc={xc if isinstance(xc, str) else found.describe()} is {_INCOMPLETE[kind]}")
-    return found
+        raise InputError(f"xc={xc if isinstance(xc, str) else resolved.describe()} is {_INCOMPLETE[kind]}")
+    return resolved
 
 
-def _resolve(xc: "str | os.PathLike[str] | Functional") -> Resolved:
-    """As `resolve`, before any check of the functional."""
-    from .xc import Functional
-
+def _resolve(xc: str | os.PathLike[str] | Functional) -> Resolved:
+    """As `resolve`, without a check of the functional."""
     if isinstance(xc, Functional):
         return Resolved(xc, xc)
     if not isinstance(xc, str | os.PathLike):
-        raise InputError(f"xc={xc!r}: a name ({_known()}), a path or a Functional object is expected")
-    if isinstance(xc, str) and not is_path(xc):
+        raise InputError(f"xc={xc!r}: expected a name ({_known()}), a path or a Functional object")
+    if isinstance(xc, str) and not is_checkpoint_path(xc):
         return _resolve_terms(xc)
     return _resolve_model(xc)
 
 
 _INCOMPLETE = {
-    "x": "exchange alone: its correlation is missing, add one with '+' as in 'gga_x_pbe+gga_c_pbe'",
-    "c": "correlation alone: its exchange is missing, add one with '+' as in 'gga_x_pbe+gga_c_pbe'",
-    "correction": "a correction of another functional: add that with '+'",
+    "x": "exchange only: add a correlation with '+', as in 'gga_x_pbe+gga_c_pbe'",
+    "c": "correlation only: add an exchange with '+', as in 'gga_x_pbe+gga_c_pbe'",
+    "correction": "a correction to another functional: add that functional with '+'",
 }
 
 
-def pseudo_family(functional: "Functional") -> str:
-    """The family of GTH tables made for a functional, such as "pbe".
+def pseudo_family(functional: Functional) -> str:
+    """Return the family of GTH tables to use with a functional, such as "pbe".
 
-    That of its card or of its parts, if these tell one; else "pade" for one of the density alone, "pbe" for all others,
-    whose tables there are for most elements and with measured cutoffs.
+    It is that of its card, or that of its parts if they agree. Otherwise it is "pade" for a functional of the density
+    only, and "pbe" for all others, whose tables exist for most elements and have measured cutoffs.
     """
-    from .xc import HybridXC, Sum
-
     if functional.card is not None and functional.card["pseudos"] is not None:
         return str(functional.card["pseudos"]).removeprefix("gth-")
     if isinstance(functional, Sum | HybridXC):
@@ -145,16 +138,14 @@ def pseudo_family(functional: "Functional") -> str:
     return "pade" if set(functional.features) == {"density"} else "pbe"
 
 
-def named_family(functional: "Functional") -> str | None:
-    """The family of tables that would be called after the functional, such as "blyp" or "scan", if there is one."""
-    from .xc import UnknownArchitecture, describe
-
+def named_family(functional: Functional) -> str | None:
+    """Return the family of tables named after a functional, such as "blyp" or "scan"; None if it has no name."""
     try:
         names = list(_part_names(describe(functional)))
     except UnknownArchitecture:
         return None
-    called = "+".join(sorted(re.sub(r"^(lda|gga|mgga)_(xc|x|c)_", "", name) for name in names))
-    return _FAMILIES.get(called, called)
+    joined = "+".join(sorted(re.sub(r"^(lda|gga|mgga)_(xc|x|c)_", "", name) for name in names))
+    return _FAMILIES.get(joined, joined)
 
 
 def _part_names(description: dict[str, Any]) -> Iterator[str]:
@@ -172,8 +163,6 @@ def _part_names(description: dict[str, Any]) -> Iterator[str]:
 
 def _resolve_terms(text: str) -> Resolved:
     """A name, or names with coefficients joined by "+"."""
-    from .xc import Sum
-
     terms = [(coefficient, _resolve_name(name)) for coefficient, name in list(_split(text))]
     if len(terms) == 1 and terms[0][0] is None:
         return terms[0][1]
@@ -190,21 +179,21 @@ def _resolve_terms(text: str) -> Resolved:
 
 
 def _split(text: str) -> Iterator[tuple[str | None, str]]:
-    """Coefficient, if there is one, and name of each term."""
+    """The coefficient, or None, and the name of each term."""
     position, more = 0, "+"
     while more:
         match = _TERM.match(text, position)
         if match is None:
             raise InputError(
-                f"xc={text!r} cannot be read: terms are joined by '+', each a name or coefficient*name; a coefficient "
-                f"may be negative (names: {_known()})"
+                f"xc={text!r} cannot be parsed: expected terms joined by '+', each a name or coefficient*name, where a "
+                f"coefficient may be negative (names: {_known()})"
             )
         yield match["coefficient"], match["name"]
         position, more = match.end(), match["more"]
 
 
 def _resolve_name(name: str) -> Resolved:
-    """One functional by name: conventional ones first, libxc, which takes half a second to load, last."""
+    """One functional by name: conventional ones first, libxc last, which takes half a second to load."""
     base, at, _ = name.lower().partition("@")
     conventional = find_conventional(base)
     if conventional is not None:
@@ -213,35 +202,35 @@ def _resolve_name(name: str) -> Resolved:
         return Resolved(make_conventional(conventional), conventional, conventional)
     folder = None if at else find_model(base)
     if folder is not None and folder.parent != model_roots()[0].folder and is_libxc_name(base):
-        raise InputError(f"xc={name!r} means two things, to libxc or PySCF and your own model: write {folder.name!r}")
+        raise InputError(f"xc={name!r} is ambiguous, a functional of libxc or PySCF and a model: write {folder.name!r}")
     if at or folder is not None:
         return _resolve_model(name.lower())
     return _resolve_libxc(name)
 
 
-def _resolve_model(name_or_path: "str | os.PathLike[str]") -> Resolved:
+def _resolve_model(name_or_path: str | os.PathLike[str]) -> Resolved:
     """A checkpoint, by its name or the path of its folder."""
     functional = load_functional(name_or_path)
     card = functional.card or {}
-    called = f"{card['name']}@{card['version']}"
-    text = f"{called} (sha256 {card['sha256'][:12]})"
-    if not is_path(name_or_path):
-        return Resolved(functional, called, text)
+    name = f"{card['name']}@{card['version']}"
+    text = f"{name} (sha256 {card['sha256'][:12]})"
+    if not is_checkpoint_path(name_or_path):
+        return Resolved(functional, name, text)
     path = str(Path(name_or_path).expanduser().resolve())
     return Resolved(functional, path, f"{text} of {path}")
 
 
 def _resolve_libxc(name: str) -> Resolved:
-    """A functional of libxc, by its name there or PySCF's."""
-    from .interop.libxc import Libxc, UnknownFunctional, libxc_names
+    """A functional by its name in libxc or PySCF."""
+    from .interop.libxc import Libxc, UnknownFunctional, libxc_names  # loads PySCF
 
     try:
         return Resolved(Libxc(name), name.lower(), f"{name.lower()} (libxc)")
     except UnknownFunctional as error:
-        known = {known.lower(): known for known in (*libxc_names(), *_own_names())}
-        close = difflib.get_close_matches(name.lower(), known, n=1)
-        hint = f"; did you mean {known[close[0]]!r}?" if close else ""
-        raise InputError(f"unknown functional xc={name!r}: known are {_known()}{hint}") from error
+        spelling = {known.lower(): known for known in (*libxc_names(), *_names())}
+        close = difflib.get_close_matches(name.lower(), spelling, n=1)
+        hint = f"; did you mean {spelling[close[0]]!r}?" if close else ""
+        raise InputError(f"unknown functional xc={name!r}: expected one of {_known()}{hint}") from error
     except ValueError as error:
         raise InputError(f"xc: {error}") from error
 
@@ -249,18 +238,18 @@ def _resolve_libxc(name: str) -> Resolved:
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 
-def _own_names() -> list[str]:
-    """Those of conventional functionals and of models."""
+def _names() -> list[str]:
+    """Names of conventional functionals and of models."""
     return [*CONVENTIONAL, *dict.fromkeys(model.name for model in list_models())]
 
 
 def _known() -> str:
-    """All names, for messages."""
-    return f"{', '.join(_own_names())} and those of libxc"
+    """The names for messages."""
+    return f"{', '.join(_names())} and those of libxc"
 
 
-def _describe_object(functional: "Functional") -> str:
-    """Name, version and hash of what was loaded and not changed; else class, number of parameters and digest."""
+def _describe_object(functional: Functional) -> str:
+    """Name, version and hash of a model that was not changed; otherwise class, number of parameters and digest."""
     card = functional.card
     if card is not None and is_unchanged(functional):
         return f"{card['name']}@{card['version']} (sha256 {card['sha256'][:12]})"
@@ -268,10 +257,8 @@ def _describe_object(functional: "Functional") -> str:
     return f"{type(functional).__qualname__}, {count} parameters (digest {_digest(functional)[:12]})"
 
 
-def _digest(functional: "Functional") -> str:
+def _digest(functional: Functional) -> str:
     """SHA-256 of the repr, the config and the tensors of an object, hexadecimal."""
-    from .xc import UnknownArchitecture
-
     try:
         config = functional.config()
     except UnknownArchitecture:  # of a part

@@ -436,10 +436,10 @@ def test_models_are_verified(models, capsys):
     assert "weaker@1  ok" in capsys.readouterr().out
     (models / "weaker@1" / "functional.safetensors").write_bytes(b"")
     assert cli.main(["models", "verify"]) == 1
-    assert "not the SHA-256" in capsys.readouterr().out
+    assert "does not have the SHA-256" in capsys.readouterr().out
     assert cli.main(["models", "verify", "weaker", "stronger", "--json"]) == 1
     errors = {record["model"]: record["error"] for record in json.loads(capsys.readouterr().out)}
-    assert "not the SHA-256" in errors["weaker"]
+    assert "does not have the SHA-256" in errors["weaker"]
     assert "no model 'stronger'" in errors["stronger"]
 
 
@@ -535,15 +535,15 @@ def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys)
     [
         ("models", "required"),
         ("models lsit", "invalid choice"),
-        ("models show stronger", "no model 'stronger'; known are"),
+        ("models show stronger", "no model 'stronger'; the models are"),
         ("models show ../x", "x: no such folder"),
         ("models import nagay FILE --name theirs", "invalid choice"),
         ("models import nagai FILE", "--name"),
         ("models import nagai absent --name theirs", "these are not weights"),
         ("models import nagai FILE --name PBE", "already used by a functional of ase_nnxc, libxc or PySCF"),
         ("models import nagai FILE --name blyp", "already used by a functional of ase_nnxc, libxc or PySCF"),
-        ("models import nagai FILE --name Theirs", "is no name of a model"),
-        ("models import nagai FILE --name weaker", "weaker@1 is there"),
+        ("models import nagai FILE --name Theirs", "is not a name of a model"),
+        ("models import nagai FILE --name weaker", "weaker@1 exists"),
     ],
 )
 def test_bad_input_about_models_is_one_line_and_exit_code_2(models, tmp_path, monkeypatch, capsys, command, message):

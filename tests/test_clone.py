@@ -27,8 +27,8 @@ from ase_nnxc.train.clone import (
 )
 from ase_nnxc.train.samples import Samples, _features, join, mesh_points, sample_crystals, sample_mesh, sample_molecules
 from ase_nnxc.xc import LDA, NNLDA, NNMGGA, PBE, R2SCAN, HybridXC, NeuralExchange, Sum
-from ase_nnxc.xc.functional import Spins
 from ase_nnxc.xc.reduced import channel_alpha, channel_s2, channel_sigma, total_alpha, total_s2, total_sigma
+from ase_nnxc.xc.spins import Spins
 
 HE = Atoms("He")
 
@@ -47,7 +47,7 @@ def test_mesh_points_have_the_variables_they_were_made_of():
     points = mesh_points(rs, zeta, s, alpha)
     spins = Spins.of(points.density)
     total = total_s2(spins, total_sigma(points.gradient))
-    channels = channel_s2(spins, channel_sigma(spins, points.gradient))
+    channels = channel_s2(spins, channel_sigma(points.gradient))
     torch.testing.assert_close((3 / (4 * math.pi * points.density.sum(0))) ** (1 / 3), rs)
     torch.testing.assert_close(spins.zeta, zeta)
     torch.testing.assert_close(total.sqrt(), s)
@@ -238,7 +238,7 @@ def test_command_writes_a_clone_that_loads(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["PBE", "--name", "pbe"], "taken by a functional of the package"),
-        (["PBE", "--name", "PBE clone"], "no name of a model"),
+        (["PBE", "--name", "PBE clone"], "is not a name of a model"),
         (["PBX", "--name", "mine"], "did you mean"),
         (["LDA", "--name", "mine"], "clone it by an mlp"),
         (["PBE", "--name", "mine", "--steps", "0"], "not a positive whole number"),

@@ -57,12 +57,12 @@ def test_kind_follows_from_the_terms(terms, kind):
     [
         (
             [(1, PBE()), (1, PBE())],
-            "exchange adds up to 2, correlation to 2; needed is exchange and correlation to",
+            "exchange adds up to 2, correlation to 2: expected exchange and correlation to",
         ),
         ([(0.5, PBE())], "exchange adds up to 0.5, correlation to 0.5"),
         ([(1, PBE()), (1, PBE(part="c"))], "exchange adds up to 1, correlation to 2"),
         ([(1, PBE(part="x")), (0.5, LDA(part="c"))], "exchange adds up to 1, correlation to 0.5"),
-        ([(0.5, PBE(part="x"))], "exchange adds up to 0.5, correlation to 0; needed is exchange to one"),
+        ([(0.5, PBE(part="x"))], "exchange adds up to 0.5, correlation to 0: expected exchange to one"),
         ([(1, PBE()), (-1, LDA())], "exchange adds up to 0, correlation to 0"),
         ([(1 + 1e-11, PBE())], "exchange adds up to 1.00000000001"),
         ([(float("nan"), Constant())], "finite numbers"),
@@ -97,7 +97,7 @@ def test_hybrid_weights_are_trained_only_if_trainable(trainable):
 
 
 def test_hybrid_of_a_part_and_a_whole_is_refused():
-    with pytest.raises(ValueError, match="kinds 'x' and 'xc' make no hybrid"):
+    with pytest.raises(ValueError, match="neural is of kind 'x', conventional of kind 'xc': expected the same kind"):
         HybridXC(PBE(part="x"), PBE())
 
 

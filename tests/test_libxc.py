@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ase_nnxc.interop.libxc import ALPHA_FLOOR, Libxc, UnknownFunctional, libxc_names
 from ase_nnxc.xc import PBE, R2SCAN, build, describe
-from ase_nnxc.xc.functional import DENSITY_THRESHOLD
+from ase_nnxc.xc.spins import DENSITY_THRESHOLD
 
 NAMES = ("density", "gradient", "tau")
 
@@ -23,8 +23,8 @@ def features(channels: int) -> list[Tensor]:
 
 
 def energy(functional: torch.nn.Module, *leaves: Tensor) -> Tensor:
-    """Of both channels, or of the one that stands for both in a closed shell."""
-    return functional({name: leaf.expand(2, *leaf.shape[1:]) for name, leaf in zip(NAMES, leaves)})
+    """Energy of features with both channels, or with the one that stands for both in a closed shell."""
+    return functional(dict(zip(NAMES, leaves)))
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -83,7 +83,7 @@ def test_rounding_of_tau_is_no_potential_where_one_orbital_has_no_slope(name):
         assert slope.abs().max() < 0.1
 
 
-def test_closed_shell_in_one_memory_equals_two_copies():
+def test_one_channel_of_a_closed_shell_equals_two():
     total = features(1)
     one = energy(Libxc("TPSS"), *total)
     two = energy(Libxc("TPSS"), *(torch.cat((leaf, leaf)) for leaf in total))
@@ -213,7 +213,7 @@ def test_expressions_and_numbers_of_pyscf_are_no_names(name):
 
 
 def test_name_that_could_be_two_functionals_is_refused_with_both():
-    with pytest.raises(ValueError, match="gga_x_am05 or gga_c_am05"):
+    with pytest.raises(ValueError, match="is ambiguous: write gga_x_am05 or gga_c_am05"):
         Libxc("am05")
 
 

@@ -25,8 +25,8 @@ from ase_nnxc.xc import (
     revpbe,
 )
 from ase_nnxc.xc.constraints import bounded
-from ase_nnxc.xc.functional import DENSITY_THRESHOLD
 from ase_nnxc.xc.neural import ACTIVATIONS, DESCRIPTORS
+from ase_nnxc.xc.spins import DENSITY_THRESHOLD, spin_sum
 
 FERMI = (3 * math.pi**2) ** (1 / 3)
 EVERY_EXCHANGE = (
@@ -78,14 +78,17 @@ def disturbed(functional: Functional, seed: int, scale: float = 1.0) -> Function
 
 
 def points(count: int, polarised: bool = True, seed: int = 2) -> dict[str, Tensor]:
-    """Densities 1e-6 .. 1e2, zeta up to 1 - 1e-6, gradients up to s = 10, alpha from 0 to 10; some of each at zero."""
+    """Densities 1e-6 .. 1e2, zeta up to 1 - 1e-6, gradients up to s = 10, alpha from 0 to 10; some of each at zero.
+
+    Features are of two spin channels, or of the one of a closed shell.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(*shape, count, dtype=torch.float64, generator=generator)
 
     total, share = 10 ** uniform(-6, 2), 0.5 * 10 ** uniform(-6, 0)
-    density = total * torch.stack((share, 1 - share)) if polarised else (0.5 * total).expand(2, -1)
+    density = total * (torch.stack((share, 1 - share)) if polarised else torch.full((2, 1), 0.5, dtype=torch.float64))
     direction = torch.nn.functional.normalize(uniform(-1, 1, 2, 3), dim=1)
     s, alpha = 10 ** uniform(-3, 1, 2), 10 ** uniform(-2, 1, 2)
     s[:, : count // 10] = 0
@@ -94,7 +97,7 @@ def points(count: int, polarised: bool = True, seed: int = 2) -> dict[str, Tenso
     uniform_tau = 0.3 * (6 * math.pi**2) ** (2 / 3) * density ** (5 / 3)
     tau = alpha * uniform_tau + length**2 / (8 * density)
     features = {"density": density, "gradient": length[:, None] * direction, "tau": tau}
-    return features if polarised else {key: value[:1].expand(2, *value.shape[1:]) for key, value in features.items()}
+    return features if polarised else {key: value[:1] for key, value in features.items()}
 
 
 def uniform_gas(count: int) -> dict[str, Tensor]:
@@ -330,7 +333,7 @@ def test_anchored_network_without_training_is_its_parent(parent, form, polarised
     for network in networks:
         reference = type(parent)(**{**parent.config(), "part": network.kind})
         error = (network(features) - reference(features)).abs()
-        assert (error <= 1e-12 * features["density"].sum(0).clamp(min=1.0)).all()
+        assert (error <= 1e-12 * spin_sum(features["density"]).clamp(min=1.0)).all()
 
 
 @pytest.mark.parametrize("parent", [SCAN(), R2SCAN()], ids=["SCAN", "r2SCAN"])
@@ -408,16 +411,15 @@ def test_spins_are_equal(name):
 
 
 @everyone
-def test_a_closed_shell_of_one_memory_has_the_energy_and_potential_of_its_copy(name):
+def test_one_channel_of_a_closed_shell_has_the_energy_and_potential_of_two(name):
     functional, features = MAKERS[name](), points(500, polarised=False)
     values = []
-    for copied in (False, True):
-        leaves = {key: features[key][:1].clone().requires_grad_() for key in functional.features}
-        both = {key: leaf.expand(2, *leaf.shape[1:]) for key, leaf in leaves.items()}
-        energy = functional({key: value.contiguous() for key, value in both.items()} if copied else both)
+    for nspin in (1, 2):
+        leaves = {key: features[key].clone().requires_grad_() for key in functional.features}
+        energy = functional({key: leaf.expand(nspin, *leaf.shape[1:]) for key, leaf in leaves.items()})
         values.append([energy, *torch.autograd.grad(energy.sum(), list(leaves.values()))])
-    for paired, copied in zip(*values):
-        torch.testing.assert_close(paired, copied, rtol=1e-11, atol=1e-14)
+    for one, two in zip(*values):
+        torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-14)
 
 
 def wild_points() -> dict[str, Tensor]:
@@ -525,32 +527,35 @@ def test_features_and_kind_follow_from_the_rung():
     ("make", "message"),
     [
         (lambda: NeuralExchange(constraints=["leib_oxford"]), "unknown constraint 'leib_oxford'.*did you mean 'lieb_o"),
-        (lambda: NeuralCorrelation(constraints=["lieb_oxford"]), "unknown constraint.*uniform_gas, non_positive"),
+        (
+            lambda: NeuralCorrelation(constraints=["lieb_oxford"]),
+            "expected one of uniform_gas, non_positive",
+        ),
         (lambda: NeuralExchange(["s2/(1+s)"]), r"unknown descriptor.*did you mean 's2/\(1\+s2\)'"),
         (lambda: NeuralExchange(["log(1+t2)"]), r"unknown descriptor 'log\(1\+t2\)'"),
-        (lambda: NNLDA(["s2/(1+s2)"]), "unknown descriptor.*known are rs"),
+        (lambda: NNLDA(["s2/(1+s2)"]), "unknown descriptor.*expected one of rs"),
         (lambda: NNGGA(activation="slu"), "unknown activation 'slu'.*did you mean 'silu'"),
         (lambda: NNGGA(widths=(16, 0)), "widths.*positive integers"),
         (lambda: NeuralExchange(widths=[True]), "widths.*positive integers"),
         (lambda: NeuralExchange(widths=[]), "widths.*positive integers"),
-        (lambda: NeuralExchange(seed=-1), "seed=-1: an integer from 0 to"),
-        (lambda: NeuralExchange(seed=2**70), "seed=1180591620717411303424: an integer from 0 to"),
-        (lambda: NeuralCorrelation(seed=0.5), "seed=0.5: an integer from 0 to"),
-        (lambda: NeuralExchange(mu=math.nan), "mu=nan: a finite number"),
+        (lambda: NeuralExchange(seed=-1), "seed=-1: expected an integer from 0 to"),
+        (lambda: NeuralExchange(seed=2**70), "seed=1180591620717411303424: expected an integer from 0 to"),
+        (lambda: NeuralCorrelation(seed=0.5), "seed=0.5: expected an integer from 0 to"),
+        (lambda: NeuralExchange(mu=math.nan), "mu=nan: expected a finite number"),
         (lambda: NeuralExchange([]), "at least one descriptor"),
         (lambda: NNGGA([]), "at least one descriptor"),
-        (lambda: NeuralExchange(GGA_X + GGA_X), "comes twice"),
+        (lambda: NeuralExchange(GGA_X + GGA_X), "is given twice"),
         (lambda: NeuralExchange(form="added"), "unknown form 'added'.*did you mean 'additive'"),
-        (lambda: NeuralExchange(constraints=["gradient_expansion"]), "needs the constraint 'uniform_gas'"),
+        (lambda: NeuralExchange(constraints=["gradient_expansion"]), "requires the constraint 'uniform_gas'"),
         (lambda: NeuralExchange(["rs/(1+rs)"]), "contradicts the constraint 'uniform_scaling'"),
         (lambda: NeuralExchange(["zeta2"]), "contradicts the constraint 'spin_scaling'"),
         (lambda: NeuralExchange(constraints=["uniform_gas"], mu=0.2), "'gradient_expansion' is not among"),
-        (lambda: NeuralExchange(mu=0.2, parent=describe(PBE())), "the parent brings its own"),
-        (lambda: NeuralExchange(parent=describe(LDA())), "parent 'lda': one of the form of 'pbe'"),
+        (lambda: NeuralExchange(mu=0.2, parent=describe(PBE())), "the parent has its own mu"),
+        (lambda: NeuralExchange(parent=describe(LDA())), "parent 'lda': expected an architecture 'pbe'"),
         (lambda: NeuralExchange(parent=describe(revpbe())), "F0, that of the parent, exceeds the bound of lieb_oxford"),
         (lambda: NeuralExchange(META_X, EVERY_EXCHANGE, parent=describe(PBE())), "exceeds the bound of one_orbital"),
         (lambda: NeuralExchange(lieb_oxford=0.9), "F0, 1, exceeds the bound of lieb_oxford by up to 0.1"),
-        (lambda: NeuralExchange(META_X, EVERY_EXCHANGE, one_orbital=2.0), "one_orbital=2.0 is not below lieb_oxford"),
+        (lambda: NeuralExchange(META_X, EVERY_EXCHANGE, one_orbital=2.0), "one_orbital=2.0 must be below lieb_oxford"),
     ],
 )
 def test_a_wrong_or_contradictory_configuration_is_refused(make, message):
@@ -561,18 +566,17 @@ def test_a_wrong_or_contradictory_configuration_is_refused(make, message):
 @pytest.mark.parametrize("argument", ["mu", "lieb_oxford", "one_orbital"])
 @pytest.mark.parametrize("value", ["a", True])
 def test_a_constant_that_is_no_number_is_refused(argument, value):
-    with pytest.raises(TypeError, match=f"{argument}={value!r}: a number is expected"):
+    with pytest.raises(TypeError, match=f"{argument}={value!r}: expected a number"):
         NeuralExchange(**{argument: value})
 
 
 @pytest.mark.parametrize("feature", ["gradient", "tau"])
-def test_unequal_channels_beside_a_closed_shell_are_refused(feature):
-    """The second would be dropped."""
+def test_two_channels_beside_the_one_of_a_closed_shell_are_refused(feature):
     features = {
-        "density": torch.full((1, 4), 0.1, dtype=torch.float64).expand(2, 4),
-        "gradient": torch.zeros(1, 3, 4, dtype=torch.float64).expand(2, 3, 4),
-        "tau": torch.full((1, 4), 0.1, dtype=torch.float64).expand(2, 4),
+        "density": torch.full((1, 4), 0.1, dtype=torch.float64),
+        "gradient": torch.zeros(1, 3, 4, dtype=torch.float64),
+        "tau": torch.full((1, 4), 0.1, dtype=torch.float64),
     }
-    features[feature] = features[feature].clone(memory_format=torch.contiguous_format)
-    with pytest.raises(ValueError, match="gradient and tau must be so"):
+    features[feature] = torch.cat((features[feature], features[feature]))
+    with pytest.raises(ValueError, match=f"different numbers of spin channels: .*'{feature}': 2"):
         NeuralExchange(META_X)(features)

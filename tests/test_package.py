@@ -36,7 +36,7 @@ LAYERS = (
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # The core knows its own folder and these; ks also knows what a functional and a pseudopotential are.
-KNOWN_BELOW = ("ase_nnxc.xc.functional.", "ase_nnxc.pseudopotentials.protocol.")
+KNOWN_BELOW = ("ase_nnxc.xc.features.", "ase_nnxc.xc.functional.", "ase_nnxc.pseudopotentials.protocol.")
 CORE_LIBRARIES = {"torch", "numpy", "scipy", "spglib"}
 
 

@@ -1,1 +1,1 @@
-"""Programs and files of others."""
+"""Interfaces to other programs and readers of published files."""

@@ -2,9 +2,9 @@
 
 S. Lehtola, C. Steigemann, M. J. T. Oliveira and M. A. L. Marques, SoftwareX 7, 1 (2018).
 
-libxc's variables are, of two spin channels, the densities n_s, the products grad n_s . grad n_s' (up up, up down, down
-down) and tau_s; of a closed shell n, |grad n|^2 and tau. It gives rows over the points: the energy per electron, its
-derivatives (of the energy per volume) by each variable, and those by each pair of them.
+The variables of libxc are the densities n_s of two spin channels, the products grad n_s . grad n_s' (up up, up down,
+down down) and tau_s; for a closed shell they are n, |grad n|^2 and tau. It returns rows over the points: the energy per
+electron, the derivatives of the energy per volume with respect to each variable, and those with respect to each pair.
 """
 
 import ctypes
@@ -22,10 +22,11 @@ from pyscf.dft import libxc
 from torch import Tensor
 
 from ..xc.architecture import register_architecture
-from ..xc.functional import DENSITY_THRESHOLD, SPIN_THRESHOLD, Functional
+from ..xc.functional import Functional
+from ..xc.spins import DENSITY_THRESHOLD, SPIN_THRESHOLD
 
 ALPHA_FLOOR = 1e-6
-"""Smallest (tau - tau_W) / tau_unif of a channel that libxc is given; twice that and more is given as it is."""
+"""Smallest (tau - tau_W) / tau_unif of a channel that is passed to libxc; values from twice this on are unchanged."""
 
 _FEATURES = {"LDA": ("density",), "GGA": ("density", "gradient"), "MGGA": ("density", "gradient", "tau")}
 
@@ -33,8 +34,8 @@ _FEATURES = {"LDA": ("density",), "GGA": ("density", "gradient"), "MGGA": ("dens
 _KINDS = ("x", "c", "xc", "k")
 _HAS_ENERGY, _IS_3D = 1 << 0, 1 << 7
 
-# what no flag tells but names, libxc's or those that users write: gga_xc_b97_3c, PBE-D3(BJ), SCAN+rVV10; exchange that
-# was made for a nonlocal correlation, gga_x_optb88_vdw, is none
+# Properties that libxc has no flag for, by names of libxc or of users: gga_xc_b97_3c, PBE-D3(BJ), SCAN+rVV10. Exchange
+# that was made for a nonlocal correlation, gga_x_optb88_vdw, is allowed.
 _NAMED = {
     "has a dispersion correction": re.compile(r"(^|[_+ ])(D|D\d\w*|TS|MBD|XDM|3C)([_@(]\w+\)?)*$|(^|_)CF22D$"),
     "has nonlocal (van der Waals) correlation": re.compile(r"^(?!.*GGA_X_).*(VDW|VV10|_NL$)"),
@@ -50,22 +51,24 @@ class UnknownFunctional(LookupError):
 
 @register_architecture("libxc", 1)
 class Libxc(Functional):
-    """A semilocal functional of libxc with its analytic derivatives, which can be used but not trained.
+    """A semilocal functional of libxc with its analytic derivatives. It has no parameters to train.
 
     Parameters
     ----------
     name : str
-        libxc's ("gga_c_lyp", or "lyp" if nothing else is called so), or PySCF's for a pair of them ("BLYP"); in any
-        case, with "-" or "_".
+        Name in libxc ("gga_c_lyp", or "lyp" if it is unique), or PySCF's name of a pair ("BLYP"); upper or lower case,
+        with "-" or "_".
 
     Raises
     ------
     UnknownFunctional
-        If there is no such name; tells the closest one.
+        If there is no such name; the message gives the closest match.
     ValueError
         If it needs more than the density, its gradient and tau (exact exchange, nonlocal correlation, a dispersion
-        correction, the Laplacian), or is no exchange-correlation energy of electrons in three dimensions.
+        correction, the Laplacian), or if it is not an exchange-correlation energy of electrons in three dimensions.
     """
+
+    closed_shell = True
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -79,19 +82,17 @@ class Libxc(Functional):
         self.features = _FEATURES[functional.xc_type]
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Energy per volume on each point, (n,) Hartree bohr^-3, of the `features` it names; see `Functional`.
+        """Return the energy per volume on each point, (n,) Hartree bohr^-3; see `Functional`.
 
         Raises
         ------
         NotImplementedError
-            By the third derivative.
+            When a third derivative is taken.
         """
-        density = features["density"]
-        # (2, 1, 4 or 5, n), as PySCF takes them
-        rho = torch.cat([features[f].reshape(2, -1, density.shape[1]) for f in self.features], dim=1)
-        if density.stride(0) == 0:  # a closed shell
-            rho = rho.sum(0, keepdim=True)
-        rho = _cleaned(rho)
+        nspin, npoints = features["density"].shape
+        # (nspin, 1, 4 or 5, n) as PySCF takes them: spin channels, or the total of a closed shell
+        rho = torch.cat([features[name].reshape(nspin, -1, npoints) for name in self.features], dim=1)
+        rho = _cleaned(2 * rho if nspin == 1 else rho)
         variables = [rho[:, 0]]
         if "gradient" in self.features:
             pairs = combinations_with_replacement(rho[:, 1:4], 2)
@@ -101,21 +102,21 @@ class Libxc(Functional):
         return _Energy.apply(self.name, rho.detach(), torch.cat(variables))
 
     def config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
+        """Return the arguments of the constructor."""
         return {"name": self.name.lower()}
 
     def extra_repr(self) -> str:
-        """The name, for `repr`."""
+        """Return the name, for `repr`."""
         return repr(self.name.lower())
 
 
 def libxc_names() -> list[str]:
-    """Names that `Libxc` knows, in lower case, those that it refuses included."""
+    """Return the names that `Libxc` knows, in lower case, including those that it refuses."""
     return sorted({name.lower() for name in (*libxc.available_libxc_functionals(), *libxc.XC_CODES, *libxc.XC_ALIAS)})
 
 
 class _Energy(torch.autograd.Function):
-    """Energy per volume (n,) as a function of the variables (nvariables, n), which are made of `rho`."""
+    """Energy per volume (n,) as a function of the variables (nvariables, n), which are computed from `rho`."""
 
     @staticmethod
     def forward(ctx: Any, name: str, rho: Tensor, variables: Tensor) -> Tensor:
@@ -126,24 +127,24 @@ class _Energy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, weight * _Slopes.apply(ctx.name, *ctx.saved_tensors)
+        return None, None, weight * _FirstDerivatives.apply(ctx.name, *ctx.saved_tensors)
 
 
-class _Slopes(torch.autograd.Function):
-    """First derivatives (nvariables, n), known already, as a function of the variables."""
+class _FirstDerivatives(torch.autograd.Function):
+    """First derivatives (nvariables, n), already known, as a function of the variables."""
 
     @staticmethod
-    def forward(ctx: Any, name: str, rho: Tensor, variables: Tensor, slopes: Tensor) -> Tensor:
+    def forward(ctx: Any, name: str, rho: Tensor, variables: Tensor, derivatives: Tensor) -> Tensor:
         ctx.name = name
         ctx.save_for_backward(rho, variables)
-        return slopes.clone()
+        return derivatives.clone()
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[None, None, Tensor, None]:
-        return None, None, _Curvature.apply(ctx.name, *ctx.saved_tensors, weights), None
+        return None, None, _SecondDerivatives.apply(ctx.name, *ctx.saved_tensors, weights), None
 
 
-class _Curvature(torch.autograd.Function):
+class _SecondDerivatives(torch.autograd.Function):
     """Second derivatives times `weights`: (nvariables, n), as a function of the variables and the weights."""
 
     @staticmethod
@@ -158,11 +159,11 @@ class _Curvature(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[None, ...]:
-        raise NotImplementedError("functionals of libxc have first and second derivatives, but no third ones")
+        raise NotImplementedError("functionals of libxc have first and second derivatives, but no third derivatives")
 
 
 def _evaluate(name: str, rho: Tensor, order: int) -> Tensor:
-    """Rows (nrows, n) up to an order of derivatives; zero where there is no density."""
+    """Rows (nrows, n) of energy and derivatives up to an order; zero where there is no density."""
     fields = rho.to("cpu", torch.float64).numpy()
     rows = libxc.eval_xc1(name, fields, spin=len(fields) - 1, deriv=order)
     rows[:, fields[:, 0].sum(0) <= DENSITY_THRESHOLD] = 0
@@ -170,12 +171,13 @@ def _evaluate(name: str, rho: Tensor, order: int) -> Tensor:
 
 
 def _cleaned(rho: Tensor) -> Tensor:
-    """Fields (nspin, 1, 4 or 5, n) that libxc can read, unchanged wherever they are those of a density.
+    """Variables (nspin, 1, 4 or 5, n) that libxc can read, unchanged wherever they are those of a density.
 
-    Noise and mixed densities are none. In an empty channel gradient and tau are zero. Where tau comes near its bound
-    tau_W = |grad n_s|^2 / 8 n_s or below it, it is replaced by a smooth function of it that stays above: there the
-    potentials of TPSS and M06-L jump with rounding, down to -1e4 (a correlation of tau_W / tau has no limit where both
-    are zero), and below libxc would lower the gradient and give derivatives of another one.
+    Noise and mixed densities are not densities. In an empty channel gradient and tau are set to zero. Where tau is
+    close to its bound tau_W = |grad n_s|^2 / 8 n_s or below it, it is replaced by a smooth function of it that stays
+    above: there the potentials of TPSS and M06-L jump with rounding, down to -1e4 (a correlation of tau_W / tau has no
+    limit where both are zero), and below the bound libxc would reduce the gradient and differentiate with respect to
+    the reduced one.
     """
     density, rest = rho[:, :1], rho[:, 1:]
     filled = density > (0.5 * SPIN_THRESHOLD * density.sum(0)).clamp(min=0.5 * DENSITY_THRESHOLD)
@@ -194,7 +196,7 @@ def _cleaned(rho: Tensor) -> Tensor:
 
 @cache
 def _interface() -> ctypes.CDLL:
-    """libxc's own functions."""
+    """Functions of libxc that PySCF does not wrap."""
     interface = lib.load_library("libxc_itrf")
     for function in ("xc_func_get_info", "xc_func_info_get_kind", "xc_func_info_get_flags"):
         getattr(interface, function).argtypes = (ctypes.c_void_p,)
@@ -203,7 +205,7 @@ def _interface() -> ctypes.CDLL:
 
 
 def _find(name: str) -> str:
-    """The name in PySCF's writing."""
+    """The name as PySCF writes it."""
     key = _key(name)
     if key in libxc.XC_ALIAS or key in libxc.XC_CODES or key == "HF":
         return key
@@ -214,7 +216,7 @@ def _find(name: str) -> str:
         raise _refusal(name, reasons)
     if known:
         listed = " or ".join(full.lower() for full in known)
-        raise ValueError(f"{name!r} may be {listed}: write which, exchange and correlation joined by '+'")
+        raise ValueError(f"{name!r} is ambiguous: write {listed}, or both joined by '+'")
     close = difflib.get_close_matches(name.lower(), libxc_names(), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise UnknownFunctional(f"libxc has no functional {name!r}{hint}")
@@ -225,19 +227,19 @@ def _key(name: str) -> str:
 
 
 def _named(*keys: str) -> list[str]:
-    """Reasons to refuse that names tell."""
+    """Reasons to refuse a functional that follow from its names."""
     return [reason for reason, pattern in _NAMED.items() if any(map(pattern.search, keys))]
 
 
 def _refusal(name: str, reasons: Iterable[str]) -> ValueError:
     return ValueError(
-        f"{name!r} {', '.join(reasons)}: only exchange and correlation of the density, its gradient and the kinetic "
-        "energy density can be calculated"
+        f"{name!r} {', '.join(reasons)}: a functional must be exchange and correlation of the density, its gradient "
+        "and the kinetic energy density"
     )
 
 
 def _refuse(name: str, functional: libxc.XCFunctionalCache, kinds: set[str], flags: list[int]) -> None:
-    """Raise if a functional is not a semilocal exchange-correlation energy, with the reasons."""
+    """Raise ValueError, with the reasons, if a functional is not a semilocal exchange-correlation energy."""
     reasons = {
         "is a kinetic energy": "k" in kinds,
         "is made for fewer than three dimensions": not all(flag & _IS_3D for flag in flags),
@@ -248,7 +250,7 @@ def _refuse(name: str, functional: libxc.XCFunctionalCache, kinds: set[str], fla
         "needs the Laplacian of the density": functional.needs_laplacian,
     }
     full = {number: key for key, number in libxc.available_libxc_functionals().items()}
-    found = [reason for reason, applies in reasons.items() if applies]
-    found += _named(_key(name), *(full[number] for number in functional.fn_ids))
-    if found:
-        raise _refusal(name, dict.fromkeys(found))
+    applying = [reason for reason, applies in reasons.items() if applies]
+    applying += _named(_key(name), *(full[number] for number in functional.fn_ids))
+    if applying:
+        raise _refusal(name, dict.fromkeys(applying))

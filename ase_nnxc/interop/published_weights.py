@@ -1,7 +1,7 @@
-"""Readers of published networks: files that the user has downloaded become functionals, with what is known of them.
+"""Readers of published networks: downloaded files become functionals, with the fields of their cards.
 
-Files are opened without running code from them. What a file of tensors does not tell, the form in which its networks
-were fitted, is found out: a clone of a conventional functional is what reproduces it.
+Files are opened without running code from them. A file of tensors does not state the form in which its network was
+fitted. For clones of conventional functionals it is determined by comparison: the right form reproduces the functional.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from torch import Tensor
 
 from ..xc import LDA, PBE, R2SCAN, SCAN, Functional, pbesol
 from ..xc.composition import Sum
-from ..xc.constraints import check_names
-from ..xc.functional import Spins
 from ..xc.lda import Semilocal, slater
+from ..xc.names import check_names
 from ..xc.published_networks import Dpyscf, Nagai
 from ..xc.reduced import features_at
+from ..xc.spins import Spins, spin_sum
 
-# What dpyscf's networks were fitted to, by the number of inputs of exchange
+# Functionals that the networks of dpyscf were fitted to, by the number of inputs of exchange
 _PARENTS: dict[int, dict[str, Semilocal]] = {
     1: {"PBE": PBE(), "PBEsol": pbesol()},
     2: {"SCAN": SCAN(), "r2SCAN": R2SCAN()},
 }
-# The forms of networks that its code has had while they were fitted: of pbe, pbesol and scan; of r2scan; of pbe_free
+# Forms of the networks, as its code was when they were fitted: pbe, pbesol and scan; r2scan; pbe_free
 _FORMS: dict[str, tuple[dict[str, Any], ...]] = {
     "x": (
         {"gate": "linear"},
@@ -44,7 +44,7 @@ _FORMS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
 }
 _BOUNDS = {1: 1.804, 2: 1.174, 3: 2.0, 4: 2.0}  # by the number of inputs
-# What a clone may differ by: largest |dF_x|, mean |d eps_c| in Hartree; and where it is compared
+# Largest deviations of a clone: maximum of |dF_x|, mean of |d eps_c| in Hartree; and the ranges of the comparison
 _LIMITS = {"x": 5e-3, "c": 2e-3}
 _RS, _S, _ALPHA = (1.5, 4.0), (0.0, 2.0), (0.05, 5.0)
 _DOUBLE: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
@@ -52,7 +52,7 @@ _DOUBLE: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
 @dataclass(frozen=True)
 class _Layout:
-    """Names of the four layers in a file, numbers of inputs, and type."""
+    """Names of the four layers in a file, possible numbers of inputs, and data type."""
 
     layers: tuple[str, ...]
     inputs: tuple[int, ...]
@@ -60,7 +60,7 @@ class _Layout:
 
     @property
     def names(self) -> list[str]:
-        """Of the tensors, weight and bias of each layer."""
+        """Names of the tensors: weight and bias of each layer."""
         return [f"{layer}.{kind}" for layer in self.layers for kind in ("weight", "bias")]
 
 
@@ -72,7 +72,7 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class _File:
-    """A network as read: its tensors, named as in our modules, and the widths of its layers."""
+    """A network that was read: its tensors, named as in `published_networks`, and the widths of its layers."""
 
     path: Path
     sha256: str
@@ -81,7 +81,7 @@ class _File:
 
 
 def import_weights(kind: str, paths: Sequence[Path]) -> tuple[Functional, dict[str, Any]]:
-    """A functional of downloaded weights, and the fields of its card.
+    """Return the functional of downloaded weights, and the fields of its card.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def import_weights(kind: str, paths: Sequence[Path]) -> tuple[Functional, dict[s
         r2scan), or its files x and c. "nagai": one of the files NNLSDA, NNGGA, NNmGGA of
         https://github.com/ml-electron-project/NNfunctional.
     paths : sequence of Path
-        Where they are.
+        The files, or the folder.
 
     Returns
     -------
@@ -103,8 +103,8 @@ def import_weights(kind: str, paths: Sequence[Path]) -> tuple[Functional, dict[s
     Raises
     ------
     ValueError
-        If a file is missing, cannot be opened without running code, is not of the layout of this kind, or is not the
-        clone that a folder of dpyscf should hold.
+        If a file is missing, cannot be opened without running code, does not have the layout of this kind, or does not
+        reproduce one of the functionals that dpyscf was fitted to.
     """
     readers = {"dpyscf": _dpyscf, "nagai": _nagai}
     (kind,) = check_names("kind of published weights", [kind], readers)
@@ -113,7 +113,7 @@ def import_weights(kind: str, paths: Sequence[Path]) -> tuple[Functional, dict[s
 
 
 def _dpyscf(paths: list[Path]) -> tuple[Functional, dict[str, Any]]:
-    """The clone of a conventional functional: exchange and correlation."""
+    """The clone of a conventional functional, exchange plus correlation, and the fields of its card."""
     files = _exchange_and_correlation(paths)
     parents = _PARENTS[files[0].layers[0]]
     exchange, name = _clone(files[0], "x", parents)
@@ -122,12 +122,12 @@ def _dpyscf(paths: list[Path]) -> tuple[Functional, dict[str, Any]]:
     sizes = [sum(tensor.numel() for tensor in file.tensors.values()) for file in files]
     free = "" if exchange.gate else ", without the constraints of the uniform gas and of Lieb and Oxford"
     card = {
-        "description": f"Clone of {name} by networks of {sizes[0]} (exchange) and {sizes[1]} (correlation) parameters"
+        "description": f"Clone of {name}: networks of {sizes[0]} (exchange) and {sizes[1]} (correlation) parameters"
         f"{free}.",
-        "text": "Where the gradient is small its enhancement factors have no term s^2. The published correlation tells "
-        "up from down; here the majority is up, as in its fit.",
+        "text": "The enhancement factors have no term s^2 at small gradients. In the published correlation up and down "
+        "are not equivalent; here the majority is treated as up, as in its fit.",
         "parent": name,
-        "licence": "BSD-3-Clause (by setup.py; the repository has no licence file)",
+        "licence": "BSD-3-Clause (according to setup.py; the repository has no licence file)",
         "citation": "S. Dick and M. Fernandez-Serra, Phys. Rev. B 104, L161109 (2021), https://doi.org/"
         "10.1103/PhysRevB.104.L161109",
         "training": {
@@ -140,25 +140,25 @@ def _dpyscf(paths: list[Path]) -> tuple[Functional, dict[str, Any]]:
 
 
 def _exchange_and_correlation(paths: list[Path]) -> list[_File]:
-    """The two networks in a folder of dpyscf, or in its files in any order."""
+    """The networks of exchange and correlation in a folder of dpyscf, or in its two files in any order."""
     if len(paths) == 1 and not paths[0].is_file():
         paths = [paths[0] / "x", paths[0] / "c"]
     if len(paths) != 2:
-        raise ValueError(f"weights of dpyscf are a folder with files x and c, or these two files, not {_list(paths)}")
+        raise ValueError(f"dpyscf: expected a folder with the files x and c, or these two files, got {_list(paths)}")
     files = sorted((_read(path, "dpyscf") for path in paths), key=lambda file: file.layers[0])
     inputs = [file.layers[0] for file in files]
     if inputs not in ([1, 3], [2, 4]):
         raise ValueError(
-            f"{_list(paths)}: networks of {inputs[0]} and {inputs[1]} inputs; "
-            "exchange and correlation have 1 and 3 (GGA) or 2 and 4 (meta-GGA)"
+            f"{_list(paths)}: networks with {inputs[0]} and {inputs[1]} inputs; "
+            "exchange and correlation must have 1 and 3 (GGA) or 2 and 4 (meta-GGA)"
         )
     return files
 
 
 def _nagai(paths: list[Path]) -> tuple[Functional, dict[str, Any]]:
-    """Exchange and correlation by one network."""
+    """One network of exchange and correlation, and the fields of its card."""
     if len(paths) != 1:
-        raise ValueError(f"weights of Nagai et al. are one file (NNLSDA, NNGGA or NNmGGA), not {_list(paths)}")
+        raise ValueError(f"nagai: expected one file (NNLSDA, NNGGA or NNmGGA), got {_list(paths)}")
     file = _read(paths[0], "nagai")
     functional = Nagai(file.layers)
     functional.load_state_dict(file.tensors)
@@ -166,14 +166,14 @@ def _nagai(paths: list[Path]) -> tuple[Functional, dict[str, Any]]:
     name = {2: "NN-LSDA", 3: "NN-GGA", 4: "NN-meta-GGA"}[file.layers[0]]
     card = {
         "description": f"{name}, an unconstrained network fitted to molecules; not for metals: no uniform-gas limit.",
-        "text": f"Of the uniform gas at rs = 2 it has eps_xc = {gas:.4f} Hartree instead of {true_gas:.4f}. It sees "
-        "logarithms: its potential is steep where the gradient is small.",
+        "text": f"For the uniform gas at rs = 2, eps_xc is {gas:.4f} Hartree instead of {true_gas:.4f}. The inputs are "
+        "logarithms: the potential is steep where the gradient is small.",
         "parent": None,
         "licence": "MIT",
         "citation": "R. Nagai, R. Akashi and O. Sugino, npj Comput. Mater. 6, 43 (2020), https://doi.org/"
         "10.1038/s41524-020-0310-0",
         "training": {
-            "data": "accurate densities and energies of a few molecules, all electrons; see the citation",
+            "data": "accurate all-electron densities and energies of a few molecules; see the citation",
             **_provenance("https://github.com/ml-electron-project/NNfunctional", [file]),
         },
         "metrics": {"eps_xc_uniform_gas_rs_2_hartree": gas, "eps_xc_pw92_rs_2_hartree": true_gas},
@@ -182,7 +182,7 @@ def _nagai(paths: list[Path]) -> tuple[Functional, dict[str, Any]]:
 
 
 def _read(path: Path, kind: str) -> _File:
-    """The network in a file, in double precision, if it has the layout of this kind."""
+    """The network in a file in double precision; raise ValueError unless it has the layout of this kind."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -191,59 +191,60 @@ def _read(path: Path, kind: str) -> _File:
     layout = _LAYOUTS[kind]
     if set(tensors) != set(layout.names):
         others = [other for other in _LAYOUTS if set(tensors) == set(_LAYOUTS[other].names)]
-        hint = f"; these are of kind {others[0]!r}" if others else f" ({', '.join(map(str, tensors)) or 'none'})"
+        hint = f"; they are those of kind {others[0]!r}" if others else f" ({', '.join(map(str, tensors)) or 'none'})"
         raise ValueError(f"{path}: its tensors are not those of kind {kind!r} ({', '.join(layout.names)}){hint}")
     wrong = [f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype != layout.dtype]
     if wrong:
-        raise ValueError(f"{path}: {', '.join(wrong)}; published are {layout.dtype}")
+        raise ValueError(f"{path}: {', '.join(wrong)}; the published tensors are {layout.dtype}")
     layers = _widths(path, [tensors[name] for name in layout.names])
     if layers[0] not in layout.inputs:
         allowed = ", ".join(map(str, layout.inputs))
-        raise ValueError(f"{path}: {layers[0]} inputs; networks of kind {kind!r} have {allowed}")
+        raise ValueError(f"{path}: the network has {layers[0]} inputs; those of kind {kind!r} have {allowed}")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise ValueError(f"{path}: some weights are not finite numbers")
     # in a torch.nn.Sequential every second module is an activation
-    ours = [f"net.{2 * i}.{kind}" for i in range(len(layout.layers)) for kind in ("weight", "bias")]
-    renamed = {new: tensors[old].to(torch.float64) for new, old in zip(ours, layout.names)}
+    names = [f"net.{2 * i}.{kind}" for i in range(len(layout.layers)) for kind in ("weight", "bias")]
+    renamed = {new: tensors[old].to(torch.float64) for new, old in zip(names, layout.names)}
     return _File(path, hashlib.sha256(data).hexdigest(), renamed, layers)
 
 
 def _load(path: Path, data: bytes) -> dict[str, Tensor]:
-    """The tensors in a file of torch.save."""
+    """The tensors in a file of torch.save, opened without running code."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no common one for bytes that are no such file
-        raise ValueError(f"{path} is damaged, no file of tensors, or one that runs code when opened") from error
+    except Exception as error:  # torch raises many types for bytes of another format
+        raise ValueError(f"{path} is damaged, is not a file of tensors, or runs code when it is opened") from error
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise ValueError(f"{path} holds no dict of tensors by name (state dict)")
+        raise ValueError(f"{path} does not hold a dict of tensors by name (state dict)")
     return content
 
 
 def _widths(path: Path, tensors: list[Tensor]) -> tuple[int, ...]:
-    """Numbers of inputs, hidden units and outputs of layers that follow each other as weight, bias, weight, bias ..."""
+    """Numbers of inputs, hidden units and outputs of layers given as weight, bias, weight, bias ..."""
     shapes = [tuple(tensor.shape) for tensor in tensors]
     widths = [math.prod(shapes[0][1:]), *(math.prod(shape) for shape in shapes[1::2])]
     expected = [shape for a, b in pairwise(widths) for shape in ((b, a), (b,))]
     if shapes != expected or widths[-1] != 1:
-        raise ValueError(f"{path}: tensors of shapes {', '.join(map(str, shapes))} make no network of one output")
+        raise ValueError(f"{path}: tensors of shapes {', '.join(map(str, shapes))} are not a network with one output")
     return tuple(widths)
 
 
 def _clone(file: _File, part: Literal["x", "c"], parents: Mapping[str, Semilocal]) -> tuple[Dpyscf, str]:
-    """The form in which a network reproduces one of the parents best, and which one."""
+    """The network in the form that reproduces one of the parents best, and the name of that parent."""
     deviation, network, name = min(_candidates(file, part, parents), key=lambda candidate: candidate[0])
     if not deviation <= _LIMITS[part]:
-        known, by = " or ".join(parents), {"x": "F_x by up to", "c": "eps_c by a mean of"}[part]
-        raise ValueError(f"{file.path} is no clone of {known}: from {name} it differs in {by} {deviation:.1g}")
+        error = {"x": "F_x differs by up to", "c": "eps_c differs by a mean of"}[part]
+        known = " or ".join(parents)
+        raise ValueError(f"{file.path} is not a clone of {known}: {error} {deviation:.1g} from that of {name}")
     return network, name
 
 
 def _candidates(
     file: _File, part: Literal["x", "c"], parents: Mapping[str, Semilocal]
 ) -> Iterator[tuple[float, Dpyscf, str]]:
-    """Every form compared with every parent: deviation, network, name of the parent."""
+    """Compare every form with every parent: deviation, network, name of the parent."""
     for form in _FORMS[part]:
         network = Dpyscf(part, file.layers, **{"bound": _BOUNDS[file.layers[0]], **form})
         network.load_state_dict(file.tensors)
@@ -266,7 +267,7 @@ def _deviation(network: Dpyscf, parent: Semilocal, zeta: float = 0.0) -> float:
 
 
 def _fidelity(exchange: Dpyscf, correlation: Dpyscf, parent: Semilocal) -> dict[str, Any]:
-    """What `_deviation` finds, for a card."""
+    """Deviations from the parent, for a card."""
     return {
         "rs": list(_RS),
         "s": list(_S),
@@ -282,11 +283,11 @@ def _uniform_gas(functional: Functional) -> float:
     zero, one = torch.tensor([[0.0], [1.0]], **_DOUBLE)
     features = features_at(3 / (4 * math.pi * 2**3) * one, zero, zero, one)
     with torch.no_grad():
-        return (functional(features) / features["density"].sum(0)).item()
+        return (functional(features) / spin_sum(features["density"])).item()
 
 
 def _provenance(repository: str, files: Sequence[_File]) -> dict[str, Any]:
-    """Where files come from, with folder and name of each and the SHA-256 of what was read."""
+    """The repository of files, with folder, name and SHA-256 of each."""
     names = ["/".join(file.path.absolute().parts[-2:]) for file in files]
     return {"repository": repository, "sha256": {name: file.sha256 for name, file in zip(names, files)}}
 

@@ -1,6 +1,7 @@
-"""PySCF: our functionals in its calculations of molecules, and its densities as our features."""
+"""Calculations of molecules with PySCF: functionals of ase_nnxc in PySCF, and its densities as features."""
 
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,56 +11,62 @@ from ase.calculators.calculator import SCFError
 from torch import Tensor
 
 from ..units import BOHR
+from ..xc.features import fields_needed, require_features
+from ..xc.spins import spin_sum
 
 if TYPE_CHECKING:
     from pyscf.dft.rks import KohnShamDFT
 
     from ..xc import Functional
 
-_ROWS: dict[str, int | slice] = {"density": 0, "gradient": slice(1, 4), "tau": 4}  # of PySCF's densities
+# features that PySCF has, as rows of its arrays of densities
+_ROWS: dict[str, int | slice] = {"density": 0, "gradient": slice(1, 4), "tau": 4}
 
 
 def solve_molecule(
     atoms: Atoms, functional: "Functional", basis: str, pseudo: str | None = None, grid_level: int = 3
 ) -> "KohnShamDFT":
-    """The self-consistent state of a molecule in PySCF with a functional of ours.
+    """Return the self-consistent state of a molecule in PySCF with a functional of ase_nnxc.
 
     Parameters
     ----------
     atoms : Atoms
-        With their initial magnetic moments, which add up to the number of unpaired electrons.
+        The molecule; the sum of its initial magnetic moments is the number of unpaired electrons.
     functional : Functional
-        Of any rung.
+        A functional of density, gradient and tau.
     basis : str
-        PySCF's name of a basis.
+        Name of a basis set in PySCF.
     pseudo : str, optional
-        PySCF's name of pseudopotentials; by default all electrons are calculated.
+        Name of pseudopotentials in PySCF. Default: all electrons are calculated.
     grid_level : int
-        Size of PySCF's grid, 0 to 9.
+        Size of PySCF's grid, from 0 to 9.
 
     Returns
     -------
     KohnShamDFT
-        PySCF's object, for energies and orbitals: it gets no second derivatives of the functional.
+        PySCF's object, for energies and orbitals; second derivatives of the functional are not available to it.
 
     Raises
     ------
     SCFError
-        If no self-consistency is reached.
+        If the calculation has not converged.
+    ValueError
+        If the functional reads a feature that PySCF does not have.
     """
     from pyscf import dft, gto
 
+    require_features(functional.features, _ROWS, type(functional).__name__, "PySCF")
     unpaired = round(abs(atoms.get_initial_magnetic_moments().sum()))
     positions = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist()))
     mol = gto.M(atom=positions, unit="Bohr", basis=basis, pseudo=pseudo, spin=unpaired, verbose=0)
     mf = dft.UKS(mol) if unpaired else dft.RKS(mol)
-    mf.xc = "PBE"  # for PySCF: no exact exchange, no range separation, no VV10; what is evaluated is the functional
+    mf.xc = "PBE"  # only states that there is no exact exchange, range separation or VV10
     mf.grids.level = grid_level
-    mf._chkfile.close()  # a temporary file that PySCF would leave to the garbage collector
+    mf._chkfile.close()  # a temporary file, which PySCF leaves open
     mf.chkfile = None
     mf._numint = _numerical_integration(functional)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Function int1e_r2_origi_sph not found")  # PySCF finds it nevertheless
+        warnings.filterwarnings("ignore", "Function int1e_r2_origi_sph not found")  # PySCF then finds it elsewhere
         mf.kernel()
     if not mf.converged:
         raise SCFError(f"PySCF's SCF of {atoms.get_chemical_formula()} with {basis} has not converged")
@@ -67,50 +74,50 @@ def solve_molecule(
 
 
 def grid_features(mf: "KohnShamDFT") -> tuple[dict[str, Tensor], Tensor]:
-    """Density, gradient and tau of a calculation that was run, on its grid.
+    """Return density, gradient and tau of a finished calculation on its grid.
 
     Returns
     -------
     features : dict of str to Tensor
-        All that a functional may read, see `Functional`.
+        Density (2, n), gradient (2, 3, n) and tau (2, n); see `Functional`.
     volumes : Tensor
-        (n,) weights of the points, bohr^3.
+        (n,) integration weights of the points, bohr^3.
     """
     density = mf.make_rdm1()
     channels = density if density.ndim == 3 else (density / 2, density / 2)
     orbitals = mf._numint.eval_ao(mf.mol, mf.grids.coords, deriv=1)
     rho = [mf._numint.eval_rho(mf.mol, orbitals, d, xctype="MGGA", with_lapl=False) for d in channels]
-    return _features(torch.from_numpy(np.stack(rho)), tuple(_ROWS)), torch.from_numpy(mf.grids.weights)
+    return _features(torch.from_numpy(np.stack(rho)), _ROWS), torch.from_numpy(mf.grids.weights)
 
 
 def _numerical_integration(functional: "Functional") -> Any:
     from pyscf.dft.numint import NumInt
 
     class Integration(NumInt):
-        """PySCF's integrals over its grid, with the functional in libxc's place."""
+        """PySCF's integrals over its grid, with the functional in place of libxc."""
 
         def _xc_type(self, xc_code: str) -> str:
-            return "MGGA" if "tau" in functional.features else "GGA"
+            return "MGGA" if "tau" in fields_needed(functional.features) else "GGA"
 
         def eval_xc_eff(self, xc_code: str, rho: np.ndarray, deriv: int = 1, **_: Any) -> tuple[Any, ...]:
             if deriv > 1:
-                raise NotImplementedError("PySCF gets no second derivatives of functionals of ase_nnxc")
+                raise NotImplementedError("second derivatives of functionals of ase_nnxc are not available in PySCF")
             return (*_evaluate(functional, np.asarray(rho)), None, None)
 
     return Integration()
 
 
 def _evaluate(functional: "Functional", rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energy per electron (n,), Hartree, and derivatives by the entries of `rho` (rows, n), with spin (2, rows, n)."""
+    """Energy per electron (n,), Hartree, and derivatives with respect to `rho` (rows, n), with spin (2, rows, n)."""
     leaf = torch.tensor(rho, dtype=torch.float64, device="cpu", requires_grad=True)
     with torch.enable_grad():
-        channels = (0.5 * leaf).expand(2, *leaf.shape) if rho.ndim == 2 else leaf
+        channels = 0.5 * leaf[None] if rho.ndim == 2 else leaf
         energy = functional(_features(channels, functional.features))
-        (slope,) = torch.autograd.grad(energy.sum(), leaf)
-    density = channels[:, 0].sum(0).clamp(min=torch.finfo(leaf.dtype).tiny)
-    return (energy / density).detach().numpy(), slope.numpy()
+        (derivative,) = torch.autograd.grad(energy.sum(), leaf)
+    density = spin_sum(channels[:, 0]).clamp(min=torch.finfo(leaf.dtype).tiny)
+    return (energy / density).detach().numpy(), derivative.numpy()
 
 
-def _features(channels: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Ours, of densities (2, rows, n) as PySCF has them: n, the components of its gradient, tau."""
+def _features(channels: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    """Features from PySCF's densities (nspin, rows, n): n, the components of its gradient, tau."""
     return {name: channels[:, _ROWS[name]] for name in names}

@@ -56,7 +56,7 @@ class Fields:
         return self.__dict__["fourier"][0] if "fourier" in self.__dict__ else self.grid.to_fourier(self.real[0])
 
 
-def channels(total_and_moment: Tensor) -> Tensor:
+def spin_channels(total_and_moment: Tensor) -> Tensor:
     """Spin channels along the first axis: (up, down) of (total, moment); half of (total,), which stands for two."""
     if len(total_and_moment) == 1:
         return 0.5 * total_and_moment

@@ -27,9 +27,9 @@ from torch.func import functional_call, grad, jacrev, vmap
 from tqdm import tqdm
 
 from ..xc import NNGGA, NNLDA, NNMGGA, Functional, NeuralCorrelation, NeuralExchange, Sum, build, describe
-from .samples import Samples
+from ..xc.features import require_features
+from .samples import FEATURES, Samples
 
-FEATURES = ("density", "gradient", "tau")
 UNIFORM_EXCHANGE = -0.75 * (3 / math.pi) ** (1 / 3)
 CHUNK = 1024  # points whose derivatives by all parameters are held at once
 FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e12
@@ -84,8 +84,11 @@ def clone(
     Raises
     ------
     ValueError
-        If a part of the functional has no counterpart in the parent.
+        If a part of the functional has no counterpart in the parent, or if one of the two reads a feature that samples
+        do not have.
     """
+    for one in (functional, parent):
+        require_features(one.features, FEATURES, type(one).__name__, "a set of samples")
     settings = settings or Settings()
     fits = {part.kind: _fit(part, own, samples, settings) for part, own in counterparts(functional, parent)}
     return {"settings": asdict(settings), "points": len(samples), "samples_sha256": samples.digest, "fits": fits}

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..xc import Functional, UnknownArchitecture
 from ..xc.constraints import LIEB_OXFORD
+from ..xc.features import require_features
 from .clone import part_of, uniform_exchange
-from .samples import Samples, mesh_points, sample_mesh
+from .samples import FEATURES, Samples, mesh_points, sample_mesh
 
 
 class ParameterAnchor:
@@ -155,6 +156,7 @@ def _valence_points(count: int) -> Samples:
 
 def _features(functional: Functional, samples: Samples) -> dict[str, Tensor]:
     """Features of the points, on the device of the functional."""
+    require_features(functional.features, FEATURES, type(functional).__name__, "a set of samples")
     device = next((tensor.device for tensor in functional.state_dict().values()), torch.device("cpu"))
     return {name: feature.to(device) for name, feature in samples.features.items()}
 

@@ -22,15 +22,20 @@ from tqdm import tqdm
 
 from ..calculator import NNXCCalculator
 from ..interop.pyscf import grid_features, solve_molecule
-from ..ks.fields import fields_of_orbitals
+from ..ks.fields import fields_of_orbitals, spin_channels
 from ..ks.ground_state import GroundState
-from ..ks.terms.xc import gradient, spin_channels, with_core
+from ..ks.terms.xc import with_core
 from ..xc import Functional
+from ..xc.features import FFTGrid, feature
+from ..xc.reduced import features_at
 
 LARGEST_RATIO = 20.0
 """Largest s and alpha of a mesh."""
 
-_ARRAYS = ("density", "gradient", "tau", "weights", "system")
+FEATURES = ("density", "gradient", "tau")
+"""The features that samples hold."""
+
+_ARRAYS = (*FEATURES, "weights", "system")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +70,8 @@ class Samples:
 
     @property
     def features(self) -> dict[str, Tensor]:
-        """What functionals read."""
-        return {"density": self.density, "gradient": self.gradient, "tau": self.tau}
+        """The features of `FEATURES` by name."""
+        return {name: getattr(self, name) for name in FEATURES}
 
     @property
     def digest(self) -> str:
@@ -151,19 +156,13 @@ def mesh_points(rs: Tensor, zeta: Tensor, s: Tensor, alpha: Tensor) -> Samples:
     rs, zeta, s, alpha : Tensor
         (n,) Wigner-Seitz radius (bohr), polarisation, reduced gradient and iso-orbital indicator, see `xc.reduced`.
     """
-    n = 3 / (4 * math.pi * rs**3)
-    share = torch.stack((1 + zeta, 1 - zeta)) / 2
-    density = share * n
-    slope = 2 * (3 * math.pi**2) ** (1 / 3) * s * n ** (4 / 3)
-    zero = torch.zeros_like(slope)
-    # tau_s = |grad n_s|^2 / (8 n_s) + alpha 3/10 (6 pi^2)^(2/3) n_s^(5/3), and grad n_s / n_s is that of n
-    tau = share * slope**2 / (8 * n) + alpha * 0.3 * (6 * math.pi**2) ** (2 / 3) * density ** (5 / 3)
+    features = features_at(3 / (4 * math.pi * rs**3), zeta, s, alpha)
     return Samples(
-        density=density,
-        gradient=share[:, None] * torch.stack((zero, zero, slope)),
-        tau=tau,
-        weights=torch.full_like(n, 1 / len(n)),
-        system=torch.full_like(n, -1, dtype=torch.int64),
+        density=features["density"],
+        gradient=features["gradient"],
+        tau=features["tau"],
+        weights=torch.full_like(rs, 1 / len(rs)),
+        system=torch.full_like(rs, -1, dtype=torch.int64),
     )
 
 
@@ -223,17 +222,18 @@ def sample_crystals(
 
 
 def _features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
-    """Features on one point of each set of equivalent points of the FFT box, and the volumes of the sets, bohr^3."""
+    """Features on one point of each orbit of equivalent grid points, and the volumes of the orbits, bohr^3."""
     crystal, basis = state.crystal, state.basis
-    fields = basis.grid.to_real(
-        fields_of_orbitals(crystal, basis, state.system.kpoints, state.orbitals, state.electrons, with_tau=True)
-    )
+    orbitals = state.system.kpoints, state.orbitals, state.electrons
+    fields = basis.grid.to_real(fields_of_orbitals(crystal, basis, *orbitals, with_tau=True))
     density, tau = with_core(fields, crystal, basis.grid).chunk(2)
-    slope = gradient(density, basis.grid.shape, crystal.reciprocal)
-    features = {"density": density.flatten(1), "gradient": slope.flatten(2), "tau": tau.flatten(1)}
-    points = basis.orbits.representatives
-    picked = {name: spin_channels(field.index_select(-1, points)) for name, field in features.items()}
-    return picked, basis.orbits.counts * crystal.volume / basis.grid.size
+    channels = {"density": spin_channels(density), "tau": spin_channels(tau)}
+    grid, points = FFTGrid(basis.grid.shape, crystal.reciprocal), basis.orbits.representatives
+    features = {}
+    for name in FEATURES:
+        values = feature(name).make(channels, grid).flatten(-3).index_select(-1, points)
+        features[name] = values.expand(2, *values.shape[1:])  # samples of all systems have two spin channels
+    return features, basis.orbits.counts * crystal.volume / basis.grid.size
 
 
 def _draw(features: Mapping[str, Tensor], volumes: Tensor, name: str, count: int, rng: np.random.Generator) -> Samples:

@@ -1,13 +1,15 @@
-"""Exchange-correlation functionals: density features in, energy density out, in Hartree atomic units."""
+"""Exchange-correlation functionals: energy densities of features of the density, in Hartree atomic units."""
 
 from .architecture import UnknownArchitecture, build, describe, register_architecture
 from .composition import HybridXC, Sum
+from .features import Feature, register_feature
 from .functional import Functional
 from .gga import PBE, pbesol, revpbe, rpbe
 from .lda import LDA
 from .mgga import R2SCAN, SCAN
 from .neural import NNGGA, NNLDA, NNMGGA, NeuralCorrelation, NeuralExchange
 from .published_networks import Dpyscf, Nagai
+from .spins import spin_sum
 
 __all__ = [
     "LDA",
@@ -18,6 +20,7 @@ __all__ = [
     "R2SCAN",
     "SCAN",
     "Dpyscf",
+    "Feature",
     "Functional",
     "HybridXC",
     "Nagai",
@@ -29,6 +32,8 @@ __all__ = [
     "describe",
     "pbesol",
     "register_architecture",
+    "register_feature",
     "revpbe",
     "rpbe",
+    "spin_sum",
 ]

@@ -1,4 +1,4 @@
-"""Architectures: the classes of functionals that files may name, and functionals as plain data."""
+"""Architectures: classes of functionals by name and version, and functionals as plain data."""
 
 import difflib
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from .functional import Functional
 
 _Class = TypeVar("_Class", bound=type[Functional])
-_ELSEWHERE = {"libxc": "ase_nnxc.interop.libxc"}  # modules that register more, and are not imported here
+_ELSEWHERE = {"libxc": "ase_nnxc.interop.libxc"}  # modules that register others, and are not imported here
 _classes: dict[tuple[str, int], type[Functional]] = {}
 _keys: dict[type[Functional], tuple[str, int]] = {}
 
@@ -17,29 +17,30 @@ class UnknownArchitecture(LookupError):
 
 
 def register_architecture(name: str, version: int) -> Callable[[_Class], _Class]:
-    """Class decorator that lets checkpoints hold functionals of a class, and makes them again.
+    """Return a class decorator that registers a class of functionals, so that checkpoints can hold them.
 
-    The class must be made by `cls(**config)` from what its method `config()` returns, a dict of plain data (numbers,
-    strings, lists, dicts, None); everything else that it computes with stands in its parameters and buffers.
-    The version is raised whenever the same config and tensors would give other numbers than before.
+    `cls(**config)` must make the same functional from what its method `config()` returns, a dict of plain data
+    (numbers, strings, lists, dicts, None); everything else that it computes with is in its parameters and buffers. The
+    version must be raised whenever the same config and tensors would give other numbers than before.
 
     Parameters
     ----------
     name : str
-        Of the architecture, as cards write it.
+        Name of the architecture, as in the cards of checkpoints.
     version : int
-        From 1.
+        Version of the architecture, from 1.
 
     Raises
     ------
     ValueError
-        If another class has this name and version.
+        If another class is registered with this name and version.
     """
 
     def register(cls: _Class) -> _Class:
         known = _classes.get((name, version))
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"architecture {name!r} version {version} is already {known.__qualname__}")
+            class_name = f"{known.__module__}.{known.__qualname__}"
+            raise ValueError(f"architecture {name!r} version {version} is already registered, by {class_name}")
         _classes[name, version] = cls
         _keys[cls] = (name, version)
         return cls
@@ -48,7 +49,7 @@ def register_architecture(name: str, version: int) -> Callable[[_Class], _Class]
 
 
 def describe(functional: Functional) -> dict[str, Any]:
-    """A functional as plain data without its tensors: architecture, version, config.
+    """Return a functional as plain data without its tensors: architecture, version, config.
 
     Raises
     ------
@@ -65,18 +66,18 @@ def describe(functional: Functional) -> dict[str, Any]:
 
 
 def build(description: dict[str, Any]) -> Functional:
-    """The functional that `describe` described, with tensors as its constructor leaves them.
+    """Return the functional of a description made by `describe`, with the tensors of its constructor.
 
     Raises
     ------
     UnknownArchitecture
-        If no class is registered for it.
+        If no class is registered with this name and version; the message says what to import.
     """
     name, version = description["architecture"], description["version"]
     cls = _classes.get((name, version))
     if cls is None:
         versions = sorted(v for n, v in _classes if n == name)
-        known = f"only of version {', '.join(map(str, versions))}" if versions else "not registered"
+        known = f"only registered with version {', '.join(map(str, versions))}" if versions else "not registered"
         if close := difflib.get_close_matches(str(name), {n for n, _ in _classes} - {name}, n=1):
             known += f" (did you mean {close[0]!r}?)"
         module = f"{_ELSEWHERE[name]}, which" if name in _ELSEWHERE else "the module that"

@@ -1,17 +1,16 @@
 """Exact conditions on enhancement factors, chosen one by one for neural functionals.
 
-A factor is made of what the network gives, N_i, and of a base F0, which is 1 or the factor of a parent:
+A factor is made from the outputs of the network, N_i, and from a base F0, which is 1 or the factor of a parent:
 
     F = F0 + B(y),   y = sum_i G_i N_i + mu u
 
-Gates G_i vanish where F has to be F0, see `gated`; the map B keeps F between its bounds, see `bounded`. What the
-network may see, "spin_scaling" and "uniform_scaling", stands in `NeuralExchange`. Each holds for every network in the
-form told here. For a meta-GGA that of "gradient_expansion" is less than the exact condition: it fixes dF/ds^2 along
-alpha = 1 and leaves dF/dalpha free.
+Gates G_i vanish where F has to be F0, see `gated`; the map B keeps F between its bounds, see `bounded`. The constraints
+on the inputs of the network, "spin_scaling" and "uniform_scaling", are described in `NeuralExchange`. Each constraint
+holds for all weights of the network in the form given here. For a meta-GGA "gradient_expansion" is weaker than the
+exact condition: it fixes dF/ds^2 along alpha = 1 and leaves dF/dalpha free.
 """
 
-import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,32 +33,13 @@ CORRELATION_CONSTRAINTS = ("uniform_gas", "non_positive")
 _ROUNDING = 1e-15  # of a factor of order one
 
 
-def check_names(what: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
-    """The names as a tuple.
-
-    Raises
-    ------
-    ValueError
-        If one is not known, with the closest that is, or comes twice.
-    """
-    names = tuple(names)
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"unknown {what} {name!r}: known are {', '.join(known)}{hint}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"a {what} comes twice in {', '.join(names)}")
-    return names
-
-
 def fraction(x: Tensor) -> Tensor:
-    """x / (1 + x), which takes positive numbers to those below one."""
+    """Return x / (1 + x), which maps positive numbers to those below one."""
     return x / (1 + x)
 
 
 def gated(constraints: Sequence[str], outputs: Tensor, u: Tensor, alpha: Tensor | None) -> Tensor:
-    """The outputs of a network, added up so that F = F0 in the uniform gas.
+    """Return y, the outputs of a network added up so that F = F0 in the uniform gas.
 
     "uniform_gas": y = 0 where the gradient is zero and, for a meta-GGA, alpha = 1 (J. P. Perdew, K. Burke and
     M. Ernzerhof, Phys. Rev. Lett. 77, 3865 (1996); J. Sun, A. Ruzsinszky and J. P. Perdew, Phys. Rev. Lett. 115, 036402
@@ -67,15 +47,15 @@ def gated(constraints: Sequence[str], outputs: Tensor, u: Tensor, alpha: Tensor 
 
     "gradient_expansion": y = O(s^4), for a meta-GGA along alpha = 1: u^2 N_1 + a N_2. With the mu u that exchange adds,
     F = F0 + mu s^2 + O(s^4). The published gate (1 - exp(-s^2)) ln(1 + s) of S. Dick and M. Fernandez-Serra, Phys.
-    Rev. B 104, L161109 (2021), begins with s^3 and leaves no room for mu s^2. In a slowly varying density alpha - 1
+    Rev. B 104, L161109 (2021), begins with s^3 and has no term mu s^2. In a slowly varying density alpha - 1
     counts, after partial integration, as -20/27 s^2 (J. W. Furness, A. D. Kaplan, J. Ning, J. P. Perdew and J. Sun, J.
     Phys. Chem. Lett. 11, 8208 (2020)): the 10/81 of exchange is then that of mu - 20/27 dF/dalpha, as in r2SCAN. This
-    sum is not held to: N_2 is free.
+    sum is not constrained: N_2 is free.
 
     Parameters
     ----------
     constraints : sequence of str
-        Names, "uniform_gas" among them.
+        Names of constraints, including "uniform_gas".
     outputs : Tensor
         (1, ...) for a GGA, (2, ...) for a meta-GGA.
     u : Tensor
@@ -90,25 +70,25 @@ def gated(constraints: Sequence[str], outputs: Tensor, u: Tensor, alpha: Tensor 
 def upper_bound(
     constraints: Sequence[str], lieb_oxford: float, one_orbital: float, alpha: Tensor | None
 ) -> Tensor | float | None:
-    """Largest value of the exchange factor, if it has one.
+    """Return the largest value of the exchange factor, or None if it is not bounded.
 
     "lieb_oxford": F_x <= 1.804 keeps E_x above the bound of E. H. Lieb and S. Oxford, Int. J. Quantum Chem. 19, 427
     (1981), on each point (J. P. Perdew, K. Burke and M. Ernzerhof, Phys. Rev. Lett. 77, 3865 (1996), with its
     constant 1.804).
 
     "one_orbital": F_x <= 1.174 for densities of one orbital (J. P. Perdew, A. Ruzsinszky, J. Sun and K. Burke, J. Chem.
-    Phys. 140, 18A533 (2014)). A GGA, which cannot tell them, keeps it everywhere; a meta-GGA where alpha = 0: its
+    Phys. 140, 18A533 (2014)). A GGA, which cannot recognise them, keeps it everywhere, a meta-GGA where alpha = 0: its
     bound rises from there as r = alpha^2 / (1 + alpha), and with "lieb_oxford" as r d / (r + d) to the height d between
     the two bounds.
 
     Parameters
     ----------
     constraints : sequence of str
-        Names.
+        Names of constraints.
     lieb_oxford, one_orbital : float
-        The bounds.
+        Bounds of the constraints of these names.
     alpha : Tensor or None
-        Iso-orbital indicator; None for a GGA.
+        Iso-orbital indicator (...); None for a GGA.
     """
     if "one_orbital" not in constraints:
         return lieb_oxford if "lieb_oxford" in constraints else None
@@ -122,19 +102,19 @@ def upper_bound(
 
 
 def lower_bound(constraints: Sequence[str]) -> float | None:
-    """Smallest value of a factor, if it has one.
+    """Return the smallest value of a factor, or None if it is not bounded.
 
-    "non_positive": F >= 0. Exchange energies are negative and correlation energies, by the variational principle, not
-    positive; here on each point.
+    "non_positive": F >= 0. Exchange energies are negative, and correlation energies are not positive by the variational
+    principle; the constraint applies this on each point.
     """
     return 0.0 if "non_positive" in constraints else None
 
 
 def bounded(y: Tensor, base: Tensor | float, lower: float | None, upper: Tensor | float | None) -> Tensor:
-    """B(y) with lower <= base + B(y) <= upper, B(0) = 0, B'(0) = 1 and B''(0) = 0.
+    """Return B(y) with lower <= base + B(y) <= upper, B(0) = 0, B'(0) = 1 and B''(0) = 0.
 
-    B = R tanh(y / R), where R is the room: upper - base for y > 0, base - lower for y < 0. A parent may touch its
-    bound: there R = 0 and B = 0. A side without bound has B = y.
+    B = R tanh(y / R), where R is the distance to the bound: upper - base for y > 0, base - lower for y < 0. Where the
+    base is at its bound, R = 0 and B = 0. B = y on a side without a bound.
 
     Parameters
     ----------

@@ -1,170 +1,137 @@
-"""What a functional is, and the one place where densities too small to mean anything are clipped.
-
-Densities on a Fourier grid are noisy: zero, and slightly negative, in vacuum and in an empty spin channel. `Spins`
-reads them so that energy, potential and second derivatives of a functional built on it are finite everywhere.
-"""
+"""The base class of functionals, and the check of a functional that a user provides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-DENSITY_THRESHOLD = 1e-12
-"""Total density, bohr^-3, at and below which energy density and potential are zero (that of libxc's correlations)."""
-
-SPIN_THRESHOLD = 1e-10
-"""Smallest 1 - |zeta| of which roots are taken: the minority potential of correlation diverges as its -1/3 power."""
-
-ZETA_LIMIT = 1.01
-"""Largest |zeta|. Above one by more than the noise of an empty channel, so that its potential is smooth around zero."""
-
+from .features import FEATURES, features_at_test_points
+from .names import check_names
 
 KINDS = ("x", "c", "xc", "correction")
-"""What a functional may be the energy of."""
-
-FEATURES = ("density", "gradient", "tau")
-"""What a functional may read."""
+"""Kinds of energy: exchange, correlation, both, or a correction that is added to a functional."""
 
 
 class Functional(torch.nn.Module):
-    """An exchange-correlation energy density of local features.
+    """An exchange-correlation energy density of features.
 
     Attributes
     ----------
     features : tuple of str
-        What `forward` reads, all in Hartree atomic units, spin channel (up, down) first: density (2, n) bohr^-3,
-        gradient (2, 3, n) bohr^-4, tau (2, n) Hartree bohr^-3, the kinetic energy density sum |grad psi|^2 / 2. The
-        potentials are autograd of the energy.
+        Names of the features that `forward` reads, such as "density" (nspin, n) bohr^-3, "gradient" (nspin, 3, n)
+        bohr^-4 and "tau" (nspin, n) Hartree bohr^-3, the kinetic energy density sum |grad psi|^2 / 2; see
+        `ase_nnxc.xc.features`. Potentials are derivatives of the energy by automatic differentiation.
     kind : {"x", "c", "xc", "correction"}
-        What it is the energy of: exchange, correlation, both, or something added to them.
+        Exchange, correlation, both, or a correction that is added to another functional.
+    closed_shell : bool
+        Whether `forward` accepts nspin = 1: then the one channel, half of the total, stands for two equal ones, and
+        half of the work is saved (`spin_sum` adds up either form). By default nspin is always 2. A subclass that
+        defines `forward` must set it again.
     card : dict, optional
-        What its checkpoint tells of it, if it was loaded from one (see `ase_nnxc.checkpoints`).
+        The card of the checkpoint that it was loaded from (see `ase_nnxc.checkpoints`).
     """
 
     features: tuple[str, ...] = ("density",)
     kind: str = "xc"
+    closed_shell: bool = False
     card: dict[str, Any] | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls) and "closed_shell" not in vars(cls):
+            cls.closed_shell = False
+
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Energy per volume on each point, (n,) Hartree bohr^-3.
+        """Return the energy per volume on each point, (n,) Hartree bohr^-3.
 
         Parameters
         ----------
         features : dict of str to Tensor
-            At least those named in `features`; both channels also of a closed shell, as equal halves.
+            At least those named in the attribute `features`, (nspin, *components, n), spin channel (up, down) first.
+            nspin is 2, or 1 if `closed_shell` is true.
         """
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """Plain data from which the constructor makes a functional of the same form; see `register_architecture`."""
+        """Return plain data from which the constructor makes the same functional; see `register_architecture`."""
         return {}
 
     def __call__(self, features: dict[str, Tensor]) -> Tensor:
-        """`forward`, typed."""
-        return super().__call__(features)
-
-
-def check_functional(functional: Functional) -> None:
-    """Raise ValueError, with what is wrong, unless a functional is what `Functional` says one is.
-
-    Looks at its features, its kind and its tensors, and evaluates it on three points; what the energies are is not
-    looked at.
-    """
-    called, features = type(functional).__qualname__, functional.features
-    if not isinstance(features, tuple | list) or not features or not set(features) <= set(FEATURES):
-        raise ValueError(f"{called}: features={features!r} is not a tuple of some of {', '.join(FEATURES)}")
-    if functional.kind not in KINDS:
-        raise ValueError(f"{called}: kind={functional.kind!r} is none of {', '.join(KINDS)}")
-    tensors = functional.state_dict()
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.dtype != torch.float64:
-            raise ValueError(f"{called}: {name} is of {tensor.dtype}, not torch.float64: call double()")
-    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
-    inputs = _three_points(features, device)
-    try:
-        with torch.enable_grad():
-            energy = functional(inputs)
-    except Exception as error:  # whatever is wrong with it
-        raise ValueError(f"{called} cannot be evaluated on three points: {type(error).__name__}: {error}") from error
-    if not isinstance(energy, Tensor) or energy.shape != (3,) or energy.dtype != torch.float64:
-        shape = f"{energy.dtype} of shape {tuple(energy.shape)}" if isinstance(energy, Tensor) else repr(energy)
-        raise ValueError(f"{called} gives {shape} on three points, not one torch.float64 for each: shape (3,)")
-    if not energy.requires_grad:
-        raise ValueError(f"{called} gives energies that cannot be differentiated by the features: its graph is cut")
-
-
-def _three_points(features: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-    """Features of three ordinary points, polarised, that ask for gradients."""
-    up = torch.tensor([0.02, 0.1, 0.5], dtype=torch.float64, device=device)
-    density = torch.stack((up, 0.5 * up))
-    made = {"density": density, "gradient": 0.3 * density[:, None].expand(2, 3, 3), "tau": density}
-    return {name: made[name].clone().requires_grad_() for name in features}
-
-
-@dataclass(frozen=True)
-class Spins:
-    """A clipped density and the powers of it that functionals share.
-
-    A closed shell whose two channels are one memory (a tensor expanded along its first axis, as the core passes it) is
-    evaluated once: then m = 1 below, else m = 2.
-
-    Attributes
-    ----------
-    density : Tensor
-        (n,) total density n, bohr^-3, zero at and below the threshold: what energies per electron are multiplied with.
-    root : Tensor
-        (n,) n^(1/6) of the density clipped at the threshold.
-    zeta : Tensor
-        (n,) polarisation (n_up - n_dn) / n.
-    part_cbrt : Tensor
-        (m, n) (n_s / n)^(1/3) of each channel, positive.
-    part_4_3 : Tensor
-        (m, n) (n_s / n)^(4/3).
-    """
-
-    density: Tensor
-    root: Tensor
-    zeta: Tensor
-    part_cbrt: Tensor
-    part_4_3: Tensor
-
-    @classmethod
-    def of(cls, density: Tensor) -> "Spins":
-        """Those of the spin densities (2, n), bohr^-3, of any sign."""
-        up, down = density.unbind()
-        total = up + down
-        clipped = total.clamp(min=DENSITY_THRESHOLD)
-        channels = density[:1] if density.stride(0) == 0 else density
-        filled = channels + 0.5 * (clipped - total)  # so that one share is always at least half
-        part = (filled / clipped).clamp(0.5 * SPIN_THRESHOLD, 0.5 * (1 + ZETA_LIMIT))
-        part_cbrt = (part.log() / 3).exp()  # a logarithm and an exponential cost half of a power, less in backward
-        return cls(
-            density=torch.nn.functional.threshold(total, DENSITY_THRESHOLD, 0.0),
-            root=(clipped.log() / 6).exp(),
-            zeta=((up - down) / clipped).clamp(-ZETA_LIMIT, ZETA_LIMIT),
-            part_cbrt=part_cbrt,
-            part_4_3=part * part_cbrt,
-        )
-
-    @property
-    def paired(self) -> bool:
-        """Whether one channel stands for two equal ones."""
-        return len(self.part_cbrt) == 1
-
-    def channels(self, feature: Tensor) -> Tensor:
-        """The channels (m, ...) of a feature (2, ...) that have to be looked at.
+        """Return the energies of `forward`; the one channel of a closed shell is doubled where `forward` needs two.
 
         Raises
         ------
         ValueError
-            If the density is one memory for both channels and the feature is not: its second channel would be lost.
+            If the features have different numbers of spin channels.
         """
-        if self.paired and feature.stride(0) != 0:
-            raise ValueError("the density is one tensor expanded along its first axis: gradient and tau must be so too")
-        return feature[: len(self.part_cbrt)]
+        nspins = {name: len(feature) for name, feature in features.items()}
+        if len(set(nspins.values())) > 1:
+            raise ValueError(f"features have different numbers of spin channels: {nspins}")
+        if not self.closed_shell and 1 in nspins.values():
+            features = {name: feature.expand(2, *feature.shape[1:]) for name, feature in features.items()}
+        return super().__call__(features)
 
-    def total(self, terms: Tensor) -> Tensor:
-        """Sum (...) over both channels of something made of `channels` (m, ...)."""
-        return 2 * terms[0] if self.paired else terms.sum(0)
+
+def check_functional(functional: Functional) -> None:
+    """Raise ValueError, with the reason, unless a functional is as `Functional` describes.
+
+    The check covers the attributes, the types of the tensors and an evaluation on three points, for which the energies
+    must have the right shape, be differentiable, and be the same for both forms of a closed shell.
+    """
+    name = type(functional).__qualname__
+    _check_attributes(functional, name)
+    tensors = functional.state_dict()
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float64:
+            raise ValueError(f"{name}: {key} is of {tensor.dtype}, expected torch.float64: call double()")
+    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    features = _three_points(functional.features, device)
+    try:
+        with torch.enable_grad():
+            energy = functional(features)
+    except Exception as error:  # whatever is wrong with it
+        raise ValueError(f"{name} cannot be evaluated on three points: {type(error).__name__}: {error}") from error
+    if not isinstance(energy, Tensor) or energy.shape != (3,) or energy.dtype != torch.float64:
+        shape = f"{energy.dtype} of shape {tuple(energy.shape)}" if isinstance(energy, Tensor) else repr(energy)
+        raise ValueError(f"{name} returns {shape} on three points, expected torch.float64 of shape (3,)")
+    if not energy.requires_grad:
+        raise ValueError(f"{name} returns energies that cannot be differentiated with respect to the features")
+    if functional.closed_shell:
+        _check_closed_shell(functional, name, {key: feature.detach()[:1] for key, feature in features.items()})
+
+
+def _check_attributes(functional: Functional, name: str) -> None:
+    features = functional.features
+    if not isinstance(features, tuple | list) or not features:
+        raise ValueError(f"{name}: features={features!r} must be a tuple of names, of {', '.join(FEATURES)}")
+    try:
+        check_names("feature", features, FEATURES)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if functional.kind not in KINDS:
+        raise ValueError(f"{name}: kind={functional.kind!r} must be one of {', '.join(KINDS)}")
+
+
+def _check_closed_shell(functional: Functional, name: str, one: dict[str, Tensor]) -> None:
+    """Raise ValueError unless the energies of one channel (1, ...) are those of two equal ones."""
+    two = {key: feature.expand(2, *feature.shape[1:]).clone() for key, feature in one.items()}
+    try:
+        with torch.no_grad():
+            energies = functional(one), functional(two)
+    except Exception as error:  # whatever is wrong with it
+        raise ValueError(f"{name}: closed_shell is true, but {type(error).__name__}: {error}") from error
+    if energies[0].shape != (3,) or not torch.allclose(*energies, rtol=1e-6, atol=1e-12, equal_nan=True):
+        raise ValueError(
+            f"{name}: closed_shell is true, but one channel and two equal ones have different energies: "
+            "add up channels with spin_sum, or set closed_shell to False"
+        )
+
+
+def _three_points(names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    """Features (2, *components, 3) of three ordinary points, polarised, that require gradients."""
+    up = torch.tensor([0.02, 0.1, 0.5], dtype=torch.float64, device=device)
+    density = torch.stack((up, 0.5 * up))
+    points = {"density": density, "gradient": 0.3 * density[:, None].expand(2, 3, 3), "tau": density}
+    features = features_at_test_points(names, points)
+    return {name: value.detach().clone().requires_grad_() for name, value in features.items()}

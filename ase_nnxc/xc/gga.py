@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .architecture import register_architecture
-from .functional import Spins
 from .lda import Part, Semilocal, pw92, slater
 from .reduced import channel_s2, channel_sigma, phi, t2, total_sigma
+from .spins import Spins
 
 BETA = 0.06672455060314922
 MU = 0.2195149727645171  # beta pi^2 / 3
@@ -24,20 +24,20 @@ GAMMA = (1 - math.log(2)) / math.pi**2
 
 @register_architecture("pbe", 1)
 class PBE(Semilocal):
-    """PBE exchange and correlation, and its relatives by other parameters.
+    """PBE exchange and correlation, and its relatives with other parameters.
 
     Parameters
     ----------
     kappa, mu : float
-        Of the exchange enhancement: its largest value is 1 + kappa, its curvature in the reduced gradient mu.
+        Parameters of the exchange enhancement, which begins as 1 + mu s^2 and is at most 1 + kappa.
     beta : float
         Gradient coefficient of correlation.
     form : {"pbe", "rpbe"}
-        Enhancement factor: PBE's rational one, or the exponential of RPBE.
+        Form of the enhancement factor: the rational function of PBE, or the exponential of RPBE.
     part : {"xc", "x", "c"}
-        Both, exchange alone or correlation alone.
+        Exchange and correlation, exchange only, or correlation only.
     trainable : sequence of str
-        Which of kappa, mu, beta are parameters of the module.
+        Those of kappa, mu and beta that are trainable parameters of the module.
     """
 
     features = ("density", "gradient")
@@ -56,35 +56,35 @@ class PBE(Semilocal):
     ) -> None:
         super().__init__(part)
         if form not in ("pbe", "rpbe"):
-            raise ValueError(f"form={form!r}: 'pbe' or 'rpbe' is expected")
+            raise ValueError(f"form={form!r}: expected 'pbe' or 'rpbe'")
         numbers = {"kappa": kappa, "mu": mu, "beta": beta}
         if not numbers.keys() >= set(trainable):
-            raise ValueError(f"trainable={trainable!r}: some of {', '.join(numbers)} are expected")
+            raise ValueError(f"trainable={trainable!r}: expected some of {', '.join(numbers)}")
         for name, value in numbers.items():
             number = torch.tensor(value, dtype=torch.float64, device="cpu")
             setattr(self, name, torch.nn.Parameter(number) if name in trainable else value)
         self.form, self.trainable = form, tuple(trainable)
 
     def config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
+        """Return the arguments of the constructor."""
         numbers = {name: getattr(self, name) for name in ("kappa", "mu", "beta")}
         numbers |= {name: numbers[name].item() for name in self.trainable}
         return {**numbers, "form": self.form, "trainable": list(self.trainable), **super().config()}
 
     def enhancement(self, s2: Tensor, alpha: Tensor | None = None) -> Tensor:
-        """Exchange enhancement F of the squared reduced gradient, of the shape of `s2`; `alpha` is not read."""
+        """Return the exchange enhancement F, of the shape of the squared reduced gradient `s2`; `alpha` is ignored."""
         x = self.mu / self.kappa * s2
         if self.form == "rpbe":  # F = 1 + kappa (1 - exp(-mu s^2 / kappa))
             return 1 - self.kappa * torch.expm1(-x)
         return 1 + self.kappa - self.kappa / (1 + x)  # PBE, Eq. 14
 
     def exchange(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Exchange energy per electron, (n,) Hartree."""
-        s2 = channel_s2(spins, channel_sigma(spins, features["gradient"]))
+        """Return the exchange energy per electron, (n,) Hartree."""
+        s2 = channel_s2(spins, channel_sigma(features["gradient"]))
         return slater(spins, self.enhancement(s2))
 
     def correlation(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Correlation energy per electron, (n,) Hartree."""
+        """Return the correlation energy per electron, (n,) Hartree."""
         uniform = pw92(spins)
         scaling = phi(spins)
         scale = GAMMA * scaling * scaling * scaling

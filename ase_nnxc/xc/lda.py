@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .architecture import register_architecture
-from .functional import Functional, Spins
+from .functional import Functional
+from .spins import Spins, spin_sum
 
 Part = Literal["xc", "x", "c"]
 
@@ -42,9 +43,9 @@ _VWN = (
 
 
 class Semilocal(Functional):
-    """Exchange by an enhancement factor of each spin channel, and correlation per electron, or one of the two.
+    """Exchange with an enhancement factor for each spin channel, correlation per electron, or both.
 
-    The parent of the functionals of LDA, PBE and SCAN form, and the form in which networks are anchored to them:
+    The base class of functionals of the LDA, PBE and SCAN forms. Networks are anchored to functionals of this form:
 
         E_x = int n eps_x,  eps_x = SLATER n^(1/3) sum_s (n_s / n)^(4/3) F(s_s, alpha_s)
         E_c = int n eps_c
@@ -52,17 +53,19 @@ class Semilocal(Functional):
     Parameters
     ----------
     part : {"xc", "x", "c"}
-        Both, exchange alone or correlation alone.
+        Exchange and correlation, exchange only, or correlation only.
     """
+
+    closed_shell = True
 
     def __init__(self, part: Part = "xc") -> None:
         super().__init__()
         if part not in ("xc", "x", "c"):
-            raise ValueError(f"part={part!r}: 'xc', 'x' or 'c' is expected")
+            raise ValueError(f"part={part!r}: expected 'xc', 'x' or 'c'")
         self.kind = part
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Energy per volume on each point, (n,) Hartree bohr^-3, of the `features` it names; see `Functional`."""
+        """Return the energy per volume on each point, (n,) Hartree bohr^-3; see `Functional`."""
         spins = Spins.of(features["density"])
         if self.kind == "x":
             return spins.density * self.exchange(spins, features)
@@ -71,30 +74,30 @@ class Semilocal(Functional):
         return spins.density * (self.exchange(spins, features) + self.correlation(spins, features))
 
     def exchange(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Exchange energy per electron, (n,) Hartree."""
+        """Return the exchange energy per electron, (n,) Hartree."""
         raise NotImplementedError
 
     def correlation(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Correlation energy per electron, (n,) Hartree."""
+        """Return the correlation energy per electron, (n,) Hartree."""
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
+        """Return the arguments of the constructor."""
         return {"part": self.kind}
 
     def extra_repr(self) -> str:
-        """The same, for `repr`."""
+        """Return the arguments of the constructor, for `repr`."""
         return ", ".join(f"{key}={value!r}" for key, value in self.config().items())
 
 
 def slater(spins: Spins, enhancement: Tensor | None = None) -> Tensor:
-    """Slater's exchange energy per electron (n,), Hartree, times the enhancement factors (m, n) of the channels."""
+    """Return Slater's exchange energy per electron (n,), Hartree, times enhancement factors (nspin, n)."""
     terms = spins.part_4_3 if enhancement is None else spins.part_4_3 * enhancement
-    return SLATER * spins.root.square() * spins.total(terms)
+    return SLATER * spins.root.square() * spin_sum(terms)
 
 
 def pw92(spins: Spins) -> Tensor:
-    """Correlation energy per electron of the uniform gas, (n,) Hartree.
+    """Return the correlation energy per electron of the uniform gas, (n,) Hartree.
 
     J. P. Perdew and Y. Wang, Phys. Rev. B 45, 13244 (1992), Eqs. 8-10.
     """
@@ -104,7 +107,7 @@ def pw92(spins: Spins) -> Tensor:
 
 
 def pw92_and_slope(spins: Spins) -> tuple[Tensor, Tensor]:
-    """`pw92` and its rs d(eps_c)/d(rs), (n,) Hartree."""
+    """Return `pw92` and rs d(eps_c)/d(rs), both (n,) Hartree."""
     x = WIGNER_SEITZ / spins.root
     para = _g_and_slope(x, *_PARAMAGNETIC)
     if spins.paired:
@@ -135,7 +138,7 @@ def _g_and_slope(x: Tensor, a: float, alpha: float, beta: tuple[float, float, fl
 
 
 def pz81(spins: Spins) -> Tensor:
-    """Correlation energy per electron of the uniform gas, (n,) Hartree.
+    """Return the correlation energy per electron of the uniform gas, (n,) Hartree.
 
     J. P. Perdew and A. Zunger, Phys. Rev. B 23, 5048 (1981), appendix C. Its slope has a small step at rs = 1.
     """
@@ -152,9 +155,9 @@ def _pz(x: Tensor, gamma: float, beta1: float, beta2: float, a: float, b: float,
 
 
 def vwn(spins: Spins) -> Tensor:
-    """Correlation energy per electron of the uniform gas, (n,) Hartree.
+    """Return the correlation energy per electron of the uniform gas, (n,) Hartree.
 
-    S. H. Vosko, L. Wilk and M. Nusair, Can. J. Phys. 58, 1200 (1980), the fit that programs call VWN5.
+    S. H. Vosko, L. Wilk and M. Nusair, Can. J. Phys. 58, 1200 (1980), the fit that is known as VWN5.
     """
     x = WIGNER_SEITZ / spins.root
     para = _vwn(x, *_VWN[0])
@@ -173,8 +176,8 @@ def _vwn(x: Tensor, a: float, x0: float, b: float, c: float) -> Tensor:
 
 
 def polarisation(spins: Spins) -> Tensor:
-    """f(zeta) = ((1 + zeta)^(4/3) + (1 - zeta)^(4/3) - 2) / (2^(4/3) - 2), (n,)."""
-    return 2 ** (4 / 3) / _F_NORM * spins.total(spins.part_4_3) - 2 / _F_NORM
+    """Return f(zeta) = ((1 + zeta)^(4/3) + (1 - zeta)^(4/3) - 2) / (2^(4/3) - 2), (n,)."""
+    return 2 ** (4 / 3) / _F_NORM * spin_sum(spins.part_4_3) - 2 / _F_NORM
 
 
 def _interpolate(spins: Spins, para: Tensor, ferro: Tensor, alpha: Tensor) -> Tensor:
@@ -189,14 +192,14 @@ _CORRELATIONS = {"pw92": pw92, "pz81": pz81, "vwn": vwn}
 
 @register_architecture("lda", 1)
 class LDA(Semilocal):
-    """Slater exchange with a correlation of the uniform gas.
+    """Slater exchange and the correlation of the uniform electron gas.
 
     Parameters
     ----------
     correlation : {"pw92", "pz81", "vwn"}
-        Perdew and Wang, Perdew and Zunger, or Vosko, Wilk and Nusair (VWN5).
+        Parametrisation of Perdew and Wang, Perdew and Zunger, or Vosko, Wilk and Nusair (VWN5).
     part : {"xc", "x", "c"}
-        Both, exchange alone or correlation alone.
+        Exchange and correlation, exchange only, or correlation only.
     """
 
     features = ("density",)
@@ -204,17 +207,17 @@ class LDA(Semilocal):
     def __init__(self, correlation: Literal["pw92", "pz81", "vwn"] = "pw92", part: Part = "xc") -> None:
         super().__init__(part)
         if correlation not in _CORRELATIONS:
-            raise ValueError(f"correlation={correlation!r}: one of {', '.join(map(repr, _CORRELATIONS))} is expected")
+            raise ValueError(f"correlation={correlation!r}: expected one of {', '.join(map(repr, _CORRELATIONS))}")
         self.gas = correlation
 
     def exchange(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Exchange energy per electron, (n,) Hartree."""
+        """Return the exchange energy per electron, (n,) Hartree."""
         return slater(spins)
 
     def correlation(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Correlation energy per electron, (n,) Hartree."""
+        """Return the correlation energy per electron, (n,) Hartree."""
         return _CORRELATIONS[self.gas](spins)
 
     def config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
+        """Return the arguments of the constructor."""
         return {"correlation": self.gas, **super().config()}

@@ -4,11 +4,12 @@ SCAN: J. Sun, A. Ruzsinszky and J. P. Perdew, Phys. Rev. Lett. 115, 036402 (2015
 J. Ning, J. P. Perdew and J. Sun, J. Phys. Chem. Lett. 11, 8208 (2020), with its correction on page 9248; equations "S"
 below are those of its supplement. Constants are those of libxc: mgga_x_scan, mgga_c_scan, mgga_x_r2scan, mgga_c_r2scan.
 
-Both go from one orbital (alpha = 0) to the slowly varying gas (alpha = 1) and beyond by functions f of alpha:
+Both interpolate from one orbital (alpha = 0) to the slowly varying gas (alpha = 1) and beyond with functions f of
+alpha:
 
     F_x = (h1 + f_x (h0 - h1)) g(s),  eps_c = eps_1 + f_c (eps_0 - eps_1),  f(0) = 1, f(1) = 0
 
-Where rounding makes alpha negative, f of both is SCAN's formula for alpha < 1, as r2SCAN is defined.
+Where rounding makes alpha negative, both use SCAN's formula for alpha < 1, as in the definition of r2SCAN.
 """
 
 import math
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor
 
 from .architecture import register_architecture
-from .functional import Spins
 from .gga import BETA, GAMMA
 from .lda import WIGNER_SEITZ, Semilocal, polarisation, pw92, pw92_and_slope, slater
 from .reduced import channel_alpha, channel_s2, channel_sigma, phi, t2, total_alpha, total_s2, total_sigma
+from .spins import Spins, spin_sum
 
 # exchange of SCAN
 MU = 10 / 81
@@ -63,25 +64,25 @@ class SCAN(Semilocal):
     Parameters
     ----------
     part : {"xc", "x", "c"}
-        Both, exchange alone or correlation alone.
+        Exchange and correlation, exchange only, or correlation only.
 
     Attributes
     ----------
     eta : float
-        Of the indicator that `enhancement` takes, alpha = (tau - tau_W) / (tau_unif + eta tau_W): 0 in SCAN, 0.001 in
-        r2SCAN; see `reduced`.
+        Constant of the indicator alpha = (tau - tau_W) / (tau_unif + eta tau_W) that `enhancement` takes: 0 in SCAN,
+        0.001 in r2SCAN; see `reduced`.
     """
 
     features = ("density", "gradient", "tau")
     eta = 0.0
 
     def exchange(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Exchange energy per electron, (n,) Hartree."""
-        s2 = channel_s2(spins, channel_sigma(spins, features["gradient"]))
+        """Return the exchange energy per electron, (n,) Hartree."""
+        s2 = channel_s2(spins, channel_sigma(features["gradient"]))
         return slater(spins, self.enhancement(s2, channel_alpha(spins, s2, features["tau"], self.eta)))
 
     def correlation(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Correlation energy per electron, (n,) Hartree."""
+        """Return the correlation energy per electron, (n,) Hartree."""
         sigma = total_sigma(features["gradient"])
         s2 = total_s2(spins, sigma)
         f = self._correlation_switch(total_alpha(spins, s2, features["tau"], self.eta))
@@ -89,7 +90,7 @@ class SCAN(Semilocal):
         return slow + f * (_one_orbital(spins, s2) - slow)
 
     def enhancement(self, s2: Tensor, alpha: Tensor) -> Tensor:
-        """Exchange enhancement F of the squared reduced gradient and the indicator, of their shape."""
+        """Return the exchange enhancement F of the squared reduced gradient and the indicator, of their shape."""
         beta = 1 - alpha
         mixed = B1 * s2 + B2 * beta * torch.exp(-B3 * beta * beta)
         # x = mu s^2 [1 + b4/mu s^2 exp(-b4/mu s^2)] + [b1 s^2 + b2 (1 - alpha) exp(-b3 (1 - alpha)^2)]^2
@@ -110,13 +111,13 @@ class R2SCAN(SCAN):
     Parameters
     ----------
     part : {"xc", "x", "c"}
-        Both, exchange alone or correlation alone.
+        Exchange and correlation, exchange only, or correlation only.
     """
 
     eta = ETA
 
     def enhancement(self, s2: Tensor, alpha: Tensor) -> Tensor:
-        """Exchange enhancement F of the squared reduced gradient and the indicator, of their shape."""
+        """Return the exchange enhancement F of the squared reduced gradient and the indicator, of their shape."""
         # S10: x = [C_eta C_2 exp(-s^4 / d_p2^4) + mu] s^2
         x = s2 * (C_ETA * C2 * torch.exp(-(s2 * s2) / DP2**4) + MU)
         return _enhancement(x, s2, _smooth_switch(alpha, *SWITCH_X, SERIES_X))
@@ -130,7 +131,7 @@ class R2SCAN(SCAN):
         # S34: gamma phi^3 w_1 Delta y = Delta f_c2 / (27 d_s)
         #        * {20 rs d(eps_LDA0 - eps_LDA)/drs - 45 eta (eps_LDA0 - eps_LDA)} s^2 exp(-s^4 / d_p2^4)
         slope = 20 * (single_slope - uniform_slope) - 45 * ETA * (single - uniform)
-        d_s = 2 ** (2 / 3) * spins.total(spins.part_4_3 * spins.part_cbrt)  # S28
+        d_s = 2 ** (2 / 3) * spin_sum(spins.part_4_3 * spins.part_cbrt)  # S28
         shift = DF_C2 / 27 / d_s * slope * s2 * torch.exp(-(s2 * s2) / DP2**4)
         return _slowly_varying(spins, sigma, uniform, shift)
 
@@ -189,7 +190,7 @@ def _one_orbital_polarisation(spins: Spins) -> Tensor | float:
 def _slowly_varying(spins: Spins, sigma: Tensor, uniform: Tensor, shift: Tensor | None = None) -> Tensor:
     """Correlation energy eps_1 per electron of a slowly varying density, (n,) Hartree.
 
-    Of sigma = |grad n|^2 and eps_c of the uniform gas, (n,); `shift` (n,) is r2SCAN's gamma phi^3 w_1 Delta y.
+    `sigma` is |grad n|^2, `uniform` is eps_c of the uniform gas, `shift` is r2SCAN's gamma phi^3 w_1 Delta y; all (n,).
     """
     scaling = phi(spins)
     scale = GAMMA * scaling * scaling * scaling

@@ -1,6 +1,6 @@
-"""Published networks, in the form in which they were fitted; `ase_nnxc.interop.published_weights` reads their files.
+"""Published networks in the form in which they were fitted; `ase_nnxc.interop.published_weights` reads their files.
 
-Their tensors begin as zeros: a checkpoint or an import fills them.
+Their tensors are zero until a checkpoint or an import fills them.
 """
 
 import math
@@ -12,50 +12,51 @@ import torch
 from torch import Tensor
 
 from .architecture import register_architecture
-from .functional import Functional, Spins
+from .functional import Functional
 from .lda import Semilocal, pw92, slater
 from .reduced import channel_alpha, channel_s2, channel_sigma, total_alpha, total_s2, total_sigma
+from .spins import Spins, spin_sum
 
-_FEATURES = ("density", "gradient", "tau")
-_SMALLEST_S2 = 1e-20  # the root is taken of nothing smaller; all that is made of it goes as s^3
+_SMALLEST_S2 = 1e-20  # lower limit of s^2 under the root; everything made from s begins as s^3
 
 
 @register_architecture("dpyscf", 1)
 class Dpyscf(Semilocal):
-    """Enhancement factor of exchange, or of the correlation of the uniform gas, by a network of logarithms.
+    """Enhancement factor of exchange, or of the correlation of the uniform gas, as a network of logarithms.
 
     S. Dick and M. Fernandez-Serra, Phys. Rev. B 104, L161109 (2021), as in the networks of the repository semodi/dpyscf
-    that clone conventional functionals. Of s and alpha of a doubled channel, or of the total density, the network N
-    sees
+    that clone conventional functionals. The network N reads functions of s and alpha of a doubled channel (exchange) or
+    of the total density (correlation):
 
         x0 = ln(n^(1/3) + offset),  x1 = ln(((1 + zeta)^(4/3) + (1 - zeta)^(4/3)) / 2),
         x2 = (1 - exp(-s^2)) ln(1 + s),  x3 = ln((alpha + 1) / 2),
 
-    exchange x2 (and x3) only, and with a gate G and the bound a
+    for exchange only x2 (and x3). With a gate G and the bound a
 
         F_x = a sigma(G N - ln(a - 1)),  F_c = 2 sigma(-G N),   sigma(y) = 1 / (1 + exp(-y)).
 
-    For correlation s is divided by (1 + |zeta|)^(2/3) + (1 - |zeta|)^2 / 3, with which the networks were fitted. The
-    last term was meant to be (1 - zeta)^(2/3), and there is no modulus in the code: it tells up from down. In the fits
-    the majority was up; the divisor of |zeta| has two continuous derivatives at zeta = 0. The small numbers that the
-    code adds to denominators were zero in the fits, and are here. x2 starts with s^3: F has no term s^2.
+    For correlation s is divided by (1 + |zeta|)^(2/3) + (1 - |zeta|)^2 / 3, as in the fits. The published code has
+    zeta in place of |zeta|, so that up and down are not equivalent, and the last term was meant to be (1 - zeta)^(2/3).
+    In the fits the majority was up; the divisor with |zeta| has two continuous derivatives at zeta = 0. The small
+    numbers that the code adds to denominators were zero in the fits, and are zero here. x2 begins with s^3: F has no
+    term s^2.
 
     Parameters
     ----------
     part : {"x", "c"}
         Exchange or correlation.
     layers : sequence of int
-        Widths of the network: inputs (exchange 1 or 2, correlation 3 or 4; the larger is a meta-GGA), hidden, 1.
+        Numbers of inputs (exchange 1 or 2, correlation 3 or 4; the larger is a meta-GGA), of hidden units, and 1.
     gate : {"linear", "tanh"} or None
-        G = x2 or tanh(x2), plus tanh(x3)^2 of a meta-GGA, zero in the uniform gas; None is G = 1.
+        G = x2 or tanh(x2), plus tanh(x3)^2 for a meta-GGA, which is zero in the uniform gas; None is G = 1.
     bound : float or None
-        a, larger than one and 2 for correlation; None is F = 1 + G N.
+        a, larger than one, and 2 for correlation; None is F = 1 + G N.
     softplus : bool
-        Whether N is ln(1 + exp) of the network's output, so that F_c <= 1.
+        Whether N is ln(1 + exp(output)), so that F_c <= 1.
     eta : float
-        Of the indicator alpha, see `reduced`.
+        Constant of the indicator alpha, see `reduced`.
     offset : float
-        Of x0, bohr^-1.
+        Constant of x0, bohr^-1.
     """
 
     def __init__(
@@ -70,34 +71,36 @@ class Dpyscf(Semilocal):
     ) -> None:
         super().__init__(part)
         if (part, layers[0]) not in (("x", 1), ("x", 2), ("c", 3), ("c", 4)):
-            raise ValueError(f"part={part!r}, layers={list(layers)}: 'x' of 1 or 2 inputs or 'c' of 3 or 4 is expected")
+            raise ValueError(
+                f"part={part!r}, layers={list(layers)}: expected 'x' with 1 or 2 inputs or 'c' with 3 or 4"
+            )
         if gate not in ("linear", "tanh", None):
-            raise ValueError(f"gate={gate!r}: 'linear', 'tanh' or None is expected")
+            raise ValueError(f"gate={gate!r}: expected 'linear', 'tanh' or None")
         self.layers, self.gate, self.bound, self.softplus = tuple(layers), gate, bound, softplus
         self.eta, self.offset = eta, offset
-        self.features = _FEATURES if layers[0] in (2, 4) else _FEATURES[:2]
+        self.features = ("density", "gradient", "tau") if layers[0] in (2, 4) else ("density", "gradient")
         self.net = _network(layers, torch.nn.GELU)
 
     def exchange(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Exchange energy per electron, (n,) Hartree."""
-        s2 = channel_s2(spins, channel_sigma(spins, features["gradient"]))
+        """Return the exchange energy per electron, (n,) Hartree."""
+        s2 = channel_s2(spins, channel_sigma(features["gradient"]))
         inputs = [_x2(s2)]
         if "tau" in self.features:
             inputs.append(_x3(channel_alpha(spins, s2, features["tau"], self.eta)))
         return slater(spins, self._factor(inputs, inputs))
 
     def correlation(self, spins: Spins, features: dict[str, Tensor]) -> Tensor:
-        """Correlation energy per electron, (n,) Hartree."""
+        """Return the correlation energy per electron, (n,) Hartree."""
         s2 = total_s2(spins, total_sigma(features["gradient"]))
         # ((1 + zeta)^(4/3) + (1 - zeta)^(4/3)) / 2 = 2^(1/3) sum_s (n_s / n)^(4/3)
-        polarisation = (2 ** (1 / 3) * spins.total(spins.part_4_3)).log()
+        polarisation = (2 ** (1 / 3) * spin_sum(spins.part_4_3)).log()
         inputs = [(spins.root.square() + self.offset).log(), polarisation, _x2(s2 / _divisor(spins) ** 2)]
         if "tau" in self.features:
             inputs.append(_x3(total_alpha(spins, s2, features["tau"], self.eta)))
         return pw92(spins) * self._factor(inputs, inputs[2:])
 
     def config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
+        """Return the arguments of the constructor."""
         return {
             **super().config(),
             "layers": list(self.layers),
@@ -109,7 +112,7 @@ class Dpyscf(Semilocal):
         }
 
     def _factor(self, inputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
-        """F of the inputs, and of x2 (and x3) among them, of their shape."""
+        """F, of the shape of the inputs; `gradients` are x2 (and x3) among them, from which the gate is made."""
         y = self.net(torch.stack(inputs, dim=-1)).squeeze(-1)
         if self.softplus:
             y = torch.nn.functional.softplus(y)
@@ -123,7 +126,7 @@ class Dpyscf(Semilocal):
 
 @register_architecture("nagai", 1)
 class Nagai(Functional):
-    """Exchange and correlation by a network of logarithms, without constraints.
+    """Exchange and correlation as a network of logarithms, without constraints.
 
     R. Nagai, R. Akashi and O. Sugino, npj Comput. Mater. 6, 43 (2020): NN-LSDA, NN-GGA and NN-meta-GGA. With a small
     offset d of the repository ml-electron-project/NNfunctional,
@@ -132,50 +135,52 @@ class Nagai(Functional):
         t = (n'^(1/3), phi_4 / 2, ((|grad n|^2 + 4 d)^(1/2) + d) / n'^(4/3), (tau + d) / (n'^(5/3) phi_5)),
         eps_xc = -n^(1/3) phi_4 / 2 (1 + ELU(N(ln t))).
 
-    The uniform gas is not among what they were fitted to, and not reproduced: not for metals.
+    They were fitted to molecules and do not reproduce the uniform gas: they are not suitable for metals.
 
     Parameters
     ----------
     layers : sequence of int
-        Widths of the network: inputs (2 of the density, 3 with its gradient, 4 with tau), hidden, 1.
+        Numbers of inputs (2 for the density, 3 with its gradient, 4 with tau), of hidden units, and 1.
     offset : float
         d, in atomic units.
     """
 
+    closed_shell = True
+
     def __init__(self, layers: Sequence[int], offset: float = 1e-7) -> None:
         super().__init__()
         if layers[0] not in (2, 3, 4):
-            raise ValueError(f"layers={list(layers)}: 2, 3 or 4 inputs are expected")
+            raise ValueError(f"layers={list(layers)}: expected 2, 3 or 4 inputs")
         self.layers, self.offset = tuple(layers), offset
-        self.features = _FEATURES[: layers[0] - 1]
+        self.features = ("density", "gradient", "tau")[: layers[0] - 1]
         self.net = _network(layers, torch.nn.ELU)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Energy per volume on each point, (n,) Hartree bohr^-3, of the `features` it names; see `Functional`."""
+        """Return the energy per volume on each point, (n,) Hartree bohr^-3; see `Functional`."""
         spins = Spins.of(features["density"])
         n_cbrt = spins.root.square()
         n = n_cbrt * n_cbrt * n_cbrt
         # 1 + zeta' and 1 - zeta' are (2 n_s + d) / (n + d)
         share = (2 * n * spins.part_4_3 / spins.part_cbrt + self.offset) / (n + self.offset)
         cbrt = (n + self.offset) ** (1 / 3)
-        polarisation = 0.5 * spins.total(share ** (4 / 3))
+        polarisation = 0.5 * spin_sum(share ** (4 / 3))
         t = [cbrt, polarisation]
         if "gradient" in self.features:
             sigma = total_sigma(features["gradient"])
             t.append(((sigma + 4 * self.offset).sqrt() + self.offset) / cbrt**4)
-        if "tau" in self.features:  # which the noise of a grid makes negative
-            tau = spins.total(spins.channels(features["tau"])).clamp(min=0.0)
-            t.append((tau + self.offset) / (cbrt**5 * spins.total(share ** (5 / 3))))
+        if "tau" in self.features:  # noise of the grid can make it negative
+            tau = spin_sum(features["tau"]).clamp(min=0.0)
+            t.append((tau + self.offset) / (cbrt**5 * spin_sum(share ** (5 / 3))))
         y = self.net(torch.stack(t, dim=-1).log()).squeeze(-1)
         return -spins.density * n_cbrt * polarisation * (1 + torch.nn.functional.elu(y))
 
     def config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
+        """Return the arguments of the constructor."""
         return {"layers": list(self.layers), "offset": self.offset}
 
 
 def _network(layers: Sequence[int], activation: Callable[[], torch.nn.Module]) -> torch.nn.Sequential:
-    """Fully connected layers of zeros, with the activation between them."""
+    """Fully connected layers with zero tensors, and the activation between them."""
     modules: list[torch.nn.Module] = []
     for fan_in, fan_out in pairwise(layers):
         linear = torch.nn.utils.skip_init(torch.nn.Linear, fan_in, fan_out, dtype=torch.float64, device="cpu")

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...xc.features import FIELDS, FFTGrid, feature, fields_needed
 from ...xc.functional import Functional
 from ..basis import Basis, DensityGrid
 from ..crystal import Crystal
-from ..fields import Fields
+from ..fields import Fields, spin_channels
 from ..superposition import superposition
 from .term import DensityTerm
 
@@ -37,7 +38,7 @@ class ExchangeCorrelation(DensityTerm):
     def __init__(self, system: "System"):
         super().__init__(system)
         self.functional = system.functional
-        self.fields = ("density", "tau") if "tau" in self.functional.features else ("density",)
+        self.fields = fields_needed(self.functional.features)
         self.parameters = [p for p in self.functional.parameters() if p.requires_grad]
 
     @cached_property
@@ -61,51 +62,20 @@ class ExchangeCorrelation(DensityTerm):
         return crystal.volume / basis.grid.size * total
 
 
-def spin_channels(total_and_moment: Tensor) -> Tensor:
-    """(up, down) along the first axis of 2 from (total,) or (total, moment) along the first axis."""
-    if len(total_and_moment) == 1:
-        return (0.5 * total_and_moment).expand(2, *total_and_moment.shape[1:])
-    n, m = total_and_moment
-    return 0.5 * torch.stack((n + m, n - m))
-
-
-def gradient(field: Tensor, shape: tuple[int, int, int], reciprocal: Tensor) -> Tensor:
-    """Gradient (nspin, 3, n1, n2, n3) of a real field (nspin, n1, n2, n3) by FFT: i G f_G."""
-    half = torch.fft.rfftn(field, dim=(-3, -2, -1))
-    kwargs = {"dtype": reciprocal.dtype, "device": reciprocal.device}
-    frequencies = [torch.fft.fftfreq(n, 1 / n, **kwargs) for n in shape[:2]] + [
-        torch.fft.rfftfreq(shape[2], 1 / shape[2], **kwargs)
-    ]
-    for n, f in zip(shape, frequencies):
-        if n % 2 == 0:
-            f[n // 2] = 0.0  # the highest wave of an even box has no partner: its derivative is not real
-    n1, n2, n3 = frequencies
-    components = []
-    for b in reciprocal.unbind(-1):  # the Cartesian component of the three reciprocal vectors
-        g = n1[:, None, None] * b[0] + n2[:, None] * b[1] + n3 * b[2]
-        components.append(torch.fft.irfftn(1j * g * half, s=shape, dim=(-3, -2, -1)))
-    return torch.stack(components, dim=1)
-
-
 def _features(functional: Functional, fields: Tensor, nspin: int, basis: Basis, reciprocal: Tensor) -> list[Tensor]:
-    """What the functional reads, in its order, of total and moment: (nspin, norbits) or (nspin, 3, norbits)."""
-    points = basis.orbits.representatives
-    density, tau = fields[:nspin], fields[nspin:]
-    make = {
-        "density": lambda: density.flatten(1).index_select(1, points),
-        "gradient": lambda: gradient(density, basis.grid.shape, reciprocal).flatten(2).index_select(2, points),
-        "tau": lambda: tau.flatten(1).index_select(1, points),
-    }
-    return [make[name]() for name in functional.features]
+    """Features that the functional reads, in its order, on one point of each orbit: (nspin, *components, norbits)."""
+    channels = dict(zip(FIELDS, map(spin_channels, fields.split(nspin))))
+    grid, points = FFTGrid(basis.grid.shape, reciprocal), basis.orbits.representatives
+    features = [feature(name).make(channels, grid) for name in functional.features]
+    return [values.flatten(-3).index_select(-1, points) for values in features]
 
 
 def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
-    """Energy per volume summed over points, each `counts` (n,) times; features as `_features` makes them."""
-    channels = {name: spin_channels(f) for name, f in zip(functional.features, features)}
-    energy = functional(channels)
+    """Energy per volume summed over points, each `counts` (n,) times; features as `_features` returns them."""
+    energy = functional(dict(zip(functional.features, features)))
     if energy.shape != counts.shape:  # it would be broadcast
-        name, wrong, right = type(functional).__name__, tuple(energy.shape), tuple(counts.shape)
-        raise ValueError(f"{name} gave energies of shape {wrong}, one for each point, {right}, is expected")
+        name, shape, expected = type(functional).__name__, tuple(energy.shape), tuple(counts.shape)
+        raise ValueError(f"{name} returned energies of shape {shape}, expected one for each point: {expected}")
     return energy @ counts
 
 
