@@ -59,8 +59,8 @@ def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
         positions = plan.crystal.positions.clone()
         positions[:, 0] += shift / plan.box[0]
         plan = dataclasses.replace(plan, crystal=dataclasses.replace(plan.crystal, positions=positions))
-        crystal, basis, smearing = calc._stage(plan, torch.device("cpu"))
-        return scf(crystal, basis, calc._xc.functional, smearing, None, SCFSettings(1e-9)).free_energy
+        crystal, basis = plan.discretised(torch.device("cpu"))
+        return scf(crystal, basis, calc._xc.functional, plan.smearing, None, SCFSettings(1e-9)).free_energy
 
 
 def hydronium() -> Atoms:

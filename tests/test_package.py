@@ -25,7 +25,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"version", "units", "xc", "pseudopotentials"},
     {"ks"},
-    {"conventional", "differentiable", "electrons", "interop", "report", "restart"},
+    {"conventional", "interop"},
     {"checkpoints"},
     {"registry"},
     {"calculator"},
