@@ -24,7 +24,7 @@ from eos_nnxc import write_table
 from qe import run_qe
 
 from ase_nnxc import NNXCCalculator, __version__
-from ase_nnxc.eos.scan import scan_eos
+from ase_nnxc.eos import scan_eos
 from ase_nnxc.pseudopotentials import tabulated
 
 PATH = Path(__file__).parent / "pseudodojo.json"

@@ -26,7 +26,7 @@ from ase.units import GPa, Hartree
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.calculator import calculation
 from ase_nnxc.checkpoints import find_model
-from ase_nnxc.eos.scan import scan_eos
+from ase_nnxc.eos import scan_eos
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.scf import ConvergenceError
 from ase_nnxc.pseudopotentials import find_pseudos, recommended_cutoff

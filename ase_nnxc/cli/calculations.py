@@ -279,7 +279,7 @@ def _calculator(args: argparse.Namespace, folder: Path, options: dict[str, Any])
 
 
 def _eos(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[str, Any]) -> int:
-    from ase_nnxc.eos.scan import ScanError, scan_eos
+    from ase_nnxc.eos import ScanError, scan_eos
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -332,7 +332,7 @@ def _row(title: str, value: float, error: float | None, unit: str, digits: int) 
 
 
 def _energy(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[str, Any]) -> int:
-    from ase_nnxc.eos.scan import folder_lock
+    from ase_nnxc.folder_lock import folder_lock
 
     with folder_lock(folder):
         atoms.calc = _calculator(args, folder, options)
@@ -346,7 +346,7 @@ def _relax(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[s
     from ase.optimize import BFGS
 
     from ase_nnxc.calculator import has_stress
-    from ase_nnxc.eos.scan import folder_lock
+    from ase_nnxc.folder_lock import folder_lock
 
     if args.cell and not has_stress(atoms):
         raise UsageError("--cell needs periodic directions, and a layer three cell vectors")
@@ -368,7 +368,7 @@ def _bands(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[s
     from ase.io.jsonio import encode
     from matplotlib.figure import Figure
 
-    from ase_nnxc.eos.scan import folder_lock
+    from ase_nnxc.folder_lock import folder_lock
 
     with folder_lock(folder):
         atoms.calc = _calculator(args, folder, options)
