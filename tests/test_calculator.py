@@ -345,6 +345,18 @@ def test_unconverged_scf_is_an_error_that_says_what_to_try():
     assert free_energy(atoms) == pytest.approx(free_energy(aluminium()), abs=1e-6)
 
 
+def test_history_is_that_of_the_last_scf_also_if_it_failed():
+    atoms = aluminium()
+    assert atoms.calc.history == []
+    atoms.get_potential_energy()
+    assert [step.number for step in atoms.calc.history] == list(range(1, len(atoms.calc.ground_state().history) + 1))
+    atoms.calc.set(maxiter=2)
+    atoms.set_cell(atoms.cell * 1.1, scale_atoms=True)
+    with pytest.raises(SCFError):
+        atoms.get_potential_energy()
+    assert [step.number for step in atoms.calc.history] == [1, 2]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -83,8 +83,8 @@ def gpu_fault(device: torch.device) -> str | None:
             }
     except (RuntimeError, TypeError, AssertionError) as error:  # AssertionError: torch without CUDA
         return f"its check fails with {type(error).__name__}: {' '.join(str(error).split())}"
-    wrong = [f"{name} has an error of {error:.1e}" for name, error in errors.items() if not error < TOLERANCE]
-    return ", ".join(wrong) or None
+    wrong = [f"{name} (relative error {error:.1e})" for name, error in errors.items() if not error < TOLERANCE]
+    return f"it computes wrongly: {', '.join(wrong)}" if wrong else None
 
 
 def _fft_error(device: torch.device, generator: torch.Generator) -> float:
