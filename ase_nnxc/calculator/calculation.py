@@ -23,17 +23,17 @@ Fingerprint = tuple[bytes, ...]
 
 @dataclass(frozen=True)
 class Calculation:
-    """The last calculation of a calculator; its methods return what follows it.
+    """The last calculation of a calculator. It does not change; its methods return the one that follows it.
 
     Attributes
     ----------
     state : GroundState or None
-        The ground state that is held. It is that of `fingerprint`; without fingerprint it is only a start for the next
+        The ground state that is held. It belongs to `fingerprint`; if that is None, it is only a start for the next
         SCF.
     fingerprint : tuple of bytes or None
-        Geometry and functional that the results are those of.
+        Geometry and functional of the ground state and of the results.
     parameters : dict or None
-        Parameters of the last geometry, with everything chosen made explicit; None after a change of parameters.
+        Parameters for the last geometry, with all automatic choices made explicit; None after a change of parameters.
     mesh : Mesh or None
         The k-points to keep for the next geometry.
     history : sequence of Step
@@ -59,19 +59,19 @@ class Calculation:
         return ConvergedBands.of(self.state)
 
     def outdated(self) -> "Calculation":
-        """Return it as the start of another one: its ground state is not that of the present geometry."""
+        """Return it with a ground state that is only a start, because the geometry or the functional has changed."""
         return replace(self, fingerprint=None)
 
     def with_other_parameters(self, keep_mesh: bool) -> "Calculation":
-        """Return what stays of it when the parameters change."""
+        """Return what is left of it after a change of parameters."""
         return replace(self, fingerprint=None, parameters=None, mesh=self.mesh if keep_mesh else None)
 
     def begun(self, mesh: Mesh, parameters: dict[str, Any]) -> "Calculation":
-        """Return the next one as its SCF begins, with this ground state as its start."""
+        """Return the next calculation when its SCF begins, with this ground state as its start."""
         return replace(self, fingerprint=None, mesh=mesh, parameters=parameters, history=())
 
     def ended(self, history: Sequence[Step]) -> "Calculation":
-        """Return it with the steps of its SCF."""
+        """Return it with the steps of its SCF, which has converged or failed."""
         return replace(self, history=tuple(history))
 
     def solved(self, state: GroundState, fingerprint: Fingerprint | None) -> "Calculation":
@@ -79,7 +79,7 @@ class Calculation:
         return replace(self, state=state, fingerprint=fingerprint)
 
     def without_state(self) -> "Calculation":
-        """Return what a copy of the calculator gets: everything but the ground state, which is large."""
+        """Return it without the ground state, which is large, for a copy of the calculator."""
         return replace(self, state=None)
 
 

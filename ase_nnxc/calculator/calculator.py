@@ -161,10 +161,9 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         atoms: Atoms | None = None,
         **other: Any,
     ):
-        arguments = locals()
+        arguments = locals()  # the keywords above, by their names
         given = {name: arguments[name] for name in DEFAULTS if name != "xc" and arguments[name] is not None} | other
         self.reset()
-        self._bandpath: Any = None
         self._tables: dict[str, Table] = {}  # pseudopotentials by element
         self._log = Log(None)
         self._xc = resolve(DEFAULTS["xc"] if xc is None else xc)
@@ -204,6 +203,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
     def reset(self) -> None:
         """Forget everything but the parameters: results, ground state and mesh."""
         super().reset()
+        self._bandpath: Any = None
         self._watch = RelaxationWatch()
 
     # ---- parameters --------------------------------------------------------------------------------------------------
@@ -211,8 +211,8 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Change parameters and discard the results; the last ground state stays as a start for the next one.
 
-        `bandpath`, the default path of `band_structure`, and `versions`, which `todict` writes, are accepted too. They
-        change no result; `versions` are compared with those present.
+        Besides the parameters, `bandpath` sets the default path of `band_structure`, and `versions`, as `todict` writes
+        them, are compared with those present. Neither discards results.
 
         Returns
         -------
@@ -224,7 +224,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         InputError
             If a name is unknown, if a value is not allowed, or if the functional is not the one of `versions`.
         """
-        versions = kwargs.pop("versions", {})
+        versions = kwargs.pop("versions", None)
         bandpath = kwargs.pop("bandpath", self._bandpath)
         if "occupations" in kwargs:
             if "smearing" in kwargs:
@@ -234,7 +234,8 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         xc = self._xc
         if "xc" in kwargs and kwargs["xc"] != self.parameters["xc"]:
             xc = resolve(kwargs["xc"])
-        check_versions(versions, xc.describe())
+        if versions is not None:
+            check_versions(versions, xc.describe())
         self._xc, self._bandpath = xc, bandpath
         changed = super().set(**kwargs)
         if "txt" in changed:
@@ -285,9 +286,9 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         system_changes: Sequence[str] = all_changes,
         without_symmetry: bool = False,
     ) -> GroundState:
-        """Compute properties, and return the ground state, which is found without the crystal's symmetry if asked."""
+        """Compute properties and return the ground state, on request one without the symmetry of the crystal."""
         if atoms is not None and super().check_state(atoms):
-            self.results = {}  # before these atoms are the calculator's: nothing may fail in between
+            self.results = {}  # before these atoms become the calculator's, because the checks below may raise
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise InputError(NOTHING_YET)
@@ -338,8 +339,8 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         """
         return self._update(atoms or self.atoms, ["free_energy"])
 
-    def converged_bands(self) -> ConvergedBands:
-        """Return the bands of the ground state, all of them converged (Hartree atomic units)."""
+    def _converged_bands(self) -> ConvergedBands:
+        """Return the bands of the ground state, all of them converged."""
         self.ground_state()
         return self._calculation.bands
 

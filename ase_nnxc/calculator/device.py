@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from functools import cache
 from typing import TypeVar
 
@@ -39,6 +40,11 @@ def choose_device(name: object) -> tuple[torch.device, str | None]:
     ------
     InputError
         If the name is unknown, or if there is no such device.
+
+    Warns
+    -----
+    UserWarning
+        If "auto" does not take a GPU because of a fault.
     """
     if name == "auto":
         return _choose_automatically()
@@ -63,7 +69,9 @@ def _choose_automatically() -> tuple[torch.device, str | None]:
     fault = gpu_fault(gpu)
     if fault is None:
         return gpu, None
-    return torch.device("cpu"), f"{gpu} is not used: {fault}"
+    reason = f"{gpu} is not used: {fault}"
+    warnings.warn(f"{reason}; the calculation runs on the CPU", stacklevel=2)
+    return torch.device("cpu"), reason
 
 
 @cache

@@ -96,7 +96,7 @@ class ElectronicStructure(ABC):
         """Return the ground state, which is solved for unless it is held."""
 
     @abstractmethod
-    def converged_bands(self) -> ConvergedBands:
+    def _converged_bands(self) -> ConvergedBands:
         """Return the bands of the ground state, all of them converged."""
 
     @abstractmethod
@@ -198,7 +198,7 @@ class ElectronicStructure(ABC):
         ndarray
             (n1, n2, n3), complex, Angstrom^(-3/2).
         """
-        bands = self.converged_bands()
+        bands = self._converged_bands()
         return _centred(bands.orbital(band, kpt, spin, periodic), bands.state)
 
 
@@ -264,7 +264,7 @@ class FixedDensity(ElectronicStructure):
         """Return the bands together with the density that they were computed for."""
         return self._bands.state
 
-    def converged_bands(self) -> ConvergedBands:
+    def _converged_bands(self) -> ConvergedBands:
         """Return the bands, which are all converged."""
         return self._bands
 

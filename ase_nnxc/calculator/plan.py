@@ -171,7 +171,7 @@ def digests(tables: Mapping[str, Table]) -> dict[str, str]:
 
 
 def _cutoff(ecut: float | None, tables: Mapping[str, Table]) -> tuple[float, str]:
-    """Return the cutoff in Hartree, of a given one in eV or as recommended for the tables, and how it is known."""
+    """Return the cutoff in Hartree, converted from eV or recommended for the tables, and how it is known."""
     if ecut is not None:
         return ecut / HARTREE, "given"
     return max(recommended_cutoff(table) for table in tables.values())

@@ -55,7 +55,7 @@ def derivatives(atoms: Atoms, state: GroundState) -> dict[str, np.ndarray]:
         raise CalculationFailed("a component of the forces or of the stress is not a finite number")
     results = {"forces": forces}
     if has_stress(atoms):
-        # the cell of a layer is another in the calculation; its volume is in bohr^3 there, in Angstrom^3 here
+        # of the calculated cell in bohr^3 over the given cell in Angstrom^3; the two cells of a layer differ
         results["stress"] = stress * (float(state.crystal.volume) / atoms.get_volume())
     return results
 

@@ -21,14 +21,13 @@ from .plan import Plan, Table, check_bands, find_tables, lattice_of_same_atoms, 
 
 
 class GroundStateSolver(Calculator):
-    """The part of NNXCCalculator that solves for ground states and keeps the last one.
+    """The part of NNXCCalculator that solves for ground states and keeps the last one."""
 
-    The attributes follow from the parameters, but for `_calculation`, which is the memory of the last calculation.
-    """
-
+    # these follow from the parameters
     _xc: Resolved
     _tables: dict[str, Table]  # pseudopotentials by element
     _log: Log
+    # the memory of the last calculation
     _calculation: Calculation
 
     def reset(self) -> None:
@@ -69,14 +68,14 @@ class GroundStateSolver(Calculator):
         return make_plan(atoms, self.parameters, tables, self._calculation.mesh, lattice)
 
     def _fingerprint(self, atoms: Atoms) -> tuple[bytes, ...]:
-        """Return what tells ground states apart: the geometry and, last, the functional as it is now."""
+        """Return what identifies a ground state: the geometry and, last, the functional with its present numbers."""
         return (*fingerprint(atoms), self._xc.fingerprint().encode())
 
     def _ground_state(self, atoms: Atoms, without_symmetry: bool) -> GroundState:
-        """Return the ground state of atoms and functional as they are now, solved for unless it is held."""
+        """Return the ground state of the present atoms and functional, solved for unless it is held."""
         wanted = self._fingerprint(atoms)
         if not self._calculation.is_of(wanted, without_symmetry):
-            # whatever happens now, the old results are not those of these atoms
+            # if the SCF fails, the old results must not stay: they are not those of these atoms
             self._calculation, self.results = self._calculation.outdated(), {}
             state = self._solve(atoms, without_symmetry)
             self._calculation = self._calculation.solved(state, wanted)
@@ -85,7 +84,8 @@ class GroundStateSolver(Calculator):
 
     def _solve(self, atoms: Atoms, without_symmetry: bool) -> GroundState:
         """Run an SCF that starts from the ground state that is held, if it suits."""
-        clock, parameters, earlier, steps = time.perf_counter(), self.parameters, self._calculation, list[Step]()
+        clock = time.perf_counter()
+        parameters, earlier = self.parameters, self._calculation
         plan = self._plan(atoms)
         if without_symmetry:
             plan = plan.without_symmetry()
@@ -96,6 +96,7 @@ class GroundStateSolver(Calculator):
         facts = facts_of(plan, basis, atoms, self._xc.describe(), parameters["smearing"], device)
         self._log.header(facts, notes_of(plan, atoms, earlier.mesh, gpu_fault))
         self._calculation = earlier.begun(plan.mesh, plan.explicit(parameters, self._xc))
+        steps: list[Step] = []
 
         def report(step: Step) -> None:
             steps.append(step)

@@ -1,6 +1,6 @@
 """Equations of state: scans of the volume that find the minimum of the free energy, and their fit.
 
-What stands here is loaded when it is first asked for: training uses the fit alone, without what a scan needs.
+Names are loaded when they are first used, because training needs the fit only, without the libraries of a scan.
 """
 
 from importlib import import_module

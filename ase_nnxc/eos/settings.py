@@ -15,7 +15,7 @@ from .. import __version__
 from ..pseudopotentials import find_table, table_digest
 from .structures import scaled
 
-logger = logging.getLogger("ase_nnxc.eos.scan")
+logger = logging.getLogger(__name__)
 
 # mesh and FFT box are fixed for a volume this much above the largest one of the window, so that one extension fits
 HEADROOM = 1.08
