@@ -136,7 +136,7 @@ def test_interrupted_scan_resumes_from_finished_points(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["atoms", "parameters", "moments"])
-def test_another_fingerprint_in_the_folder_is_an_error_unless_forced(tmp_path, other):
+def test_another_scan_in_the_folder_is_an_error_unless_forced(tmp_path, other):
     scan_eos(copper(3.59), EMT(), folder=tmp_path)
     atoms, calc = copper(3.59), EMT()
     if other == "atoms":
@@ -152,7 +152,7 @@ def test_another_fingerprint_in_the_folder_is_an_error_unless_forced(tmp_path, o
     assert {r["scan"] for r in records} == {result.fingerprint}
 
 
-def test_file_that_is_no_record_of_a_scan_is_refused(tmp_path):
+def test_file_that_is_not_a_record_of_a_scan_is_refused(tmp_path):
     (tmp_path / "points.jsonl").write_text("1 2 3\n")
     with pytest.raises(InputError, match="not the record of a scan"):
         scan_eos(copper(3.59), EMT(), folder=tmp_path)
