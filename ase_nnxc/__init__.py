@@ -1,8 +1,8 @@
-"""Differentiable plane-wave Kohn-Sham density functional theory in torch, behind an ASE calculator.
+"""Differentiable plane-wave Kohn-Sham density functional theory in PyTorch, behind an ASE calculator.
 
-Importing the package is light: torch is loaded when something that needs it is first asked for. It tells ASE the name
-"nnxc", which `ase.calculators.calculator.get_calculator_class` then knows; a process that ASE starts itself, as for
-`NamedPackedCalculator`, must import the package as well.
+Importing the package is light: torch is loaded when something that needs it is first used. The import registers the
+calculator in ASE under the name "nnxc", which `ase.calculators.calculator.get_calculator_class` then finds. A process
+that ASE starts itself, as for `NamedPackedCalculator`, must import the package as well.
 """
 
 from importlib import import_module
@@ -55,11 +55,11 @@ def __getattr__(name: str) -> Any:
 
 
 def _calculator(*args: Any, **kwargs: Any) -> "NNXCCalculator":
-    """NNXCCalculator, loaded when one is made; what ASE gets for the name "nnxc"."""
-    from .calculator import NNXCCalculator
+    """Make an NNXCCalculator; ASE calls this for the name "nnxc"."""
+    from .calculator import NNXCCalculator  # torch is loaded when the first calculator is made
 
     return NNXCCalculator(*args, **kwargs)
 
 
-if "nnxc" not in external_calculators:  # the package may be imported anew
+if "nnxc" not in external_calculators:  # it is there if the package is imported anew
     register_calculator_class("nnxc", _calculator)

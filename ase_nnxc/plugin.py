@@ -1,8 +1,8 @@
-"""What ASE finds under the entry point `ase.plugins`; nothing else imports this."""
+"""Plugin that ASE finds under the entry point `ase.plugins`; nothing else imports this module."""
 
 try:
     from ase._4.plugins.plugin import CalculatorPlugin
-except ImportError:  # a version of ASE whose plugins are elsewhere or not there
+except ImportError:  # this version of ASE has no plugins, or has them elsewhere
     __ase_plugins__ = set()
 else:
     __ase_plugins__ = {

@@ -1,7 +1,7 @@
-"""Conversion factors between Hartree atomic units (inside) and ASE's units (outside), taken from `ase.units`.
+"""Conversion factors from Hartree atomic units (inside) to ASE's units (outside), taken from `ase.units`.
 
-A quantity in atomic units times the factor is in ASE's: energies times `HARTREE`, lengths times `BOHR`, forces times
-`HARTREE / BOHR`, stresses times `HARTREE / BOHR**3`.
+A quantity in atomic units times the factor is in ASE's units: energies times `HARTREE`, lengths times `BOHR`, forces
+times `HARTREE / BOHR`, stresses times `HARTREE / BOHR**3`.
 """
 
 from ase import units

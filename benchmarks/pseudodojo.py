@@ -25,7 +25,7 @@ from eos_nnxc import write_table
 from qe import run_qe
 
 from ase_nnxc import NNXCCalculator, __version__
-from ase_nnxc.eos.scan import scan_eos
+from ase_nnxc.eos import scan_eos
 
 PATH = Path(__file__).parent / "pseudodojo.json"
 PAGE = Path(__file__).parents[1] / "docs/accuracy.md"

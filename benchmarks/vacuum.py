@@ -53,7 +53,6 @@ def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
     """Return the free energy, Hartree, with the atoms shifted by a number of grid steps along the first axis."""
     from ase_nnxc.ks.convergence import SCFSettings
     from ase_nnxc.ks.scf import scf
-    from ase_nnxc.ks.system import System
 
     calc = NNXCCalculator(ecut=ecut, symmetry=False, **parameters)
     with torch.no_grad():
@@ -61,8 +60,8 @@ def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
         positions = plan.crystal.positions.clone()
         positions[:, 0] += shift / plan.box[0]
         plan = dataclasses.replace(plan, crystal=dataclasses.replace(plan.crystal, positions=positions))
-        crystal, basis, smearing = calc._stage(plan, torch.device("cpu"))
-        return scf(System(crystal, basis, calc._xc.functional), smearing, settings=SCFSettings(1e-9)).free_energy
+        system = plan.system(calc._xc.functional, torch.device("cpu"))
+        return scf(system, plan.smearing, settings=SCFSettings(1e-9)).free_energy
 
 
 def hydronium() -> Atoms:

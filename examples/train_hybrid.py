@@ -14,7 +14,7 @@ import torch
 from ase.build import bulk
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.eos.scan import scan_eos
+from ase_nnxc.eos import scan_eos
 from ase_nnxc.train.objectives import TotalEnergy
 from ase_nnxc.train.records import label
 from ase_nnxc.train.trainer import Settings, Trainer

@@ -91,12 +91,12 @@ def test_bands_of_graphene_touch_at_the_corner_of_its_plane() -> None:
 @pytest.mark.parametrize(
     ("path", "nbands", "message"),
     [
-        ("GQ", None, "'GQ' is no path of this lattice: .*; its points are G, K, L, U, W, X"),
-        ({"path": "GX", "points": 3}, None, "no path of this lattice"),
+        ("GQ", None, "'GQ' is not a path of this lattice: .*; its points are G, K, L, U, W, X"),
+        ({"path": "GX", "points": 3}, None, "not a path of this lattice"),
         ([[0.0, 0.0]], None, "scaled coordinates"),
-        (bulk("Si", cubic=True).cell.bandpath("GX", npoints=3), None, "path is one of another cell"),
+        (bulk("Si", cubic=True).cell.bandpath("GX", npoints=3), None, "path belongs to another cell"),
         ("GX", 2000, "nbands=2000: 2000 bands of"),
-        ("GX", 0, "nbands=0: a positive integer"),
+        ("GX", 0, "nbands=0: expected a positive integer"),
     ],
 )
 def test_bands_that_make_no_sense_are_refused(silicon: Atoms, path, nbands, message) -> None:
@@ -113,8 +113,8 @@ def test_bands_need_periods_and_a_calculation() -> None:
         atoms.calc.band_structure()
 
 
-def test_fixed_density_tells_no_energies(silicon: Atoms) -> None:
-    with pytest.raises(PropertyNotImplementedError, match="'forces' is not known at a fixed density"):
+def test_fixed_density_has_no_energies_or_forces(silicon: Atoms) -> None:
+    with pytest.raises(PropertyNotImplementedError, match="'forces' is not available at a fixed density"):
         silicon.calc.fixed_density("GX").get_property("forces")
 
 
@@ -136,4 +136,4 @@ def test_command_writes_a_band_structure_and_a_picture(tmp_path: Path, monkeypat
 def test_command_refuses_a_path_of_another_lattice(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bands", "Si", "--path", "GQ", "--ecut", "140", "--kpts", "2,2,2"]) == 2
-    assert "no path of this lattice" in capsys.readouterr().err
+    assert "not a path of this lattice" in capsys.readouterr().err

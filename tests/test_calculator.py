@@ -23,11 +23,12 @@ from ase.io.trajectory import Trajectory
 from ase.optimize import BFGS
 from ase.units import GPa, Hartree
 
-import ase_nnxc.ks.scf as scf_module
 from ase_nnxc import NNXCCalculator
+from ase_nnxc.calculator import calculation
 from ase_nnxc.checkpoints import find_model
-from ase_nnxc.eos.scan import scan_eos
+from ase_nnxc.eos import scan_eos
 from ase_nnxc.ks.ground_state import GroundState
+from ase_nnxc.ks.scf import ConvergenceError
 from ase_nnxc.pseudopotentials import find_pseudos, recommended_cutoff
 from ase_nnxc.xc import LDA, PBE
 
@@ -70,13 +71,13 @@ def free_energy(atoms: Atoms) -> float:
 def scf_calls(monkeypatch) -> list:
     """One item for each SCF that is begun: the state that it starts from."""
     calls = []
-    scf = scf_module.scf
+    scf = calculation.scf
 
-    def counted(*args, **kwargs):
-        calls.append(kwargs["start"])
-        return scf(*args, **kwargs)
+    def counted(*args, start, **keywords):
+        calls.append(start)
+        return scf(*args, start=start, **keywords)
 
-    monkeypatch.setattr(scf_module, "scf", counted)
+    monkeypatch.setattr(calculation, "scf", counted)
     return calls
 
 
@@ -84,10 +85,10 @@ def scf_calls(monkeypatch) -> list:
 def no_scf(monkeypatch) -> None:
     """Every SCF fails at once: for what happens before it."""
 
-    def fail(*args, **kwargs):
-        raise scf_module.ConvergenceError("no SCF in this test", [])
+    def fail(*args, **keywords):
+        raise ConvergenceError("no SCF in this test", [])
 
-    monkeypatch.setattr(scf_module, "scf", fail)
+    monkeypatch.setattr(calculation, "scf", fail)
 
 
 # ---- contract
@@ -255,18 +256,18 @@ def test_numbers_do_not_depend_on_another_crystal_before():
 def test_failure_never_returns_the_numbers_of_another_geometry(monkeypatch):
     atoms = aluminium(4.05)
     first = free_energy(atoms)
-    scf = scf_module.scf
+    scf = calculation.scf
 
-    def fail(*args, **kwargs):
-        raise scf_module.ConvergenceError("by intention", [])
+    def fail(*args, **keywords):
+        raise ConvergenceError("by intention", [])
 
-    monkeypatch.setattr(scf_module, "scf", fail)
+    monkeypatch.setattr(calculation, "scf", fail)
     atoms.set_cell(bulk("Al", a=4.2).cell, scale_atoms=True)
     for _ in range(2):  # also when it is asked again
         with pytest.raises(SCFError, match="by intention"):
             atoms.get_potential_energy()
     assert atoms.calc.results == {}
-    monkeypatch.setattr(scf_module, "scf", scf)
+    monkeypatch.setattr(calculation, "scf", scf)
     assert free_energy(atoms) == pytest.approx(free_energy(aluminium(4.2)), abs=1e-6)
     atoms.set_cell(bulk("Al", a=4.05).cell, scale_atoms=True)
     assert free_energy(atoms) == pytest.approx(first, abs=1e-6)
@@ -344,6 +345,18 @@ def test_unconverged_scf_is_an_error_that_says_what_to_try():
     assert free_energy(atoms) == pytest.approx(free_energy(aluminium()), abs=1e-6)
 
 
+def test_history_is_that_of_the_last_scf_also_if_it_failed():
+    atoms = aluminium()
+    assert atoms.calc.history == []
+    atoms.get_potential_energy()
+    assert [step.number for step in atoms.calc.history] == list(range(1, len(atoms.calc.ground_state().history) + 1))
+    atoms.calc.set(maxiter=2)
+    atoms.set_cell(atoms.cell * 1.1, scale_atoms=True)
+    with pytest.raises(SCFError):
+        atoms.get_potential_energy()
+    assert [step.number for step in atoms.calc.history] == [1, 2]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -385,7 +398,7 @@ def test_unchanged_parameters_and_the_log_keep_the_numbers(scf_calls):
     assert scf_calls[1] is None  # no start was kept
 
 
-def test_large_lists_of_kpoints_are_told_apart():
+def test_large_lists_of_kpoints_are_compared():
     atoms = aluminium(kpts=np.random.default_rng(1).uniform(-0.5, 0.5, (400, 3)), symmetry=False, maxiter=1)
     points = np.array(atoms.calc.parameters["kpts"])
     points[200, 0] += 0.1
@@ -640,8 +653,8 @@ def test_new_initial_moments_are_a_new_start(scf_calls):
         ({"kpts": {"size": (2, 2)}}, "three positive integers"),
         ({"kpts": {"size": (2, 2, 2), "gama": True}}, "gamma"),
         ({"kpts": {"size": (2, 2, 2), "gamma": "yes"}}, "True or False"),
-        ({"kpts": {"size": (2, 2, 2), "density": 2.0}}, "size or density"),
-        ({"kpts": {"gamma": True}}, "size or density"),
+        ({"kpts": {"size": (2, 2, 2), "density": 2.0}}, "key size or density"),
+        ({"kpts": {"gamma": True}}, "key size or density"),
         ({"kpts": {"density": 0}}, "points per inverse Angstrom"),
         ({"kpts": {"density": (2, 2, 2)}}, "points per inverse Angstrom"),
         ({"pseudos": 3}, "pseudos"),
@@ -660,7 +673,7 @@ def test_new_initial_moments_are_a_new_start(scf_calls):
         ({"convergence": {"density": 1e-6}}, "energy"),
         ({"convergence": 1e-6}, "energy"),
         ({"maxiter": 0}, "positive integer"),
-        ({"device": "gpu"}, "unknown device 'gpu': auto, cpu"),
+        ({"device": "gpu"}, "unknown device 'gpu': expected auto, cpu"),
         ({"device": "meta"}, "auto, cpu or cuda"),
         ({"device": 3.5}, "unknown device"),
         ({"txt": 3}, "txt"),
@@ -771,7 +784,7 @@ def test_log_on_standard_output_follows_its_redirection(capsys):
     assert "forces / eV/Angstrom" in capsys.readouterr().out
 
 
-def test_log_tells_what_was_done(tmp_path):
+def test_log_reports_what_was_done(tmp_path):
     atoms = aluminium(ecut=None, kpts={"size": (2, 2, 2), "gamma": True}, txt="al.log", directory=tmp_path / "new")
     atoms.get_stress()
     text = (tmp_path / "new" / "al.log").read_text()

@@ -77,7 +77,7 @@ def test_cation_of_an_atom_keeps_its_moment() -> None:
     [
         (bulk("Si"), {"hund": True}, "single neutral atom"),
         (bulk("Al"), {"hund": True, "charge": 1}, "single neutral atom"),
-        (bulk("Al"), {"charge": 3}, "but 3 valence electrons"),
+        (bulk("Al"), {"charge": 3}, "only 3 valence electrons"),
         (bulk("Al"), {"charge": "1"}, "charge='1'"),
         (bulk("Al"), {"charge": float("nan")}, "charge=nan"),
         (bulk("Al"), {"fixed_magmom": 1}, "needs spin"),

@@ -349,7 +349,7 @@ def test_scan_by_the_calculator_is_resumed(folder, monkeypatch, capsys):
     assert data["a0_A"] == pytest.approx(4.05, abs=0.1)
     assert data["B0_GPa"] == pytest.approx(77, rel=0.3)
     assert data["parameters"]["smooth_cutoff"] is True
-    monkeypatch.setattr("ase_nnxc.ks.scf.scf", None)
+    monkeypatch.setattr("ase_nnxc.calculator.calculation.scf", None)
     assert cli.main(command) == 0
     assert json.loads(capsys.readouterr().out)["a0_A"] == data["a0_A"]
 
@@ -359,7 +359,7 @@ def test_unconverged_scf_is_one_line_and_exit_code_1(folder, monkeypatch, capsys
     def fail(*args, **kwargs):
         raise ConvergenceError("no self-consistency after 100 steps", [])
 
-    monkeypatch.setattr("ase_nnxc.ks.scf.scf", fail)
+    monkeypatch.setattr("ase_nnxc.calculator.calculation.scf", fail)
     assert cli.main([command, "si.extxyz", *TINY]) == 1
     out, err = capsys.readouterr()
     assert out == ""

@@ -50,7 +50,7 @@ from test_package import REPOSITORY, run_python
 
 import ase_nnxc
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.electrons import LEVELS
+from ase_nnxc.calculator.levels import LEVELS
 from ase_nnxc.xc import PBE, Functional
 
 CHEAP = {"ecut": 140, "kpts": {"size": (2, 2, 2), "gamma": True}}
@@ -183,7 +183,7 @@ def test_empty_bands_are_converged():
     for k in range(len(few.get_ibz_k_points())):
         assert few.get_eigenvalues(k) == pytest.approx(many.get_eigenvalues(k)[:8], abs=1e-4)
     rough = few.ground_state().eigenvalues.numpy() - many.ground_state().eigenvalues.numpy()[..., :8]
-    assert np.abs(rough).max() > 1e-4  # Hartree; else this test tells nothing
+    assert np.abs(rough).max() > 1e-4  # Hartree; else this test shows nothing
 
 
 def test_levels_of_the_irreducible_points_are_those_of_the_whole_mesh():
@@ -253,7 +253,7 @@ def test_orbitals_make_the_density(tmp_path):
     assert (read_cube_data(tmp_path / "orbital.cube")[0] ** 2).mean() * atoms.get_volume() == pytest.approx(1, abs=1e-4)
 
 
-def test_levels_of_another_geometry_are_never_told():
+def test_levels_of_another_geometry_are_never_returned():
     atoms = silicon()
     first = calculated(atoms).get_eigenvalues(), atoms.calc.get_pseudo_wave_function(5)
     atoms.set_cell(atoms.cell * 1.03, scale_atoms=True)
@@ -320,7 +320,7 @@ def test_restart_keeps_the_mesh_that_was_chosen_earlier(tmp_path, no_calculation
     atoms.get_potential_energy()
     atoms.set_cell(bulk("Al", a=4.6).cell, scale_atoms=True)
     atoms.get_potential_energy()
-    assert NNXCCalculator(**CHEAP | parameters).resolve(atoms)["kpts"] != mesh  # else this test tells nothing
+    assert NNXCCalculator(**CHEAP | parameters).resolve(atoms)["kpts"] != mesh  # else this test shows nothing
     atoms.calc.write(tmp_path / "al")
     no_calculation()
     again = NNXCCalculator(restart=tmp_path / "al")
@@ -354,7 +354,7 @@ def test_restart_gives_atoms_their_positions(written, no_calculation):
 def test_restart_with_other_parameters_is_refused_and_set_changes_them(written):
     _, path = written
     for parameters, named in (({"kpts": (1, 1, 1)}, "kpts"), ({"xc": "PBE"}, "xc"), ({"symmetry": True}, "symmetry")):
-        with pytest.raises(InputError, match=f"brings its own {named}"):
+        with pytest.raises(InputError, match=f"restart file brings its own {named}"):
             NNXCCalculator(restart=path, **parameters)
     calc = NNXCCalculator(restart=path, txt="-", device="cpu")
     calc.set(nbands=9)
@@ -426,7 +426,7 @@ def rewritten(path: Path, to: Path, old: str = "", new: str = "", drop: str | No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"old": '"format": 1', "new": '"format": 99'}, "format 99"),
+        ({"old": '"format": 1', "new": '"format": 99'}, "has format 99"),
         (
             {"old": '"functional": "PBE"', "new": '"functional": "pbe-clone@1 (sha256 0)"'},
             "its functional is pbe-clone",
@@ -498,7 +498,7 @@ def test_ase_knows_the_name():
     assert isinstance(get_calculator_class("nnxc")(ecut=140), NNXCCalculator)
 
 
-def test_name_is_told_without_torch(tmp_path):
+def test_name_is_registered_without_torch(tmp_path):
     code = (
         "import sys, ase_nnxc; from ase.calculators.calculator import get_calculator_class;"
         "get_calculator_class('nnxc'); print('torch' in sys.modules)"

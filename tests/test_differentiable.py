@@ -14,7 +14,7 @@ from kohn_sham import TIGHT, Bent, basis_of, crystal_of, rattled_silicon_carbide
 from torch import Tensor
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.differentiable import Differentiable as InASEUnits
+from ase_nnxc.calculator import Differentiable as InASEUnits
 from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.ks.adjoint import Differentiable, differentiable
 from ase_nnxc.ks.ground_state import GroundState

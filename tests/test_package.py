@@ -23,9 +23,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Imports point down: a part may import itself and the parts on lines above its own. What is imported from the package
 # itself counts as "version" and "calculator". A new part is put on a line here.
 LAYERS = (
-    {"version", "units", "xc", "pseudopotentials"},
+    {"version", "units", "folder_lock", "xc", "pseudopotentials"},
     {"ks"},
-    {"conventional", "differentiable", "electrons", "interop", "report", "restart"},
+    {"conventional", "interop"},
     {"checkpoints"},
     {"registry"},
     {"calculator"},
@@ -72,6 +72,12 @@ def run_python(code: str, folder: Path) -> str:
 def test_import_is_light(tmp_path):
     heavy = "{'torch', 'pyscf', 'scipy', 'matplotlib', 'spglib', 'ase.io'}"
     assert run_python(f"import sys, ase_nnxc; print({heavy} & set(sys.modules) or '')", tmp_path).strip() == ""
+
+
+def test_fit_of_an_equation_of_state_is_loaded_without_what_scans_need(tmp_path):
+    unneeded = "{'matplotlib', 'spglib', 'ase.io'}"
+    code = f"import sys, ase_nnxc.eos.birch_murnaghan; print({unneeded} & set(sys.modules) or '')"
+    assert run_python(code, tmp_path).strip() == ""
 
 
 def test_calculator_is_found_when_asked_for_and_a_wrong_name_is_not():

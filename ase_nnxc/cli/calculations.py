@@ -144,7 +144,7 @@ def logging_calculator(args: argparse.Namespace, folder: Path, options: dict[str
 
 
 def _energy(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[str, Any]) -> int:
-    from ase_nnxc.eos.scan import folder_lock
+    from ase_nnxc.folder_lock import folder_lock
 
     with folder_lock(folder):
         atoms.calc = logging_calculator(args, folder, options)
@@ -159,7 +159,7 @@ def _relax(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[s
     from ase.optimize import BFGS
 
     from ase_nnxc.calculator import has_stress
-    from ase_nnxc.eos.scan import folder_lock
+    from ase_nnxc.folder_lock import folder_lock
 
     if args.cell and not has_stress(atoms):
         raise UsageError("--cell requires a periodic structure with three cell vectors")
@@ -183,7 +183,7 @@ def _bands(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[s
     from ase.io.jsonio import encode
     from matplotlib.figure import Figure
 
-    from ase_nnxc.eos.scan import folder_lock
+    from ase_nnxc.folder_lock import folder_lock
 
     with folder_lock(folder):
         atoms.calc = logging_calculator(args, folder, options)

@@ -3,9 +3,9 @@
 The energy of F. Birch, Phys. Rev. 71, 809 (1947) is a cubic polynomial in ``x = V**(-2/3)`` (eq. 1 of
 F. D. Murnaghan, PNAS 30, 244 (1944), taken to third order in the Eulerian strain). Its coefficients are linear in the
 energies, and the minimum follows from them in closed form, so that gradients of the equilibrium volume and the bulk
-modulus with respect to the energies cost nothing.
+modulus by the energies cost nothing.
 
-Any consistent units: with energies in eV and volumes in cubic Angstrom the bulk modulus is in eV per cubic Angstrom.
+Units must be consistent: with energies in eV and volumes in Angstrom^3 the bulk modulus is in eV/Angstrom^3.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BirchMurnaghan:
-    """A fitted equation of state; every tensor is float64 and carries the gradient of the energies.
+    """A fitted equation of state; every tensor is float64 and carries gradients by the energies.
 
     Attributes
     ----------
     volume, energy, bulk_modulus, bulk_derivative : Tensor, shape ()
         V0, E(V0), B0 = V E'' and B0' = dB/dP at zero pressure.
     errors : Tensor, shape (4,)
-        One standard deviation of the four numbers above, from the scatter of the residuals (detached); NaN when four
-        points leave no residual to judge by.
+        One standard deviation of the four numbers above, from the scatter of the residuals (detached); NaN with four
+        points, which leave no residual.
     residuals : Tensor, shape (n,)
         Energies minus the fit.
     coefficients : Tensor, shape (4,)
-        Of the powers 0 to 3 of ``u = (x / reference - centre) / width``.
+        Coefficients of the powers 0 to 3 of ``u = (x / reference - centre) / width``.
     reference, centre, width : float
         ``reference`` is a volume to the power -2/3; the other two map the fitted range of x to -1 <= u <= 1.
     """
@@ -47,14 +47,14 @@ class BirchMurnaghan:
     width: float
 
     def energy_at(self, volumes: Tensor) -> Tensor:
-        """Energies of the fitted curve at ``volumes``; same shape."""
+        """Return energies of the fitted curve at ``volumes``, of the same shape."""
         u = (volumes ** (-2 / 3) / self.reference - self.centre) / self.width
         a = self.coefficients
         return a[0] + u * (a[1] + u * (a[2] + u * a[3]))
 
 
 def _equilibrium(a: Tensor, reference: float, centre: float, width: float) -> Tensor:
-    """V0, E0, B0, B0' (4,) of the cubic ``a`` (4,) in u; NaN where it has no minimum."""
+    """Return V0, E0, B0, B0' (4,) of the cubic ``a`` (4,) in u; NaN where it has no minimum."""
     # dE/du = a1 + 2 a2 u + 3 a3 u^2 = 0; at the root that is a minimum d2E/du2 = 2 sqrt(a2^2 - 3 a1 a3)
     root = torch.sqrt(a[2] ** 2 - 3 * a[1] * a[3])
     u = -a[1] / (a[2] + root)
@@ -71,14 +71,14 @@ def _equilibrium(a: Tensor, reference: float, centre: float, width: float) -> Te
 
 
 def fit_birch_murnaghan(volumes: Tensor, energies: Tensor) -> BirchMurnaghan:
-    """Least-squares fit of the third-order Birch-Murnaghan equation of state.
+    """Fit the third-order Birch-Murnaghan equation of state by least squares.
 
     Parameters
     ----------
     volumes : Tensor, shape (n,)
         At least four different positive volumes.
     energies : Tensor, shape (n,)
-        Energies; gradients flow from the result to these (and to the volumes if they ask for it).
+        Energies; gradients go from the result to these, and to the volumes if they require gradients.
 
     Returns
     -------
@@ -88,8 +88,8 @@ def fit_birch_murnaghan(volumes: Tensor, energies: Tensor) -> BirchMurnaghan:
     Raises
     ------
     ValueError
-        With fewer than four points, values that are not finite, or a curve without a minimum within the
-        fitted range of x or one such range's width beside it.
+        If there are fewer than four different volumes, if a value is not finite, or if the curve has no minimum within
+        the fitted range of x or beside it by at most the width of that range.
     """
     v, e = volumes.to(torch.float64), energies.to(torch.float64)
     if v.ndim != 1 or v.shape != e.shape or len(torch.unique(v)) < 4:
@@ -108,7 +108,7 @@ def fit_birch_murnaghan(volumes: Tensor, energies: Tensor) -> BirchMurnaghan:
     residuals = e - shift - (q @ (r @ a))
 
     result = _equilibrium(a, reference, centre, width)
-    # a cubic may also turn far away from the points, which says nothing about them
+    # a cubic may also have a minimum far away from the points, which has nothing to do with them
     x_min, reach = result[0].item() ** (-2 / 3) / reference, 3 * width
     if not (torch.isfinite(result).all() and abs(x_min - centre) <= reach):
         raise ValueError("the Birch-Murnaghan curve through these energies has no minimum at or near their volumes")
@@ -130,7 +130,7 @@ def fit_birch_murnaghan(volumes: Tensor, energies: Tensor) -> BirchMurnaghan:
 
 
 def _standard_errors(a: Tensor, r: Tensor, residuals: Tensor, scale: tuple[float, float, float]) -> Tensor:
-    """Standard deviations (4,) of V0, E0, B0, B0' by the delta method."""
+    """Return standard deviations (4,) of V0, E0, B0, B0' by the delta method."""
     freedom = len(residuals) - 4
     if freedom == 0:
         return torch.full_like(a, torch.nan)

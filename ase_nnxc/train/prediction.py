@@ -6,7 +6,7 @@ import torch
 from ase.calculators.calculator import InputError
 from torch import Tensor
 
-from ..differentiable import Differentiable
+from ..calculator import Differentiable
 
 
 class Prediction:

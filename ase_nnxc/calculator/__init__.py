@@ -1,0 +1,9 @@
+"""The calculator of ASE, and what it returns."""
+
+from .calculator import NNXCCalculator
+from .device import torch_device
+from .geometry import has_stress
+from .gradients import Differentiable
+from .levels import LEVELS, FixedDensity
+
+__all__ = ["LEVELS", "Differentiable", "FixedDensity", "NNXCCalculator", "has_stress", "torch_device"]

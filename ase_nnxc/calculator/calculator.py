@@ -1,0 +1,439 @@
+"""NNXCCalculator: the calculator of ASE. Parameters and atoms go in, results come out, in eV and Angstrom."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import CalculatorError, InputError, Parameters, ReadError, all_changes
+from ase.spectrum.band_structure import BandStructure
+from torch import Tensor
+
+from .. import __version__
+from ..ks.ground_state import GroundState
+from ..pseudopotentials import Pseudopotential
+from ..registry import resolve
+from ..units import HARTREE
+from ..xc.functional import Functional
+from .geometry import check_dipole, check_stress
+from .gradients import Differentiable, moved_atoms
+from .kpoints import band_path
+from .levels import LEVELS, ConvergedBands, ElectronicStructure, FixedDensity
+from .log import Log
+from .parameters import DEFAULTS, LOCAL, check_nbands, check_versions, checked, for_files
+from .plan import digests
+from .restart import RestartFiles
+from .results import RelaxationWatch, derivatives, energies
+
+NOTHING_YET = "nothing was calculated yet with these parameters: ask the atoms for their energy first"
+
+
+class NNXCCalculator(RestartFiles, ElectronicStructure):
+    """Kohn-Sham density functional theory in plane waves, in PyTorch, with neural and conventional functionals.
+
+    Parameters
+    ----------
+    xc : str, PathLike or Functional
+        Exchange-correlation functional; default "PBE". One of
+
+        - a name in any case: a conventional functional ("LDA", "PBE", "PBEsol", "RPBE", "revPBE", "SCAN", "r2SCAN",
+          "LDA-PZ", "LDA-VWN"), a model ("pbe-clone", or "pbe-clone@1" for one version; `nnxc models list` shows them),
+          or a functional of libxc or PySCF ("BLYP");
+        - several names joined by "+", with coefficients or as exchange and correlation ("0.25*PBE+0.75*PBEsol",
+          "gga_x_b88+gga_c_lyp");
+        - the path of a checkpoint, which must contain a path separator;
+        - a functional object, which may be in training.
+    ecut : float, optional
+        Cutoff of the plane waves, eV. Default: the highest cutoff that is recommended for the pseudopotentials.
+    kpts : tuple, array or dict
+        K-points in any of ASE's forms. Default: {"density": 4.0, "gamma": True}.
+
+        - (8, 8, 8) is ASE's Monkhorst-Pack mesh; even sizes leave out Gamma.
+        - {"size": (8, 8, 8), "gamma": True} is a mesh that contains Gamma.
+        - {"density": 4.0, "gamma": True} gives the points per inverse Angstrom. The mesh is chosen for the first
+          geometry and kept while lengths and angles of the cell change by less than 25 %; beyond that it is chosen
+          anew, and the log reports it.
+        - An array (nk, 3) of scaled coordinates is a whole zone of points with equal weights.
+    smearing : dict
+        {"name": ..., "width": eV}. The name is "fermi-dirac", "gaussian", "marzari-vanderbilt" (the default, with a
+        width of 0.2 eV) or "methfessel-paxton". The keyword `occupations`, as in GPAW, means the same.
+    pseudos : str, PathLike or dict, optional
+        Family ("gth-pbe"), table ("gth-pbe-q19"), path of a UPF or psp8 file or of a folder of them, or a dict of these
+        by element. Default: gth-pade for LDA, the family on its card for a model, and gth-pbe for all others, also for
+        BLYP and SCAN; with the shipped valences.
+    radial_cutoff : float, optional
+        Radius at which the radial functions of pseudopotential files end, Angstrom. Default: 5.99 bohr, the end of
+        PseudoDojo's psp8 files; pw.x uses 10 bohr.
+    spinpol : bool, optional
+        Whether the calculation is spin-polarised. Default: if the atoms have initial magnetic moments.
+    charge : float
+        Charge of the cell, elementary charges; +1 means that one electron is missing. In a crystal a uniform background
+        neutralises it. Initial charges of the atoms are not used.
+    fixed_magmom : bool or float
+        Hold the total magnetic moment, with one Fermi level for each spin: at the sum of the initial moments (True), or
+        at a number of Bohr magnetons. Default: False.
+    hund : bool
+        Start a single atom with the magnetic moment of its ground state (`ase.data.ground_state_magnetic_moments`)
+        instead of its initial moment, and hold it.
+    nbands : int, optional
+        Number of bands at each k-point. Default: enough for the smearing.
+    gpts : tuple of int, optional
+        Points of the FFT box. Default: the smallest box that holds the density and has the symmetry. Fix it in a scan,
+        as `nnxc eos` does, at that of the largest cell, which `resolve` returns.
+    symmetry : bool
+        Use the symmetry of the crystal and time reversal; results are the same without. Default: True.
+    smooth_cutoff : bool
+        Let the kinetic energy rise to infinity at the cutoff, so that the energy at constant cutoff is a smooth
+        function of the cell (see `ase_nnxc.ks.terms.kinetic`). Use it in scans and relaxations of the cell. Default:
+        False, so that single energies compare with other codes.
+    convergence : dict
+        {"energy": eV per valence electron}: estimated error of the energy at which the SCF stops. Default: 1e-8.
+    maxiter : int
+        Largest number of SCF steps; default 100.
+    device : str
+        "auto" (default), "cpu", "cuda", "cuda:1" ... With "auto" the calculation runs on a GPU if there is one that
+        passes a small check of its FFT, eigensolver and double precision; else on the CPU, and the log reports why.
+    txt : None, "-", path or open file
+        Log: none, standard output, or a file, to which it is appended.
+    restart : str or PathLike, optional
+        Restart file written by `write`, from which parameters, atoms, results and ground state are taken. Only `txt`,
+        `device`, `label`, `directory`, `atoms` and the functional object that the file was written with can be given
+        together with it.
+    label : str, optional
+        Name of the log, "label.txt", unless `txt` is given. It may begin with the directory.
+    directory : str or PathLike
+        Folder that a relative `txt` is in.
+    atoms : Atoms, optional
+        Atoms to attach this calculator to; they get positions and cell of the restart file.
+
+    Raises
+    ------
+    InputError
+        If a parameter is unknown or not allowed, or if the atoms cannot be calculated.
+    SCFError
+        If the SCF does not converge.
+
+    Notes
+    -----
+    The `pbc` of the atoms decide: three periodic directions are a crystal, two a layer, none a molecule. Along the
+    other directions the Coulomb interaction is truncated, so that there are no periodic images, and levels count from
+    the vacuum. The cell along these directions is chosen by the calculator: as long as the interaction needs, or as the
+    given cell (for a molecule, along x, y and z) if that is longer. The stress of a layer has components in its plane
+    only, per volume of the given cell. `dipole` is available for molecules only; its origin is that of the coordinates.
+
+    `energy` is extrapolated to zero width of the smearing. `free_energy` is the Mermin free energy; forces and stress
+    are its derivatives. The forces contain the net force that the FFT box causes, which other programs subtract. They
+    contain none along directions that are not periodic, where moving all atoms together changes nothing. The stress is
+    that of a fixed set of plane waves. `magmoms` shares the magnetisation among the atoms in proportion to their start
+    densities (Hirshfeld's scheme).
+    """
+
+    name = "nnxc"
+    accepts_bandpath_keyword = True  # ASE's calculate_band_structure asks whether `set` takes a bandpath
+    implemented_properties = [  # noqa: RUF012
+        *("energy", "free_energy", "forces", "stress", "dipole", "magmom", "magmoms", "fermi_level"),
+        *LEVELS,
+    ]
+    default_parameters = DEFAULTS
+
+    def __init__(
+        self,
+        xc: str | os.PathLike[str] | Functional | None = None,
+        *,
+        ecut: float | None = None,
+        kpts: Any = None,
+        smearing: Mapping[str, Any] | None = None,
+        pseudos: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None = None,
+        radial_cutoff: float | None = None,
+        spinpol: bool | None = None,
+        charge: float | None = None,
+        fixed_magmom: bool | float | None = None,
+        hund: bool | None = None,
+        nbands: int | None = None,
+        gpts: Sequence[int] | None = None,
+        symmetry: bool | None = None,
+        smooth_cutoff: bool | None = None,
+        convergence: Mapping[str, float] | None = None,
+        maxiter: int | None = None,
+        device: str | None = None,
+        txt: str | os.PathLike[str] | IO[str] | None = None,
+        restart: str | os.PathLike[str] | None = None,
+        label: str | None = None,
+        directory: str | os.PathLike[str] = ".",
+        atoms: Atoms | None = None,
+        **other: Any,
+    ):
+        arguments = locals()  # the keywords above, by their names
+        given = {name: arguments[name] for name in DEFAULTS if name != "xc" and arguments[name] is not None} | other
+        self.reset()
+        self._tables: dict[str, Pseudopotential] = {}  # pseudopotentials by element
+        self._log = Log(None)
+        self._xc = resolve(DEFAULTS["xc"] if xc is None else xc)
+        super().__init__(label=label, directory=directory)
+        if xc is not None:
+            self.parameters["xc"] = xc
+        if self.prefix is not None:
+            given.setdefault("txt", f"{self.prefix}.txt")
+        if restart is not None:
+            fixed = given.keys() | ({"xc"} if isinstance(xc, str | os.PathLike) else set())
+            if fixed - LOCAL:
+                named = ", ".join(sorted(fixed - LOCAL))
+                raise InputError(f"the restart file brings its own {named}: change parameters by `set` afterwards")
+        self.set(**given)
+        if restart is not None:
+            self.read(restart)
+            if xc is not None and self.parameters["xc"] is not xc:
+                raise ReadError(f"{restart} was written with {self._xc.describe()} by its name, not with an object")
+        if atoms is not None:
+            self._attach_to(atoms)
+
+    def _attach_to(self, atoms: Atoms) -> None:
+        """Become the calculator of these atoms, which get positions and cell of the restart file if one was read."""
+        if self.atoms is not None:
+            if not (np.array_equal(atoms.numbers, self.atoms.numbers) and np.array_equal(atoms.pbc, self.atoms.pbc)):
+                raise CalculatorError("the atoms are not those of the restart file: they have other elements or pbc")
+            atoms.positions, atoms.cell = self.atoms.positions, self.atoms.cell
+        atoms.calc = self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes without an open log and without the ground state, which a copy finds anew."""
+        state = self.__dict__ | {"_calculation": self._calculation.without_state()}
+        if hasattr(self.parameters["txt"], "write"):
+            state |= {"parameters": Parameters(self.parameters | {"txt": None}), "_log": Log(None)}
+        return state
+
+    def reset(self) -> None:
+        """Forget everything but the parameters: results, ground state and mesh."""
+        super().reset()
+        self._bandpath: Any = None
+        self._watch = RelaxationWatch()
+
+    # ---- parameters --------------------------------------------------------------------------------------------------
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Change parameters and discard the results; the last ground state stays as a start for the next one.
+
+        Besides the parameters, `bandpath` sets the default path of `band_structure`, and `versions`, as `todict` writes
+        them, are compared with those present. Neither discards results.
+
+        Returns
+        -------
+        dict
+            The parameters that have changed.
+
+        Raises
+        ------
+        InputError
+            If a name is unknown, if a value is not allowed, or if the functional is not the one of `versions`.
+        """
+        versions = kwargs.pop("versions", None)
+        bandpath = kwargs.pop("bandpath", self._bandpath)
+        if "occupations" in kwargs:
+            if "smearing" in kwargs:
+                raise InputError("occupations is another name for smearing: give only one of them")
+            kwargs["smearing"] = kwargs.pop("occupations")
+        kwargs = {name: checked(name, value) for name, value in kwargs.items()}
+        xc = self._xc
+        if "xc" in kwargs and kwargs["xc"] != self.parameters["xc"]:
+            xc = resolve(kwargs["xc"])
+        if versions is not None:
+            check_versions(versions, xc.describe())
+        self._xc, self._bandpath = xc, bandpath
+        changed = super().set(**kwargs)
+        if "txt" in changed:
+            self._log = Log(changed["txt"], self.directory)
+        if changed.keys() & {"xc", "pseudos", "radial_cutoff"}:
+            self._tables = {}
+        if changed.keys() - {"txt"}:
+            self.atoms, self.results = None, {}
+            keep_mesh = not changed.keys() & {"xc", "pseudos", "radial_cutoff", "kpts", "gpts", "ecut"}
+            self._calculation = self._calculation.with_other_parameters(keep_mesh)
+        return changed
+
+    def resolve(self, atoms: Atoms) -> dict[str, Any]:
+        """Return the parameters with everything that is chosen for this geometry made explicit.
+
+        These are `ecut`, `kpts`, `gpts` and `pseudos`. A calculator with these parameters gives the same results. This
+        calculator does not change.
+        """
+        with torch.inference_mode(False):
+            return self._plan(atoms).explicit(self.parameters, self._xc)
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Return the parameters as plain data for files.
+
+        They are made explicit as by `resolve` if a geometry was calculated. `NNXCCalculator(**parameters)` is such a
+        calculator again. `versions` contains the version of this package, and name, version and hash of the functional.
+        """
+        return (self._calculation.parameters or for_files(self.parameters)) | {
+            "xc": self._xc.xc if isinstance(self._xc.xc, str) else self._xc.describe(),
+            "versions": {"ase_nnxc": __version__, "functional": self._xc.describe()},
+        }
+
+    def pseudopotential_digests(self, atoms: Atoms) -> dict[str, str]:
+        """Return element -> sha256 of the numbers of the pseudopotential that the atoms are calculated with."""
+        return digests(self._tables_of(atoms))
+
+    # ---- calculation -------------------------------------------------------------------------------------------------
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute properties: one SCF for each geometry, forces and stress when they are first asked for."""
+        self._update(atoms, properties, system_changes)
+
+    def _update(
+        self,
+        atoms: Atoms | None,
+        properties: Sequence[str],
+        system_changes: Sequence[str] = all_changes,
+        without_symmetry: bool = False,
+    ) -> GroundState:
+        """Compute properties and return the ground state, on request one without the symmetry of the crystal."""
+        if atoms is not None and super().check_state(atoms):
+            self.results = {}  # before these atoms become the calculator's, because the checks below may raise
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise InputError(NOTHING_YET)
+        if "stress" in properties:
+            check_stress(self.atoms)
+        if "dipole" in properties:
+            check_dipole(self.atoms)
+        with torch.inference_mode(False), torch.no_grad():
+            state = self._ground_state(self.atoms, without_symmetry)
+            # each set of results is complete or absent
+            if not self.results:
+                self.results.update(energies(self.atoms, state))
+                if state.crystal.nspin == 2:
+                    self._log.magnetisation(self.results["magmom"], self.results["magmoms"])
+            if {"forces", "stress"} & set(properties) and "forces" not in self.results:
+                self.results.update(derivatives(self.atoms, state))
+                self._log.derivatives(self.results["forces"], self.results.get("stress"))
+            if set(LEVELS) & set(properties) and "eigenvalues" not in self.results:
+                self.results.update(self._calculation.bands.levels())
+            if "stress" in properties:
+                self._watch.stress_asked(self.atoms, state)
+        return state
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what has changed since the last calculation, in the atoms and in a functional object.
+
+        Of an object its tensors, `config()` and `repr` are compared; call `reset` after a change of anything else.
+        """
+        changes = list(super().check_state(atoms, tol))
+        last = self._calculation.fingerprint
+        if last is not None and last[-1] != self._xc.fingerprint().encode():
+            changes.append("xc")
+        return changes
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """Return a property, as ASE's calculators do; without atoms, of those that were calculated last."""
+        return super().get_property(name, self.atoms if atoms is None else atoms, allow_calculation)
+
+    # ---- ground state, bands and gradients ---------------------------------------------------------------------------
+
+    def ground_state(self, atoms: Atoms | None = None) -> GroundState:
+        """Return the ground state (`ase_nnxc.ks.ground_state`, Hartree atomic units), solved for unless it is held.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+        """
+        return self._update(atoms or self.atoms, ["free_energy"])
+
+    def _converged_bands(self) -> ConvergedBands:
+        """Return the bands of the ground state, all of them converged."""
+        self.ground_state()
+        return self._calculation.bands
+
+    def get_bz_k_points(self) -> np.ndarray:
+        """Return all k-points of the mesh (nk, 3), scaled: in units of the reciprocal lattice vectors."""
+        self.ground_state()
+        assert self._calculation.mesh is not None
+        return self._calculation.mesh.points.numpy().copy()
+
+    def fixed_density(self, kpts: Any = None, nbands: int | None = None) -> FixedDensity:
+        """Return bands at other k-points in the potential of the ground state, which is solved for unless it is held.
+
+        Parameters
+        ----------
+        kpts : BandPath, str, dict or array, optional
+            A path of ASE (`atoms.cell.bandpath`), its points by name ("GXL"), {"path": "GXL", "npoints": 60}, or scaled
+            coordinates (nk, 3). Default: the path that was set as `bandpath`, or ASE's path of the lattice.
+        nbands : int, optional
+            Number of bands at each k-point; default: as many as the ground state has.
+
+        Raises
+        ------
+        InputError
+            If the path or the number of bands is not allowed, or if the atoms are a molecule.
+        SCFError
+            If bands do not converge.
+        """
+        state, atoms = self.ground_state(), self.atoms
+        assert atoms is not None
+        check_nbands(nbands)
+        path = band_path(self._bandpath if kpts is None else kpts, atoms)
+        return FixedDensity.along(path, nbands, atoms, state)
+
+    def band_structure(self, path: Any = None, nbands: int | None = None) -> BandStructure:
+        """Return band energies along a path, to plot or to write; the arguments are those of `fixed_density`."""
+        return self.fixed_density(path, nbands).band_structure()
+
+    def energy_tensor(self, atoms: Atoms | None = None) -> Tensor:
+        """Return the free energy, eV, as a tensor () with exact gradients by the parameters of the functional.
+
+        F is stationary in the density, so that its first derivatives need no response. The second derivatives of this
+        tensor are not those of F.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+        """
+        return self.differentiable(atoms).free_energy
+
+    def differentiable(
+        self, atoms: Atoms | None = None, *, positions: Tensor | None = None, strain: Tensor | None = None
+    ) -> Differentiable:
+        """Return the ground state as tensors that carry gradients through the SCF, for losses of any kind.
+
+        Gradients go to the parameters of a functional object, and to `positions` and `strain` if these require
+        gradients; the ground state is then found without symmetry.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+        positions : Tensor, optional
+            (natoms, 3) float64, Angstrom: calculate the atoms at these positions.
+        strain : Tensor, optional
+            (3, 3) float64: then strain cell and positions, r -> r (1 + strain). Components along directions that are
+            not periodic must be zero and get no gradients.
+
+        Raises
+        ------
+        InputError
+            If there are no atoms, if a shape or a strain is not allowed, or if the parameters of the functional are on
+            another device.
+        """
+        atoms = atoms or self.atoms
+        if atoms is None:
+            raise InputError(NOTHING_YET)
+        atoms, displacements, further_strain = moved_atoms(atoms, positions, strain)
+        with torch.inference_mode(False):
+            without_symmetry = any(t is not None and t.requires_grad for t in (displacements, further_strain))
+            state = self._update(atoms, ["free_energy"], without_symmetry=without_symmetry)
+            if state.functional is not self._xc.functional and isinstance(self.parameters["xc"], torch.nn.Module):
+                raise InputError(
+                    f"gradients need the functional on {state.crystal.device}, the device of the calculation"
+                )
+            tolerance = 3 * math.sqrt(self.parameters["convergence"]["energy"] / HARTREE)
+            return Differentiable.of(state, atoms, displacements, further_strain, tolerance)

@@ -1,0 +1,62 @@
+"""What a geometry must be like to be calculated, which properties it has, and how two geometries are compared."""
+
+import math
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import InputError, PropertyNotImplementedError
+from ase.neighborlist import neighbor_list
+
+CLOSEST = 0.4  # Angstrom; a smaller distance of two atoms is a mistake in the input
+
+
+def check_atoms(atoms: Atoms) -> None:
+    """Raise InputError unless the atoms are a crystal, a layer or a molecule that can be calculated."""
+    if len(atoms) == 0:
+        raise InputError("there are no atoms")
+    if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+        raise InputError("a position or a cell vector is not a finite number")
+    periods = atoms.cell.array[atoms.pbc]
+    if len(periods) == 1:
+        raise InputError(f"pbc={atoms.pbc.tolist()}: one direction alone cannot be periodic; three, two or none can")
+    if math.sqrt(max(0.0, np.linalg.det(periods @ periods.T))) < 1e-3:
+        measure = "volume" if len(periods) == 3 else "area"
+        raise InputError(f"the cell has no {measure}: {len(periods)} independent cell vectors are needed")
+    first, second, distances = neighbor_list("ijd", atoms, CLOSEST)
+    if len(first):
+        i, j, distance = first[0], second[0], distances[0]
+        image = " (an image of itself)" if i == j else ""
+        raise InputError(f"atoms {i} and {j}{image} are {distance:.3f} Angstrom apart: they sit on top of each other")
+
+
+def has_stress(atoms: Atoms) -> bool:
+    """Whether the stress is defined: the cell has a volume, and at least one direction is periodic."""
+    return bool(atoms.pbc.any()) and atoms.cell.rank == 3
+
+
+def check_stress(atoms: Atoms) -> None:
+    """Raise PropertyNotImplementedError unless the stress is defined."""
+    if not atoms.pbc.any():
+        raise PropertyNotImplementedError("a molecule has no stress: no direction is periodic")
+    if not has_stress(atoms):
+        raise PropertyNotImplementedError(
+            "the stress is energy per volume of the cell: give the cell a third vector, of any length, out of the plane"
+        )
+
+
+def check_dipole(atoms: Atoms) -> None:
+    """Raise PropertyNotImplementedError unless the dipole moment is defined."""
+    if atoms.pbc.any():
+        raise PropertyNotImplementedError("the dipole moment is defined only if no direction is periodic")
+
+
+def is_along_periods(strain: np.ndarray, atoms: Atoms) -> bool:
+    """Whether a strain (3, 3) has components along the periodic directions only."""
+    across = np.eye(3) - np.linalg.pinv(atoms.cell.array[atoms.pbc]) @ atoms.cell.array[atoms.pbc]
+    return bool(np.abs(strain @ across).max() < 1e-10 and np.abs(across @ strain).max() < 1e-10)
+
+
+def fingerprint(atoms: Atoms) -> tuple[bytes, ...]:
+    """Return everything about the atoms that results depend on."""
+    arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_initial_magnetic_moments())
+    return tuple(np.ascontiguousarray(a).tobytes() for a in arrays)

@@ -1,0 +1,107 @@
+"""K-points in ASE's forms: meshes of the Brillouin zone, and paths through it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import InputError, kpts2sizeandoffsets
+from ase.dft.kpoints import BandPath, monkhorst_pack
+from ase.lattice import celldiff
+from torch import Tensor
+
+from .parameters import are_counts, are_points, plain
+
+SIMILAR = 0.25  # a mesh is kept while lengths and angles of the cell change by less than this share
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """K-points that were chosen for one cell and are kept for similar ones.
+
+    Attributes
+    ----------
+    points : Tensor
+        (nk, 3), all points of the mesh, fractional.
+    kpts : dict or list
+        Value of the parameter `kpts` that gives this mesh in any cell.
+    atoms : Atoms
+        The atoms that the mesh was chosen for, in the cell of the calculation.
+    """
+
+    points: Tensor
+    kpts: Any
+    atoms: Atoms
+
+    def suits(self, atoms: Atoms) -> bool:
+        """Whether these are the same elements and pbc, with lengths and angles of the cell within 25 %."""
+        if not self.has_elements_of(atoms) or not np.array_equal(atoms.pbc, self.atoms.pbc):
+            return False
+        change = np.abs(atoms.cell.cellpar() / self.atoms.cell.cellpar() - 1)
+        change[:3][~atoms.pbc] = 0.0
+        return bool((change < SIMILAR).all())
+
+    def has_elements_of(self, atoms: Atoms) -> bool:
+        """Whether these atoms are of the same elements, in the same order."""
+        return np.array_equal(atoms.numbers, self.atoms.numbers)
+
+
+def make_mesh(kpts: Any, atoms: Atoms) -> Mesh:
+    """Return the mesh that a value of the parameter `kpts` means for these atoms.
+
+    Raises
+    ------
+    InputError
+        If a point has a component along a direction that is not periodic.
+    """
+    if are_counts(kpts):
+        kpts = {"size": kpts}
+    if isinstance(kpts, dict):
+        size, offsets = kpts2sizeandoffsets(atoms=atoms, **kpts)
+        points = monkhorst_pack(size) + offsets
+        gamma = {} if kpts.get("gamma") is None else {"gamma": kpts["gamma"]}
+        kpts = {"size": tuple(int(n) for n in size)} | gamma
+    else:
+        points = np.array(kpts)
+    if points[:, ~atoms.pbc].any():
+        raise InputError(
+            f"kpts={kpts!r}: along directions that are not periodic (pbc={atoms.pbc.tolist()}) k-points must be zero"
+        )
+    return Mesh(torch.as_tensor(points, dtype=torch.float64, device="cpu"), kpts, atoms)
+
+
+def band_path(path: Any, atoms: Atoms) -> BandPath:
+    """Return a path in the Brillouin zone of the atoms.
+
+    Parameters
+    ----------
+    path : BandPath, str, dict, array or None
+        A path of ASE, its special points by name, keywords of `Cell.bandpath`, scaled coordinates (nk, 3), or None for
+        the path that ASE recommends for the lattice.
+    atoms : Atoms
+        The atoms, periodic in at least two directions.
+
+    Raises
+    ------
+    InputError
+        If the path is not one of this cell, or if the atoms are a molecule.
+    """
+    if not atoms.pbc.any():
+        raise InputError("a molecule has no bands; its levels are those at Gamma")
+    if isinstance(path, BandPath):
+        if celldiff(path.cell, atoms.cell.uncomplete(atoms.pbc)) > 1e-6:  # as ASE's calculate_band_structure
+            raise InputError("the path belongs to another cell: make it with the cell of these atoms")
+        return path
+    try:
+        if path is None or isinstance(path, str):
+            return atoms.cell.bandpath(path, pbc=atoms.pbc)
+        if isinstance(path, Mapping):
+            return atoms.cell.bandpath(**{"pbc": atoms.pbc, **path})
+    except (KeyError, TypeError, ValueError) as error:
+        points = ", ".join(atoms.cell.bandpath(pbc=atoms.pbc, npoints=0).special_points)
+        raise InputError(f"{path!r} is not a path of this lattice: {error}; its points are {points}") from error
+    if not are_points(plain(path)):
+        raise InputError(f"kpts={path!r}: expected a path or scaled coordinates (nk, 3)")
+    return BandPath(atoms.cell, np.asarray(path, dtype=float))

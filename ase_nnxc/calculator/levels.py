@@ -1,0 +1,282 @@
+"""Band levels, density and orbitals of a ground state, by the names that ASE's tools and users of GPAW call them."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import InputError, PropertyNotImplementedError, SCFError
+from ase.dft.kpoints import BandPath
+from ase.spectrum.band_structure import BandStructure
+from torch import Tensor
+
+from ..ks.bands import bands_at, converge_bands
+from ..ks.convergence import ConvergenceError
+from ..ks.ground_state import GroundState
+from ..ks.transforms import to_box
+from ..units import BOHR, HARTREE
+
+LEVELS = ("eigenvalues", "occupations", "ibz_kpoints", "kpoint_weights")
+"""Properties, named as in `ase.outputs`, that are computed together."""
+
+
+@dataclass(frozen=True)
+class ConvergedBands:
+    """Eigenvalues and orbitals of a ground state, all of them converged.
+
+    Attributes
+    ----------
+    state : GroundState
+        Whose bands these are.
+    eigenvalues : Tensor
+        (nspin, nk, nbands), Hartree, ascending.
+    orbitals : list of Tensor
+        (nbands, npw) of each block of `state.system.kpoints`.
+    """
+
+    state: GroundState
+    eigenvalues: Tensor
+    orbitals: list[Tensor]
+
+    @classmethod
+    def of(cls, state: GroundState) -> "ConvergedBands":
+        """Converge the bands that the SCF left rough.
+
+        Raises
+        ------
+        SCFError
+            If a band does not converge.
+        """
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                return cls(state, *converge_bands(state))
+        except ConvergenceError as error:
+            raise SCFError(str(error)) from error
+
+    def levels(self) -> dict[str, np.ndarray]:
+        """Return the properties `LEVELS`, in ASE's units."""
+        state = self.state
+        return {
+            "eigenvalues": (self.eigenvalues * HARTREE).cpu().numpy(),
+            "occupations": (state.occupations * (2 / state.crystal.nspin)).cpu().numpy(),
+            "ibz_kpoints": np.array([sphere.kpoint.tolist() for sphere in state.basis.spheres]),
+            "kpoint_weights": state.basis.weights.cpu().numpy(),
+        }
+
+    def orbital(self, band: int, kpt: int, spin: int, periodic: bool) -> np.ndarray:
+        """Return an orbital (n1, n2, n3) on the FFT box, Angstrom^(-3/2); see `get_pseudo_wave_function`."""
+        basis = self.state.basis
+        sphere, shape = basis.spheres[kpt], basis.grid.shape
+        with torch.inference_mode(False), torch.no_grad():
+            psi = self.orbitals[self.state.system.kpoints.number(spin, kpt)][[band]]
+            values = to_box(psi, sphere, shape)[0].cpu().numpy()  # scratch memory
+        values = values / np.sqrt(float(self.state.crystal.volume) * BOHR**3)
+        if not periodic:
+            x, y, z = (np.exp(2j * np.pi * k * np.arange(n) / n) for k, n in zip(sphere.kpoint.tolist(), shape))
+            values *= x[:, None, None] * y[:, None] * z
+        return values
+
+
+class ElectronicStructure(ABC):
+    """The electrons of the atoms that were calculated last, which are calculated first if necessary.
+
+    All bands are converged when levels or orbitals are first asked for, because an SCF leaves the higher empty ones
+    rough. Bands are counted from 0, k-points as in `get_ibz_k_points`.
+    """
+
+    atoms: Atoms | None
+
+    @abstractmethod
+    def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
+        """Return a property by its name, as ASE's calculators do."""
+
+    @abstractmethod
+    def ground_state(self, atoms: Any = None) -> GroundState:
+        """Return the ground state, which is solved for unless it is held."""
+
+    @abstractmethod
+    def _converged_bands(self) -> ConvergedBands:
+        """Return the bands of the ground state, all of them converged."""
+
+    @abstractmethod
+    def get_bz_k_points(self) -> np.ndarray:
+        """Return all k-points (nk, 3), scaled."""
+
+    def get_fermi_level(self) -> float:
+        """Return the Fermi level, eV; in a gap much wider than the smearing it lies in the middle."""
+        return self.get_property("fermi_level")
+
+    def get_eigenvalues(self, kpt: int = 0, spin: int = 0) -> np.ndarray:
+        """Return the levels (nbands,) of a k-point, eV, ascending."""
+        return self.get_property("eigenvalues")[spin, kpt]
+
+    def get_occupation_numbers(self, kpt: int = 0, spin: int = 0) -> np.ndarray:
+        """Return the electrons (nbands,) in each band of a k-point.
+
+        A full band holds 2, or 1 in a spin-polarised calculation; the weight of the k-point is not included.
+        """
+        return self.get_property("occupations")[spin, kpt]
+
+    def get_ibz_k_points(self) -> np.ndarray:
+        """Return the irreducible k-points (nirr, 3), scaled: in units of the reciprocal lattice vectors."""
+        return self.get_property("ibz_kpoints")
+
+    def get_k_point_weights(self) -> np.ndarray:
+        """Return the weights (nirr,) of the irreducible k-points; they add up to one."""
+        return self.get_property("kpoint_weights")
+
+    def get_bz_to_ibz_map(self) -> np.ndarray:
+        """Return for each of `get_bz_k_points` the index (nk,) of its irreducible k-point."""
+        symmetry = self.ground_state().basis.symmetry
+        points = torch.as_tensor(self.get_bz_k_points(), device="cpu")
+        return symmetry.irreducible_kpoints(points)[2].numpy()
+
+    def get_number_of_bands(self) -> int:
+        """Return the number of bands at each k-point."""
+        return self.get_property("eigenvalues").shape[2]
+
+    def get_number_of_spins(self) -> int:
+        """Return 1, or 2 if the calculation is spin-polarised."""
+        return self.ground_state().crystal.nspin
+
+    def get_spin_polarized(self) -> bool:
+        """Whether there are two spin channels."""
+        return self.get_number_of_spins() == 2
+
+    def atoms_in_box(self) -> Atoms:
+        """Return the atoms in the cell of the density and the orbitals, to write these with.
+
+        Along periodic directions it is the cell of the atoms. Along other directions it is that of the calculation,
+        with the mean of the positions in the middle.
+        """
+        state = self.ground_state()
+        crystal, shape = state.crystal, state.basis.grid.shape
+        middle = [0.0 if periodic else n // 2 / n for n, periodic in zip(shape, crystal.pbc)]
+        assert self.atoms is not None
+        boxed = self.atoms.copy()
+        boxed.cell = crystal.lattice.cpu().numpy() * BOHR
+        boxed.set_scaled_positions(crystal.positions.cpu().numpy() + middle)
+        return boxed
+
+    def get_pseudo_density(self, spin: int | None = None) -> np.ndarray:
+        """Return the density of the valence electrons on the FFT box of `atoms_in_box`.
+
+        Parameters
+        ----------
+        spin : {None, 0, 1}
+            Total density, or that of the electrons with spin up or down.
+
+        Returns
+        -------
+        ndarray
+            (n1, n2, n3), electrons/Angstrom^3.
+        """
+        state = self.ground_state()
+        fields = state.basis.grid.to_real(state.density).cpu().numpy() / BOHR**3
+        total, *magnetisation = (_centred(field, state) for field in fields)
+        if spin is None:
+            return total
+        if spin not in (0, 1):
+            raise InputError(f"spin={spin!r}: expected None, 0 or 1")
+        return 0.5 * (total + (-1) ** spin * sum(magnetisation))
+
+    def get_pseudo_wave_function(
+        self, band: int = 0, kpt: int = 0, spin: int = 0, periodic: bool = False
+    ) -> np.ndarray:
+        """Return an orbital on the FFT box of `atoms_in_box`, normalised in one cell.
+
+        Parameters
+        ----------
+        band, kpt, spin : int
+            Indices of the orbital.
+        periodic : bool
+            Leave out the factor exp(i k r).
+
+        Returns
+        -------
+        ndarray
+            (n1, n2, n3), complex, Angstrom^(-3/2).
+        """
+        bands = self._converged_bands()
+        return _centred(bands.orbital(band, kpt, spin, periodic), bands.state)
+
+
+def _centred(values: np.ndarray, state: GroundState) -> np.ndarray:
+    """Return values (n1, n2, n3) on the FFT box with the origin in the middle along directions without period."""
+    axes = [axis for axis, periodic in enumerate(state.crystal.pbc) if not periodic]
+    return np.roll(values, [values.shape[axis] // 2 for axis in axes], axes)
+
+
+class FixedDensity(ElectronicStructure):
+    """Bands at chosen k-points in the potential of a ground state: what `NNXCCalculator.fixed_density` returns.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The atoms that were calculated.
+    state : GroundState
+        As `ase_nnxc.ks.bands.bands_at` returns it.
+    path : BandPath
+        Its k-points.
+    """
+
+    def __init__(self, atoms: Atoms, state: GroundState, path: BandPath) -> None:
+        self.atoms, self.path = atoms, path
+        self._bands = ConvergedBands(state, state.eigenvalues, state.orbitals)
+
+    @classmethod
+    def along(cls, path: BandPath, nbands: int | None, atoms: Atoms, state: GroundState) -> "FixedDensity":
+        """Solve for the bands along a path in the potential of a ground state.
+
+        Raises
+        ------
+        InputError
+            If there are fewer plane waves than bands.
+        SCFError
+            If bands do not converge.
+        """
+        points = torch.as_tensor(path.kpts, dtype=torch.float64, device="cpu")
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                return cls(atoms.copy(), bands_at(state, points, nbands), path)
+        except ConvergenceError as error:
+            raise SCFError(str(error)) from error
+        except ValueError as error:
+            raise InputError(f"nbands={nbands}: {error}") from error
+
+    def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
+        """Return levels, occupations, k-points, their weights, or the Fermi level of the ground state.
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            For any other property.
+        """
+        known = self._bands.levels() | {"fermi_level": self._bands.state.fermi_level * HARTREE}
+        if name not in known:
+            raise PropertyNotImplementedError(
+                f"{name!r} is not available at a fixed density; available are {', '.join(known)}"
+            )
+        return known[name]
+
+    def ground_state(self, atoms: Any = None) -> GroundState:
+        """Return the bands together with the density that they were computed for."""
+        return self._bands.state
+
+    def _converged_bands(self) -> ConvergedBands:
+        """Return the bands, which are all converged."""
+        return self._bands
+
+    def get_bz_k_points(self) -> np.ndarray:
+        """Return all k-points (nk, 3), scaled."""
+        return self.path.kpts
+
+    def get_bz_to_ibz_map(self) -> np.ndarray:
+        """Return the indices (nk,) of the k-points: each stands for itself."""
+        return np.arange(len(self.path.kpts))
+
+    def band_structure(self) -> BandStructure:
+        """Return the energies along the path, eV, with the Fermi level as reference."""
+        return BandStructure(self.path, self.get_property("eigenvalues"), reference=self.get_fermi_level())

@@ -1,0 +1,200 @@
+"""Restart files: tensors as safetensors, and everything else as JSON in the header of the same file.
+
+Nothing in a file is executed, and a file that is damaged or of another kind is an error.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import CalculatorError, InputError, ReadError, equal
+from ase.io.jsonio import decode, encode
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import __version__
+from ..ks.ground_state import GroundState
+from .calculation import Calculation
+from .kpoints import make_mesh
+from .parameters import for_files
+from .plan import digests
+from .solver import GroundStateSolver
+
+FORMAT = 1
+"""Number of the format that this version reads and writes."""
+
+_HEADER = "ase_nnxc"
+_ORBITALS = "orbitals"
+
+
+def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write a file; an older one is replaced when the new one is complete.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        Name of the file.
+    state : mapping
+        A ground state as `pack` returns it.
+    facts : mapping
+        Everything else, of types that ASE writes as JSON.
+    """
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    nk = state["eigenvalues"].shape[1]
+    tensors |= {f"{_ORBITALS}.{i // nk}.{i % nk}": psi for i, psi in enumerate(state[_ORBITALS])}
+    header = encode(
+        {
+            "format": FORMAT,
+            "versions": {"ase_nnxc": __version__, "torch": torch.__version__},
+            "state": {name: value for name, value in state.items() if name not in {_ORBITALS, *tensors}},
+            "complex": [name for name, tensor in tensors.items() if tensor.is_complex()],
+            **facts,
+        }
+    )
+    tensors = {name: torch.view_as_real(t) if t.is_complex() else t for name, t in tensors.items()}
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, {_HEADER: header})
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the ground state, on the CPU, and the facts that `write_restart` wrote.
+
+    Raises
+    ------
+    ReadError
+        If there is no such file, or if it is not a restart file of this format.
+    """
+    try:
+        with torch.inference_mode(False), safe_open(path, framework="pt", device="cpu") as file:
+            header = decode((file.metadata() or {})[_HEADER])
+            if header["format"] != FORMAT:
+                raise ReadError(
+                    f"{path} has format {header['format']}, written by ase_nnxc {header['versions']['ase_nnxc']}; "
+                    f"this version, {__version__}, reads format {FORMAT}"
+                )
+            # copies: in the file complex numbers may lie where torch's vector instructions cannot load them
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise ReadError(f"{path} cannot be read: {error}") from error
+    except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ReadError(f"{path} is not a restart file, or it is damaged: {type(error).__name__}: {error}") from error
+    try:
+        for name in header.pop("complex"):
+            tensors[name] = torch.view_as_complex(tensors[name])
+        return _with_list_of_orbitals(tensors) | header.pop("state"), header
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise ReadError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _with_list_of_orbitals(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the tensors as `pack` has them."""
+    nspin, nk = tensors["eigenvalues"].shape[:2]
+    orbitals = [tensors.pop(f"{_ORBITALS}.{spin}.{k}") for spin in range(nspin) for k in range(nk)]
+    return {**tensors, _ORBITALS: orbitals}
+
+
+class RestartFiles(GroundStateSolver, ABC):
+    """The part of NNXCCalculator that writes restart files and reads them."""
+
+    @abstractmethod
+    def ground_state(self, atoms: Atoms | None = None) -> GroundState:
+        """Return the ground state, which is solved for unless it is held."""
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write a restart file: atoms, results, parameters, density and orbitals of the last calculation.
+
+        `NNXCCalculator(restart=path)` is then the same calculator, and its `get_atoms` returns the atoms. Of a
+        functional object only the fingerprint is written: such a file is read with
+        `NNXCCalculator(functional, restart=path)`.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            Name of the file, safetensors with JSON in its header; an old file is replaced.
+
+        Raises
+        ------
+        InputError
+            If nothing has been calculated.
+        """
+        if self.atoms is None:
+            raise InputError("there is nothing to write: calculate something first")
+        self.ground_state()  # a copy of a calculator holds none
+        mesh = self._calculation.mesh
+        assert mesh is not None
+        atoms = self.atoms.copy()
+        atoms.info = {}  # may hold anything
+        facts = {
+            "parameters": for_files(self.parameters) | {"xc": self._xc.xc if isinstance(self._xc.xc, str) else None},
+            "functional": self._xc.describe(),
+            "choices": self._choices(),
+            "mesh": {"kpts": mesh.kpts, "cell": mesh.atoms.cell.array},
+            "atoms": atoms,
+            "results": self.results,
+        }
+        write_restart(path, self.pack_state(), facts)
+
+    def read(self, label: str | os.PathLike[str]) -> None:
+        """Take atoms, results, parameters and ground state from a restart file; `txt` and `device` stay as they are.
+
+        Parameters
+        ----------
+        label : str or PathLike
+            Name of the file that `write` wrote.
+
+        Raises
+        ------
+        ReadError
+            If there is no such file, if it is damaged, or if the functional, the pseudopotentials or anything that this
+            version chooses for the atoms differ from those when it was written.
+        """
+        packed, facts = read_restart(label)
+        try:
+            self._restore(packed, facts)
+        except Exception as error:  # a damaged file may cause any exception
+            self.reset()
+            kind = "" if isinstance(error, CalculatorError) else f"{type(error).__name__}: "
+            raise ReadError(f"{label} cannot be used for a restart: {kind}{error}") from error
+
+    def _restore(self, packed: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Become the calculator that wrote this."""
+        parameters, atoms = dict(facts["parameters"]), facts["atoms"]
+        if parameters["xc"] is None:
+            del parameters["xc"]
+        self.set(**parameters)
+        if self._xc.describe() != facts["functional"]:
+            raise ReadError(f"its functional is {facts['functional']}, but this one is {self._xc.describe()}")
+        mesh_atoms = atoms.copy()
+        mesh_atoms.cell = facts["mesh"]["cell"]
+        self._calculation = Calculation(mesh=make_mesh(facts["mesh"]["kpts"], mesh_atoms))
+        self.unpack_state(atoms, packed)
+        if self._calculation.fingerprint != self._fingerprint(atoms):
+            raise ReadError("its ground state is not that of its atoms and its functional")
+        self.atoms, self.results = atoms, facts["results"]
+        for name, now in self._choices().items():
+            if not equal(now, facts["choices"].get(name)):
+                raise ReadError(f"{name} was {facts['choices'].get(name)} when it was written and would now be {now}")
+
+    def _choices(self) -> dict[str, Any]:
+        """Return what this version chooses for the atoms from its parameters and data."""
+        explicit, atoms = self._calculation.parameters, self.atoms
+        assert explicit is not None
+        assert atoms is not None
+        chosen = {name: explicit[name] for name in ("ecut", "kpts", "gpts", "pseudos")}
+        return chosen | {"tables": digests(self._tables_of(atoms))}
+
+    @classmethod
+    def read_atoms(cls, restart: str | os.PathLike[str], **kwargs: Any) -> Atoms:
+        """Return the atoms of a restart file, with the calculator attached."""
+        return cls(restart=restart, **kwargs).get_atoms()
