@@ -33,7 +33,7 @@ from ase_nnxc import NNXCCalculator, __version__
 from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.train.objectives import LatticeConstant
 from ase_nnxc.train.records import calculators_for, experimental_solid, scaled_structures
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import NNGGA, PBE, HybridXC
 
 OUTPUT = Path(__file__).with_suffix(".json")
@@ -66,30 +66,41 @@ def calculator(atoms: Atoms, xc: Any, **changes: Any) -> NNXCCalculator:
     return NNXCCalculator(xc, pseudos=pseudos, **SETTINGS | changes)
 
 
+class EpochClock:
+    """A constant learning rate, and the processor time at each call."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, _: int) -> float:
+        """Return the factor of the learning rate."""
+        self.times.append(time.process_time())
+        return 1.0
+
+    def config(self) -> dict[str, str]:
+        """Return what identifies the function when the trainer compares runs."""
+        return {"name": "constant"}
+
+
 def train(chosen: dict[str, tuple[Atoms, float]], epochs: int) -> dict[str, Any]:
     """Seconds of each epoch, and the largest memory of the process."""
     functional = HybridXC(NNGGA(), PBE())
     pseudos = {symbol: f"gth-pbe-q{valence}" for symbol, valence in PSEUDOS.items()}
     records = [experimental_solid(n, atoms, a, a, points=POINTS, span=SPAN) for n, (atoms, a) in chosen.items()]
     optimizer = torch.optim.Adam(functional.parameters(), lr=LEARNING_RATE)
-    clocks: list[float] = []
-
-    def same_rate(_: int) -> float:
-        clocks.append(time.process_time())
-        return 1.0
-
+    clock = EpochClock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             NNXCCalculator(functional, pseudos=pseudos, **SETTINGS),
             records,
             [LatticeConstant(100.0)],
             optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, same_rate),  # is called at the end of each epoch
-            settings=Settings(epochs=epochs, memory=16.0),
+            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, clock),  # is called at the end of each epoch
+            settings=TrainerSettings(epochs=epochs, memory=16.0),
             folder=folder,
         )
         history = trainer.run()
-    seconds = [round(after - before, 2) for before, after in pairwise(clocks)]
+    seconds = [round(after - before, 2) for before, after in pairwise(clock.times)]
     return {
         "seconds_of_epochs": seconds,
         "wall_seconds_of_epochs": [epoch["seconds"] for epoch in history],

@@ -15,7 +15,7 @@ from ase_nnxc.cli import main
 from ase_nnxc.interop.pyscf import grid_features, solve_molecule
 from ase_nnxc.train.certificate import certificate, compare_crystals, compare_molecules, compare_points
 from ase_nnxc.train.clone import (
-    Settings,
+    CloneSettings,
     _Residuals,
     clone,
     counterparts,
@@ -138,7 +138,7 @@ def test_derivative_along_directions_is_that_of_the_energy(functional):
 
 def test_normal_equations_are_the_slope_of_the_loss():
     samples = Samples(**{**vars(sample_mesh(40)), "system": torch.arange(40) % 3 - 1, "systems": ("a", "b")})
-    residuals = _Residuals(small_exchange(), PBE(part="x"), samples, Settings(), torch.Generator().manual_seed(0))
+    residuals = _Residuals(small_exchange(), PBE(part="x"), samples, CloneSettings(), torch.Generator().manual_seed(0))
     theta = residuals.start()
     gradient, hessian = residuals.normal_equations(theta)
     step = 1e-6 * torch.eye(len(theta), dtype=torch.float64)
@@ -152,7 +152,7 @@ def test_a_fit_brings_a_small_network_near_its_parent(parent):
     alpha = ("alpha/(1+alpha)",) if "tau" in parent.features else ()
     network = NeuralExchange(("s2/(1+s2)", *alpha), widths=(8,), activation="tanh", trainable_mu=True)
     before = compare_points(network, parent, 64)["x"]
-    record = clone(network, parent, sample_mesh(300), Settings(steps=25))
+    record = clone(network, parent, sample_mesh(300), CloneSettings(steps=25))
     after = compare_points(network, parent, 64)["x"]
     assert record["fits"]["x"]["validation_loss"] < 1e-3
     assert after["rms_dF"] < 0.1 * before["rms_dF"]
@@ -161,7 +161,7 @@ def test_a_fit_brings_a_small_network_near_its_parent(parent):
 def test_the_same_seed_gives_the_same_clone():
     clones = [small_exchange(), small_exchange()]
     for network in clones:
-        clone(network, PBE(part="x"), sample_mesh(50), Settings(steps=3))
+        clone(network, PBE(part="x"), sample_mesh(50), CloneSettings(steps=3))
     for one, other in zip(*(network.parameters() for network in clones)):
         assert torch.equal(one, other)
 

@@ -26,7 +26,7 @@ from ase_nnxc.train.objectives import EnergyDifferences
 from ase_nnxc.train.penalties import ParameterAnchor
 from ase_nnxc.train.ranks import Ranks, shares
 from ase_nnxc.train.records import Record, label, scaled_structures, write_records
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import PBE
 
 KEYWORDS = {"ecut": 150, "kpts": (1, 1, 1), "smooth_cutoff": True}
@@ -46,7 +46,7 @@ def trainer(folder=None, epochs=2, only=None):
         [EnergyDifferences(1e3)],
         penalties=[ParameterAnchor(functional, 1.0)],
         optimizer=torch.optim.Adam(functional.parameters(), lr=0.01),
-        settings=Settings(epochs=epochs),
+        settings=TrainerSettings(epochs=epochs),
         folder=folder,
     )
 

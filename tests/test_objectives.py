@@ -30,7 +30,7 @@ from ase_nnxc.train.objectives import (
 from ase_nnxc.train.penalties import Bounds, FunctionalAnchor, KernelSize, ParameterAnchor
 from ase_nnxc.train.prediction import Prediction
 from ase_nnxc.train.records import Provenance, Record, align_energies, label, scaled_structures, table_digests
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import PBE, Functional
 
 TINY = {"ecut": 150, "kpts": (2, 2, 2), "smooth_cutoff": True}
@@ -149,7 +149,7 @@ def density_record(box, tables):
 
 def trained(record, objectives, **settings):
     calculator = NNXCCalculator(PBE(trainable=("kappa",)), **TINY)
-    return Trainer(calculator, [record], objectives, settings=Settings(**settings))
+    return Trainer(calculator, [record], objectives, settings=TrainerSettings(**settings))
 
 
 def test_densities_of_other_boxes_and_potentials_are_refused_before_anything_runs():

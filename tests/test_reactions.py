@@ -24,7 +24,7 @@ from ase_nnxc.train.records import (
     label,
     read_records,
 )
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.train.warm import WarmCalculators
 from ase_nnxc.xc import PBE
 
@@ -162,7 +162,7 @@ def test_training_by_an_ionization_potential_goes_on_where_it_was(tmp_path):
     def run(folder, epochs):
         functional = PBE(kappa=0.7, trainable=("kappa",))
         optimizer = torch.optim.SGD(functional.parameters(), lr=0.05)
-        calculator, settings = NNXCCalculator(functional, kpts=(2, 2, 2), **TINY), Settings(epochs=epochs)
+        calculator, settings = NNXCCalculator(functional, kpts=(2, 2, 2), **TINY), TrainerSettings(epochs=epochs)
         history = Trainer(
             calculator, [record], [ReactionEnergy()], optimizer=optimizer, settings=settings, folder=tmp_path / folder
         ).run()

@@ -25,7 +25,7 @@ from ase_nnxc.ks.response import ResponseError
 from ase_nnxc.train.objectives import EnergyDifferences, EnergyPerAtom, ReactionEnergy, TotalEnergy
 from ase_nnxc.train.penalties import ParameterAnchor
 from ase_nnxc.train.records import Record, digest, label, scaled_structures
-from ase_nnxc.train.trainer import Settings, Trainer, TrainingError
+from ase_nnxc.train.trainer import Trainer, TrainerSettings, TrainingError
 from ase_nnxc.train.warm import WarmCalculators
 from ase_nnxc.xc import PBE
 
@@ -59,18 +59,20 @@ def test_prediction_is_the_energy_that_the_calculator_tells():
 
 
 def test_training_finds_the_kappa_behind_the_energies(aluminium):
-    made = trainer([aluminium], settings=Settings(epochs=25), learning_rate=0.03)
+    made = trainer([aluminium], settings=TrainerSettings(epochs=25), learning_rate=0.03)
     history = made.run()
     assert made.functional.kappa.item() == pytest.approx(0.804, rel=0.03)
     assert history[-1]["validation_errors"]["energy_differences"] < 0.1 * history[0]["errors"]["energy_differences"]
 
 
 def test_best_parameters_of_the_validation_are_kept_not_the_last(aluminium):
-    made = trainer([aluminium], kappa=0.8, learning_rate=0.1, settings=Settings(epochs=3))
+    made = trainer([aluminium], kappa=0.8, learning_rate=0.1, settings=TrainerSettings(epochs=3))
     history = made.run()
     best = min(history, key=lambda m: m["validation_loss"])
     assert best["epoch"] < 3
-    again = trainer([aluminium], settings=Settings(epochs=1), learning_rate=0.0, kappa=made.functional.kappa.item())
+    again = trainer(
+        [aluminium], settings=TrainerSettings(epochs=1), learning_rate=0.0, kappa=made.functional.kappa.item()
+    )
     assert again.run()[0]["loss"] == pytest.approx(best["validation_loss"], rel=1e-3)
 
 
@@ -78,14 +80,14 @@ def test_epochs_at_fixed_density_run_no_scf_after_the_first(aluminium, monkeypat
     solved = []
     solve = NNXCCalculator._solve
     monkeypatch.setattr(NNXCCalculator, "_solve", lambda self, *args: solved.append(1) or solve(self, *args))
-    made = trainer([aluminium], settings=Settings(epochs=4, fixed_density_epochs=4))
+    made = trainer([aluminium], settings=TrainerSettings(epochs=4, fixed_density_epochs=4))
     history = made.run()
     assert len(solved) == 2  # one for each volume
     assert history[-1]["loss"] < history[0]["loss"]
 
 
 def test_forgotten_ground_states_change_nothing_but_time(aluminium):
-    settings = [Settings(epochs=2, memory=memory) for memory in (1.0, 1e-6)]
+    settings = [TrainerSettings(epochs=2, memory=memory) for memory in (1.0, 1e-6)]
     losses = [trainer([aluminium], calculator=TIGHT, settings=s).run()[-1]["loss"] for s in settings]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -94,7 +96,9 @@ def test_any_optimizer_takes_the_loss_as_closure(aluminium):
     functional = PBE(kappa=0.7, trainable=("kappa",))
     optimizer = torch.optim.LBFGS(functional.parameters(), lr=1.0, max_iter=6, line_search_fn="strong_wolfe")
     calculator = NNXCCalculator(functional, **TINY)
-    made = Trainer(calculator, [aluminium], [EnergyDifferences(1e4)], optimizer=optimizer, settings=Settings(epochs=1))
+    made = Trainer(
+        calculator, [aluminium], [EnergyDifferences(1e4)], optimizer=optimizer, settings=TrainerSettings(epochs=1)
+    )
     made.run()
     assert functional.kappa.item() == pytest.approx(0.804, rel=1e-2)
 
@@ -102,7 +106,7 @@ def test_any_optimizer_takes_the_loss_as_closure(aluminium):
 def test_gradient_is_clipped(aluminium):
     functional = PBE(kappa=0.7, trainable=("kappa",))
     optimizer = torch.optim.SGD(functional.parameters(), lr=1.0)
-    settings = Settings(epochs=1, clip=0.003)
+    settings = TrainerSettings(epochs=1, clip=0.003)
     Trainer(
         NNXCCalculator(functional, **TINY),
         [aluminium],
@@ -119,20 +123,20 @@ def test_callable_of_prediction_and_record_is_an_objective(aluminium):
         difference = energies[-1] - energies[0] - (record.targets["energy"][-1] - record.targets["energy"][0])
         return difference.square()
 
-    assert trainer([aluminium], [at_the_ends], settings=Settings(epochs=2)).run()[-1]["loss"] > 0
+    assert trainer([aluminium], [at_the_ends], settings=TrainerSettings(epochs=2)).run()[-1]["loss"] > 0
 
 
 def test_objectives_of_one_class_have_errors_of_their_own(aluminium):
     made = trainer(
         [aluminium],
         [EnergyDifferences(1e4), EnergyDifferences(1.0, "l1"), EnergyPerAtom()],
-        settings=Settings(epochs=1),
+        settings=TrainerSettings(epochs=1),
     )
     assert made.run()[0]["errors"].keys() == {"energy_differences", "energy_differences-2", "energy_per_atom"}
 
 
 def test_early_stopping(aluminium):
-    made = trainer([aluminium], kappa=0.804, learning_rate=0.1, settings=Settings(epochs=50, patience=2))
+    made = trainer([aluminium], kappa=0.804, learning_rate=0.1, settings=TrainerSettings(epochs=50, patience=2))
     assert len(made.run()) < 10
 
 
@@ -144,12 +148,12 @@ def broken_record():
 
 def test_broken_structure_among_ten_is_told_and_left_out(aluminium):
     others = [replace(aluminium, name=f"Al-{i}") for i in range(9)]
-    made = trainer([*others, broken_record()], settings=Settings(epochs=1))
+    made = trainer([*others, broken_record()], settings=TrainerSettings(epochs=1))
     with pytest.warns(UserWarning, match="'bad' is left out: .* on top of each other"):
         history = made.run()
     assert history[-1]["failed"] == ["bad"]
     assert made.failures.keys() == {"bad"}
-    alone = trainer([aluminium], settings=Settings(epochs=1)).run()
+    alone = trainer([aluminium], settings=TrainerSettings(epochs=1)).run()
     assert history[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-6)
 
 
@@ -212,11 +216,11 @@ def test_what_cannot_be_trained_is_refused(aluminium):
     with pytest.raises(InputError, match="one name"):
         trainer([aluminium, pbe_record(a=4.0)])
     with pytest.raises(InputError, match="batch=0"):
-        Settings(batch=0)
+        TrainerSettings(batch=0)
 
 
 def test_saved_model_has_a_card_of_its_training(aluminium, tmp_path):
-    made = trainer([aluminium], settings=Settings(epochs=2), folder=tmp_path / "run")
+    made = trainer([aluminium], settings=TrainerSettings(epochs=2), folder=tmp_path / "run")
     made.run()
     functional = load_functional(made.save(tmp_path, name="mine", description="A test."))
     assert functional.kappa.item() == made.functional.kappa.item()
@@ -247,7 +251,7 @@ def small_run(folder, *, weight=1e-3, norm="l2", anchor=1e-3, learning_rate=0.01
         penalties=[noise, ParameterAnchor(functional, anchor)],
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma),
-        settings=Settings(epochs=2, batch=1),
+        settings=TrainerSettings(epochs=2, batch=1),
         folder=folder,
     )
 

@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 
+class NoMinimumError(ValueError):
+    """The curve through the energies has no minimum at or near their volumes."""
+
+
 @dataclass(frozen=True)
 class BirchMurnaghan:
     """A fitted equation of state; every tensor is float64 and carries the gradient of the energies.
@@ -87,9 +91,10 @@ def fit_birch_murnaghan(volumes: Tensor, energies: Tensor) -> BirchMurnaghan:
 
     Raises
     ------
+    NoMinimumError
+        If the curve has no minimum within the fitted range of x or one such range's width beside it.
     ValueError
-        With fewer than four points, values that are not finite, or a curve without a minimum within the
-        fitted range of x or one such range's width beside it.
+        With fewer than four points, or values that are not finite.
     """
     v, e = volumes.to(torch.float64), energies.to(torch.float64)
     if v.ndim != 1 or v.shape != e.shape or len(torch.unique(v)) < 4:
@@ -111,7 +116,7 @@ def fit_birch_murnaghan(volumes: Tensor, energies: Tensor) -> BirchMurnaghan:
     # a cubic may also turn far away from the points, which says nothing about them
     x_min, reach = result[0].item() ** (-2 / 3) / reference, 3 * width
     if not (torch.isfinite(result).all() and abs(x_min - centre) <= reach):
-        raise ValueError("the Birch-Murnaghan curve through these energies has no minimum at or near their volumes")
+        raise NoMinimumError("the Birch-Murnaghan curve through these energies has no minimum at or near their volumes")
     errors = _standard_errors(a.detach(), r.detach(), residuals.detach(), (reference, centre, width))
     offset = torch.zeros_like(a)
     offset[0] = shift
