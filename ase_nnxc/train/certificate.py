@@ -64,7 +64,7 @@ def compare_points(functional: Functional, parent: Functional, count: int = 4096
     dict
         Errors by kind. "max_dF" and "max_dF_ds" are the largest |dF| and |d(dF)/ds| for s = 0, 0.01 ... 3 without
         polarisation (rs = 0.5, 1, 2, 5 bohr; alpha = 0, 0.5, 1, 2, 5 for a meta-GGA). "rms_dF" and "rms_slope" are the
-        root mean squares of dF and of its derivative along random directions (see `clone`) over a mesh of all variables.
+        root mean squares of dF and of its derivative along random directions (see `clone`) over a mesh of variables.
     """
     lines, mesh = _lines("tau" in parent.features), sample_mesh(count, SEED)
     pairs = {part.kind: (part, parent_part) for part, parent_part in counterparts(functional, parent)}

@@ -16,7 +16,7 @@ import torch
 from ase.calculators.calculator import InputError
 from torch import Tensor
 
-_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
+_FUNCTIONS = FunctionType | BuiltinFunctionType | MethodType
 
 
 def plain(value: Any) -> Any:

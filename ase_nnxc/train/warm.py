@@ -50,6 +50,12 @@ class WarmCalculators:
         SCFError, CalculationFailed
             If a structure cannot be calculated; its ground state is then dropped.
         """
+        try:
+            return self._predict(record, fixed_density)
+        except InputError as error:  # atoms on top of each other, too few bands ...
+            raise CalculationFailed(str(error)) from error
+
+    def _predict(self, record: Record, fixed_density: bool) -> Prediction:
         solved, energies = [], []
         for i, (atoms, calculator) in enumerate(zip(record.structures, self._calculators_of(record))):
             key = f"{record.name}/{i}"
@@ -59,11 +65,9 @@ class WarmCalculators:
                 else:
                     solved.append(calculator.differentiable(atoms))
                     energies.append(solved[-1].free_energy)
-            except Exception as error:  # of any type: the next calculation must not start from this state
+            except Exception:  # of any type: the next calculation must not start from this state
                 calculator.reset()
                 self._held.pop(key, None)
-                if isinstance(error, InputError):  # atoms on top of each other, too few bands ...
-                    raise CalculationFailed(str(error)) from error
                 raise
             self._hold(key, atoms, calculator)
         return Prediction(torch.stack(energies), None if fixed_density else solved)
