@@ -214,6 +214,10 @@ def wrong_shape(prediction, record):
     return prediction.energies
 
 
+def without_gradient(prediction, record):
+    return prediction.energies.sum().detach()
+
+
 def no_tensor(prediction, record):
     return 1.0
 
@@ -233,6 +237,11 @@ def test_bug_in_an_objective_ends_the_run_with_objective_and_record(aluminium, o
     with pytest.raises(ObjectiveError, match=rf"objective '{objective.__name__}' raised {error}") as raised:
         trainer([aluminium], [objective]).run()
     assert "record 'Al'" in str(raised.value)
+
+
+def test_loss_without_a_gradient_ends_the_run(aluminium):
+    with pytest.raises(ObjectiveError, match="loss of record 'Al' has no gradient"):
+        trainer([aluminium], [without_gradient]).run()
 
 
 class WrongErrors(EnergyDifferences):
@@ -289,7 +298,7 @@ def test_what_cannot_be_trained_is_refused(aluminium):
         Trainer(NNXCCalculator(PBE()), [aluminium], [EnergyDifferences()])
     calculator = NNXCCalculator(PBE(trainable=("kappa",)))
     another = torch.optim.Adam(PBE(trainable=("kappa",)).parameters())
-    with pytest.raises(InputError, match="optimizer has no parameter"):
+    with pytest.raises(InputError, match="optimizer has no trainable parameter"):
         Trainer(calculator, [aluminium], [EnergyDifferences()], optimizer=another)
     with pytest.raises(InputError, match="no objective reads"):
         trainer([aluminium], [ReactionEnergy()])

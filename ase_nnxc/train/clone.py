@@ -126,7 +126,7 @@ def part_of(parent: Functional, kind: str) -> Functional:
 
 
 def new_network(parent: Functional, network: Literal["constrained", "mlp"], seed: int) -> Functional:
-    """Return an untrained network with the features of a parent, but with no other property of it.
+    """Return an untrained network with the features of a parent and no other property of it.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Identity: what objectives, penalties, optimizers and schedulers state of themselves, as plain data.
+"""Identity of the arguments of a run: objectives, penalties, optimizers and schedulers as plain data.
 
-A run is resumed only with the arguments that it was begun with. These are compared as plain data: an object with a
-`config()` by what that returns, a function by its qualified name, an array by its digest.
+A run is resumed only with the arguments that it was started with. These are compared as plain data: an object by its
+`config()`, a function by its qualified name, an array by its digest.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ _FUNCTIONS = FunctionType | BuiltinFunctionType | MethodType
 def plain(value: Any) -> Any:
     """Return plain data by which a value differs from others.
 
-    Arrays give their digest, functions and classes their qualified name, objects with `config()` what it returns,
-    modules of torch also the digests of their tensors, and other objects their class.
+    This is the digest of an array, the qualified name of a function or a class, the `config()` of an object, or the
+    class of an object without one; modules of torch add the digests of their tensors.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -67,7 +67,7 @@ def check_comparable(kind: str, function: Callable[..., Any]) -> None:
     Parameters
     ----------
     kind : str
-        What the function is, for the message: "objective", "penalty" ...
+        Kind of function, for the message: "objective", "penalty" ...
     function : callable
         An object with `config()`, or a function at the top level of a module, or a `functools.partial` of one.
     """
@@ -135,7 +135,7 @@ def check_identity(saved: Mapping[str, Any], current: Mapping[str, Any], run: st
     saved, current : mapping
         Plain data by the names of the arguments.
     run : str
-        The run that `saved` belongs to, as the subject of the message: "the run in FOLDER", "rank 1".
+        Subject of the message, the run that `saved` belongs to: "the run in FOLDER", "rank 1".
     """
     for argument, value in current.items():
         difference = _first_difference(saved.get(argument), value)
@@ -146,7 +146,7 @@ def check_identity(saved: Mapping[str, Any], current: Mapping[str, Any], run: st
 
 
 def _first_difference(saved: Any, current: Any) -> tuple[list[str], Any, Any] | None:
-    """Return the keys to the first difference of two values and what differs there; None if they are equal."""
+    """Return the keys of the first difference and the two values there; None if `saved` and `current` are equal."""
     if saved == current:
         return None
     if isinstance(saved, Mapping) and isinstance(current, Mapping):

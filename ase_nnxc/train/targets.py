@@ -1,6 +1,6 @@
 """Targets: the quantities that a record may give for its structures, with their units and shapes.
 
-This module loads no torch: the command line reads the names here.
+This module does not load torch, so that the command line can use the names.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def write_records(path: str | Path, records: Sequence[Record]) -> None:
 def read_records(path: str | Path) -> list[Record]:
     """Read the records of a file that `write_records` or ASE wrote.
 
-    An image without "record" is a record of its own. It has the name of the file, with a number if there are several.
+    An image without "record" is a separate record. It has the name of the file, with a number if there are several.
 
     Raises
     ------

@@ -31,7 +31,7 @@ FAILURES = (CalculationFailed, NoMinimumError, ResponseError)
 
 
 class ObjectiveError(RuntimeError):
-    """An objective raised an exception that is not a failure of the calculation, or did not return a loss."""
+    """An objective raised an exception that is not a failure of the calculation, or returned no valid loss."""
 
 
 class TrainingError(CalculationFailed):
@@ -62,6 +62,9 @@ class Objectives:
             name = short_name(objective)
             seen[name] += 1
             self._by_label[name if seen[name] == 1 else f"{name}-{seen[name]}"] = objective
+
+    def __len__(self) -> int:
+        return len(self._by_label)
 
     def config(self) -> dict[str, Any]:
         """Return plain data of each objective by its label."""
@@ -242,6 +245,11 @@ class LossFunction:
                 with self._random_numbers(step, record.name):
                     prediction = self._warm.predict(record, fixed_density)
                     loss = self._objectives.loss(prediction, record, fixed_density)
+                    if with_gradient and not loss.requires_grad:
+                        raise ObjectiveError(
+                            f"the loss of record {record.name!r} has no gradient: objectives must compute it from the "
+                            "tensors of the prediction, without detach() or item()"
+                        )
                     record_gradient = self._gradient(loss) if with_gradient else self._no_gradient()
                     if not (loss.isfinite() and record_gradient.isfinite().all()):
                         raise CalculationFailed("the loss or its gradient is not finite")

@@ -72,7 +72,7 @@ class RunFolder:
         Raises
         ------
         InputError
-            If the run was begun with other arguments than those that `identity` holds.
+            If the run was started with arguments other than those in `identity`.
         """
         if self._latest is None:
             return None
@@ -80,7 +80,7 @@ class RunFolder:
         try:
             check_identity(state["identity"], identity, f"the run in {self.path}")
         except InputError as error:
-            raise InputError(f"{error}. Use another folder, or the arguments that the run was begun with") from error
+            raise InputError(f"{error}. Use another folder, or the arguments that the run was started with") from error
         self._ranks.first(lambda: _truncate(self.path / METRICS, state["metrics_bytes"]))
         return state
 

@@ -8,7 +8,6 @@ If `torchrun` starts several processes, each calculates its own records, the sam
 losses are summed, and all processes take the same step.
 """
 
-import json
 import os
 import time
 import warnings
@@ -18,35 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ase.calculators.calculator import InputError
 from torch import Tensor
 from tqdm import tqdm
 
-from ...calculator import NNXCCalculator, torch_device
+from ...calculator import NNXCCalculator
 from ...checkpoints import save_functional
 from ...registry import pseudo_family
-from ...xc import Functional, describe
-from ..identity import (
-    check_comparable,
-    check_identity,
-    describe_optimizer,
-    describe_scheduler,
-    plain,
-    scheduler_functions,
-)
+from ...xc import Functional
+from ..identity import check_identity, plain
 from ..ranks import Ranks, shares
 from ..records import Record, digest
 from ..warm import WarmCalculators
+from .arguments import Arguments, trainable_functional
 from .losses import AllRecordsFailed, Loss, LossFunction, Objectives, Penalty, TrainingError
 from .metrics import Totals
 from .resume import Best, Progress, RunFolder
 from .settings import TrainerSettings
-
-CHANGEABLE_SETTINGS = ("epochs", "patience", "memory", "tolerated_failures")
-"""Settings that a resumed run may change."""
-
-CHANGEABLE_PARAMETERS = ("xc", "txt", "device")
-"""Parameters of the calculator that a resumed run may change; the functional is compared by itself."""
 
 
 class Trainer:
@@ -103,17 +89,29 @@ class Trainer:
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.calculator, self.settings = calculator, settings or TrainerSettings()
-        self.functional = _trainable_functional(calculator)
+        self.functional = trainable_functional(calculator)
         self._parameters = [p for p in self.functional.parameters() if p.requires_grad]
-        self.training, self.objectives, self.penalties = list(training), list(objectives), list(penalties)
-        self.validation = list(validation) if validation is not None else self.training
+        self.training, self.objectives, self.penalties = tuple(training), tuple(objectives), tuple(penalties)
+        self.validation = tuple(validation) if validation is not None else self.training
         self.optimizer = optimizer or torch.optim.Adam(self._parameters, lr=1e-3)
         self.scheduler = scheduler
         self.folder = None if folder is None else Path(folder)
-        self._objectives = Objectives(self.objectives)
-        self._check_arguments()
+        arguments = Arguments(
+            calculator=calculator,
+            functional=self.functional,
+            training=self.training,
+            validation=self.validation,
+            objectives=Objectives(self.objectives),
+            penalties=self.penalties,
+            optimizer=self.optimizer,
+            scheduler=scheduler,
+            settings=self.settings,
+        )
+        arguments.check()
+        if self.folder is not None:
+            arguments.check_comparable()
 
-        self._identity = self._make_identity()
+        self._identity = arguments.identity()
         self._ranks = Ranks()
         self.rank = self._ranks.number
         self._synchronise_ranks()
@@ -121,7 +119,7 @@ class Trainer:
         names = self._names_of_rank()
         self._loss = LossFunction(
             self.functional,
-            self._objectives,
+            arguments.objectives,
             self.penalties,
             warm=self._warm,
             ranks=self._ranks,
@@ -312,45 +310,6 @@ class Trainer:
 
     # -- the beginning ---------------------------------------------------------------------------------------------
 
-    def _check_arguments(self) -> None:
-        """Raise an InputError if records, objectives and optimizer do not fit together."""
-        for name, values in (
-            ("training", self.training),
-            ("validation", self.validation),
-            ("objectives", self.objectives),
-        ):
-            if not values:
-                raise InputError(f"{name} must not be empty")
-        records = {record.name: record for record in (*self.training, *self.validation)}
-        if len(records) < len({id(record) for record in (*self.training, *self.validation)}):
-            raise InputError("two records of training and validation have the same name")
-        for record in records.values():
-            self._objectives.check(record, self.calculator, self.settings.fixed_density_epochs > 0)
-        optimized = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        if not any(id(p) in optimized for p in self._parameters):
-            raise InputError("the optimizer has no parameter of the calculator's functional")
-        if self.folder is not None:
-            self._objectives.check_comparable()
-            for penalty in self.penalties:
-                check_comparable("penalty", penalty)
-            for function in scheduler_functions(self.scheduler):
-                check_comparable("function of the scheduler:", function)
-
-    def _make_identity(self) -> dict[str, Any]:
-        """Return what must be the same for a run to be resumed, as plain data; before the run has begun."""
-        parameters = {k: v for k, v in self.calculator.parameters.items() if k not in CHANGEABLE_PARAMETERS}
-        return {
-            "records": digest(self.training),
-            "validation records": digest(self.validation),
-            "functional": plain(describe(self.functional)),
-            "objectives": self._objectives.config(),
-            "penalties": [plain(penalty) for penalty in self.penalties],
-            "optimizer": describe_optimizer(self.optimizer),
-            "scheduler": describe_scheduler(self.scheduler),
-            "settings": {k: v for k, v in asdict(self.settings).items() if k not in CHANGEABLE_SETTINGS},
-            "calculator": json.loads(json.dumps(parameters)),
-        }
-
     def _synchronise_ranks(self) -> None:
         """Start from the functional of rank 0 on all ranks, which must have the same arguments."""
         for rank, identity in enumerate(self._ranks.gather(lambda: self._identity)):
@@ -395,20 +354,6 @@ class Trainer:
         self._best_tensors = state["best_tensors"]
         records = {record.name: record for record in (*self.training, *self.validation) if record.name in names}
         self._run_folder.load_ground_states(self._warm, state, records)
-
-
-def _trainable_functional(calculator: NNXCCalculator) -> Functional:
-    """Return the functional object of a calculator, which must have parameters to train, on the calculator's device."""
-    functional = calculator.parameters["xc"]
-    if not isinstance(functional, Functional):
-        raise InputError(f"xc={functional!r}: the calculator must have a Functional object, which is trained in place")
-    parameters = [p for p in functional.parameters() if p.requires_grad]
-    if not parameters:
-        raise InputError(f"{type(functional).__name__} has no parameters that require a gradient")
-    device = torch_device(calculator.parameters["device"])
-    if any(p.device != device for p in parameters):
-        raise InputError(f"the functional is on {parameters[0].device}, but the calculator uses {device}")
-    return functional
 
 
 def _copy_tensors(functional: Functional, device: str | None = None) -> dict[str, Tensor]:
