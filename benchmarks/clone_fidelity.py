@@ -1,10 +1,10 @@
-"""Clones against their parents, self-consistently: equations of state and molecules that were in no fit.
+"""Self-consistent differences between clones and their parents, for crystals and molecules that were not fitted.
 
     python benchmarks/clone_fidelity.py [MODEL ...]       (default: the four that are shipped; half an hour)
 
-Free energies of Al, Si, MgO and Cu at seven volumes, with their Birch-Murnaghan fits, and total energies of molecules
-from PySCF, the same settings for both functionals. Prints a table and writes benchmarks/clone_fidelity.json, after each
-crystal, and takes the parents' energies from it.
+The benchmark compares free energies of Al, Si, MgO and Cu at seven volumes, their Birch-Murnaghan fits, and total
+energies of molecules from PySCF, with the same settings for both functionals. It prints a table and writes
+benchmarks/clone_fidelity.json after each crystal; energies of the parents that are in this file are not recalculated.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BASIS = "def2-tzvp"
 
 
 def main() -> None:
-    """Every model against its parent."""
+    """Compare every model with its parent."""
     results: dict[str, Any] = {"version": __version__, "settings": described(), "free_energies_eV": {}, "models": {}}
     if OUTPUT.exists():
         results |= json.loads(OUTPUT.read_text())
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def scan(xc: str, crystal: str) -> list[float]:
-    """Free energies, eV, at the volumes."""
+    """Return the free energies at the volumes, eV."""
     calculator = NNXCCalculator(xc, smooth_cutoff=True, **SETTINGS[crystal])
     cells = [scaled(CRYSTALS[crystal], volume) for volume in VOLUMES]
     calculator.set(gpts=calculator.resolve(cells[-1])["gpts"])
@@ -72,14 +72,14 @@ def scan(xc: str, crystal: str) -> list[float]:
 
 
 def scaled(atoms: Atoms, volume: float) -> Atoms:
-    """The crystal at a multiple of its volume."""
+    """Return the crystal at a multiple of its volume."""
     atoms = atoms.copy()
     atoms.set_cell(atoms.cell * volume ** (1 / 3), scale_atoms=True)
     return atoms
 
 
 def differences(crystal: str, energies: list[float], reference: list[float]) -> dict[str, float]:
-    """Clone minus parent: the largest difference of energies, that of the lattice constant and of the bulk modulus."""
+    """Return clone minus parent: largest energy difference, differences of lattice constant and bulk modulus."""
     natoms = len(CRYSTALS[crystal])
     clone, parent = fit(crystal, energies), fit(crystal, reference)
     largest = max((e - r for e, r in zip(energies, reference)), key=abs)
@@ -93,13 +93,13 @@ def differences(crystal: str, energies: list[float], reference: list[float]) -> 
 
 
 def fit(crystal: str, energies: list[float]) -> BirchMurnaghan:
-    """Equation of state, eV and Angstrom."""
+    """Fit the equation of state, eV and Angstrom."""
     volumes = [scaled(CRYSTALS[crystal], volume).get_volume() for volume in VOLUMES]
     return fit_birch_murnaghan(*(torch.tensor(x, dtype=torch.float64, device="cpu") for x in (volumes, energies)))
 
 
 def described() -> dict[str, Any]:
-    """Settings for the file."""
+    """Return the settings for the file."""
     crystals = {
         name: {**settings, "a_A": CRYSTALS[name].cell.cellpar()[0] * 2**0.5} for name, settings in SETTINGS.items()
     }
@@ -107,7 +107,7 @@ def described() -> dict[str, Any]:
 
 
 def report(name: str, result: dict[str, Any]) -> None:
-    """Print a model's differences."""
+    """Print the differences of a model."""
     print(f"{name} - {result['parent']}")
     for crystal, d in result["crystals"].items():
         print(

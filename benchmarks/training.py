@@ -1,14 +1,14 @@
-"""Seconds of an epoch of training, its memory, and what gradients cost: writes benchmarks/training.json.
+"""Time and memory of training epochs, and time of gradients: writes benchmarks/training.json.
 
     python benchmarks/training.py [--epochs 3] [--crystals Al Cu ...]
     python benchmarks/training.py --check [--crystals Al Cu ...]
 
-The nine crystals of arXiv:2602.15923, A.6, five volumes each, and its functional, a HybridXC of PBE and a network, here
-fitted to the lattice constants of that table. "MgO 2.661" is the polymorph of the CsCl type, "CaF2 3.900" the length of
-the primitive vector. Then one structure of each crystal alone: an SCF from its beginning, one after a step of the
-training, and the gradient of a free energy. Seconds are those of the processor, with one thread, so that other
-processes do not count; of epochs also those of the clock. With --check: the lattice constants of PBE with these
-settings, and by how much a higher cutoff and more k-points change them.
+The benchmark uses the nine crystals of arXiv:2602.15923, A.6, with five volumes each, and the functional of that paper,
+a HybridXC of PBE and a network, which is fitted to the lattice constants of that table. "MgO 2.661" is the polymorph of
+the CsCl type; "CaF2 3.900" is the length of the primitive vector. Then, for one structure of each crystal, it measures
+an SCF from the beginning, an SCF after a step of the optimizer, and the gradient of a free energy. Times are processor
+times with one thread, which do not depend on other processes; for epochs wall times are given, too. --check gives the
+lattice constants of PBE with these settings, and their changes with a higher cutoff and with more k-points.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ase_nnxc import NNXCCalculator, __version__
 from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.train.objectives import LatticeConstant
 from ase_nnxc.train.records import calculators_for, experimental_solid, scaled_structures
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import NNGGA, PBE, HybridXC
 
 OUTPUT = Path(__file__).with_suffix(".json")
@@ -52,7 +52,7 @@ POINTS, SPAN = 5, 0.08
 
 
 def crystals() -> dict[str, tuple[Atoms, float]]:
-    """Cells by name, with the lattice constant of the conventional cell in Angstrom; the cheapest first."""
+    """Return cells by name, with the lattice constant of the conventional cell in Angstrom; the cheapest first."""
     cells = {name: (bulk(name, "fcc", a=a), a) for name, a in FCC.items()}
     cells["MgO"] = (bulk("MgO", "cesiumchloride", a=2.661), 2.661)
     a = 3.900 * 2**0.5
@@ -61,35 +61,46 @@ def crystals() -> dict[str, tuple[Atoms, float]]:
 
 
 def calculator(atoms: Atoms, xc: Any, **changes: Any) -> NNXCCalculator:
-    """One for these atoms."""
+    """Return the calculator for these atoms."""
     pseudos = {symbol: f"gth-pbe-q{PSEUDOS[symbol]}" for symbol in set(atoms.symbols)}
     return NNXCCalculator(xc, pseudos=pseudos, **SETTINGS | changes)
 
 
+class EpochClock:
+    """A constant learning rate, and the processor time at each call."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, _: int) -> float:
+        """Return the factor of the learning rate."""
+        self.times.append(time.process_time())
+        return 1.0
+
+    def config(self) -> dict[str, str]:
+        """Return what identifies the function when the trainer compares runs."""
+        return {"name": "constant"}
+
+
 def train(chosen: dict[str, tuple[Atoms, float]], epochs: int) -> dict[str, Any]:
-    """Seconds of each epoch, and the largest memory of the process."""
+    """Return the time of each epoch, s, and the peak memory of the process."""
     functional = HybridXC(NNGGA(), PBE())
     pseudos = {symbol: f"gth-pbe-q{valence}" for symbol, valence in PSEUDOS.items()}
     records = [experimental_solid(n, atoms, a, a, points=POINTS, span=SPAN) for n, (atoms, a) in chosen.items()]
     optimizer = torch.optim.Adam(functional.parameters(), lr=LEARNING_RATE)
-    clocks: list[float] = []
-
-    def same_rate(_: int) -> float:
-        clocks.append(time.process_time())
-        return 1.0
-
+    clock = EpochClock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             NNXCCalculator(functional, pseudos=pseudos, **SETTINGS),
             records,
             [LatticeConstant(100.0)],
             optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, same_rate),  # is called at the end of each epoch
-            settings=Settings(epochs=epochs, memory=16.0),
+            scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, clock),  # is called at the end of each epoch
+            settings=TrainerSettings(epochs=epochs, memory=16.0),
             folder=folder,
         )
         history = trainer.run()
-    seconds = [round(after - before, 2) for before, after in pairwise(clocks)]
+    seconds = [round(after - before, 2) for before, after in pairwise(clock.times)]
     return {
         "seconds_of_epochs": seconds,
         "wall_seconds_of_epochs": [epoch["seconds"] for epoch in history],
@@ -102,27 +113,27 @@ def train(chosen: dict[str, tuple[Atoms, float]], epochs: int) -> dict[str, Any]
 
 
 def measure(atoms: Atoms) -> dict[str, float]:
-    """Seconds of an SCF from its beginning, of the SCF after a step, and of a gradient; steps of the SCFs."""
+    """Return times of an SCF from the beginning, of the SCF after a step, and of a gradient, s; steps of the SCFs."""
     functional = HybridXC(NNGGA(), PBE())
     optimizer = torch.optim.Adam(functional.parameters(), lr=LEARNING_RATE)
     calc = calculator(atoms, functional)
-    found = {}
+    times = {}
     for name in ("cold", "warm"):
         clock = time.process_time()
         calc.calculate(atoms, ["free_energy"])
-        found |= {f"{name}_s": time.process_time() - clock, f"{name}_steps": len(calc.history)}
+        times |= {f"{name}_s": time.process_time() - clock, f"{name}_steps": len(calc.history)}
         clock = time.process_time()
         optimizer.zero_grad()
         calc.energy_tensor(atoms).backward()
-        found["gradient_s"] = time.process_time() - clock
+        times["gradient_s"] = time.process_time() - clock
         optimizer.step()
-    found["gradient_over_warm"] = found["gradient_s"] / found["warm_s"]
-    found["gradient_over_cold"] = found["gradient_s"] / found["cold_s"]
-    return {name: round(value, 4) for name, value in found.items()}
+    times["gradient_over_warm"] = times["gradient_s"] / times["warm_s"]
+    times["gradient_over_cold"] = times["gradient_s"] / times["cold_s"]
+    return {name: round(value, 4) for name, value in times.items()}
 
 
 def lattice_constant(atoms: Atoms, a: float, **changes: Any) -> float:
-    """Of PBE, Angstrom."""
+    """Return the lattice constant of PBE, Angstrom."""
     structures = scaled_structures(atoms, POINTS, SPAN)
     calculators = calculators_for(structures, calculator(atoms, "PBE", **changes))
     energies = []
@@ -135,14 +146,14 @@ def lattice_constant(atoms: Atoms, a: float, **changes: Any) -> float:
 
 
 def check(atoms: Atoms, a: float) -> dict[str, float]:
-    """The lattice constant, and by how many per cent finer settings change it."""
-    ours = lattice_constant(atoms, a)
-    changes = {f"finer_{n}_percent": 100 * (lattice_constant(atoms, a, **c) / ours - 1) for n, c in FINER.items()}
-    return {"a0_A": round(float(ours), 4), **{name: round(float(value), 3) for name, value in changes.items()}}
+    """Return the lattice constant, and its changes with finer settings, per cent."""
+    a0 = lattice_constant(atoms, a)
+    changes = {f"finer_{n}_percent": 100 * (lattice_constant(atoms, a, **c) / a0 - 1) for n, c in FINER.items()}
+    return {"a0_A": round(float(a0), 4), **{name: round(float(value), 3) for name, value in changes.items()}}
 
 
 def main() -> None:
-    """Measure, and put it with what the file holds."""
+    """Measure, and add the results to the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--crystals", nargs="+", default=list(crystals()), metavar="NAME")

@@ -21,7 +21,7 @@ from ase.units import Hartree
 from ase_nnxc import NNXCCalculator, get_functional
 from ase_nnxc.train.objectives import EnergyDifferences
 from ase_nnxc.train.records import Record, label, scaled_structures
-from ase_nnxc.train.trainer import Settings, Trainer, evaluate
+from ase_nnxc.train.trainer import Trainer, TrainerSettings, evaluate
 
 SOLIDS = {  # structure, lattice constant near PBEsol's, Angstrom; cutoff, Hartree; mesh of k-points
     "LiF": ("rocksalt", 4.00, 80, 4),
@@ -59,7 +59,7 @@ if __name__ == "__main__":
         [record(name) for name in TRAINING],
         [EnergyDifferences(weight=1e6)],
         optimizer=torch.optim.LBFGS(trained, max_iter=20, line_search_fn="strong_wolfe"),
-        settings=Settings(epochs=5, fixed_density_epochs=3),
+        settings=TrainerSettings(epochs=5, fixed_density_epochs=3),
         folder="finetune-clone",
     )
     trainer.run()

@@ -17,7 +17,7 @@ from ase_nnxc import NNXCCalculator
 from ase_nnxc.eos import scan_eos
 from ase_nnxc.train.objectives import TotalEnergy
 from ase_nnxc.train.records import label
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import NNGGA, PBE, HybridXC
 
 SETTINGS = {  # pseudopotentials of Cu, Pd and Rh with few electrons, so that 90 Hartree are enough for all
@@ -38,7 +38,7 @@ trainer = Trainer(
     records,
     [TotalEnergy()],
     optimizer=torch.optim.Adam(functional.parameters(), lr=0.01),
-    settings=Settings(epochs=303, fixed_density_epochs=300),
+    settings=TrainerSettings(epochs=303, fixed_density_epochs=300),
     folder="train-hybrid",
 )
 history = trainer.run()

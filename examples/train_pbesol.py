@@ -16,7 +16,7 @@ from ase.build import bulk
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.train.objectives import EnergyDifferences
 from ase_nnxc.train.records import label, scaled_structures
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import PBE
 
 start = float(sys.argv[1]) if sys.argv[1:] else 1.0
@@ -31,7 +31,7 @@ trainer = Trainer(
     records,
     [EnergyDifferences(weight=1e6)],
     optimizer=torch.optim.LBFGS(functional.parameters(), lr=0.1, max_iter=20, line_search_fn="strong_wolfe"),
-    settings=Settings(epochs=2),
+    settings=TrainerSettings(epochs=2),
     folder=f"train-pbesol-{start}",
 )
 history = trainer.run()

@@ -15,7 +15,8 @@ from ase_nnxc.cli import main
 from ase_nnxc.interop.pyscf import grid_features, solve_molecule
 from ase_nnxc.train.certificate import certificate, compare_crystals, compare_molecules, compare_points
 from ase_nnxc.train.clone import (
-    Settings,
+    CloneError,
+    CloneSettings,
     _Residuals,
     clone,
     counterparts,
@@ -40,7 +41,7 @@ def small_exchange(**options) -> NeuralExchange:
 # ---- points --------------------------------------------------------------------------------------------------------
 
 
-def test_mesh_points_have_the_variables_they_were_made_of():
+def test_mesh_points_have_the_given_variables():
     rs, zeta, s, alpha = torch.tensor(
         [[0.1, 2.0, 5.0], [0.0, 0.7, -0.3], [0.0, 1.5, 0.2], [1.0, 0.0, 3.0]], dtype=torch.float64
     )
@@ -138,7 +139,7 @@ def test_derivative_along_directions_is_that_of_the_energy(functional):
 
 def test_normal_equations_are_the_slope_of_the_loss():
     samples = Samples(**{**vars(sample_mesh(40)), "system": torch.arange(40) % 3 - 1, "systems": ("a", "b")})
-    residuals = _Residuals(small_exchange(), PBE(part="x"), samples, Settings(), torch.Generator().manual_seed(0))
+    residuals = _Residuals(small_exchange(), PBE(part="x"), samples, CloneSettings(), torch.Generator().manual_seed(0))
     theta = residuals.start()
     gradient, hessian = residuals.normal_equations(theta)
     step = 1e-6 * torch.eye(len(theta), dtype=torch.float64)
@@ -152,7 +153,7 @@ def test_a_fit_brings_a_small_network_near_its_parent(parent):
     alpha = ("alpha/(1+alpha)",) if "tau" in parent.features else ()
     network = NeuralExchange(("s2/(1+s2)", *alpha), widths=(8,), activation="tanh", trainable_mu=True)
     before = compare_points(network, parent, 64)["x"]
-    record = clone(network, parent, sample_mesh(300), Settings(steps=25))
+    record = clone(network, parent, sample_mesh(300), CloneSettings(steps=25))
     after = compare_points(network, parent, 64)["x"]
     assert record["fits"]["x"]["validation_loss"] < 1e-3
     assert after["rms_dF"] < 0.1 * before["rms_dF"]
@@ -161,7 +162,7 @@ def test_a_fit_brings_a_small_network_near_its_parent(parent):
 def test_the_same_seed_gives_the_same_clone():
     clones = [small_exchange(), small_exchange()]
     for network in clones:
-        clone(network, PBE(part="x"), sample_mesh(50), Settings(steps=3))
+        clone(network, PBE(part="x"), sample_mesh(50), CloneSettings(steps=3))
     for one, other in zip(*(network.parameters() for network in clones)):
         assert torch.equal(one, other)
 
@@ -174,7 +175,7 @@ def test_parts_of_a_parent_add_up_to_it(parent):
 
 
 def test_a_parent_that_cannot_be_split_is_refused():
-    with pytest.raises(ValueError, match="HybridXC of kind 'xc' has no part of kind 'x'"):
+    with pytest.raises(CloneError, match="HybridXC of kind 'xc' has no part of kind 'x'"):
         counterparts(small_exchange(), HybridXC(NNLDA(), PBE()))
 
 
@@ -192,7 +193,7 @@ def test_new_networks_hold_nothing_of_the_parent(parent, style):
 def test_a_local_parent_has_no_constrained_clone():
     assert isinstance(new_network(LDA(), "mlp", 0), NNLDA)
     assert isinstance(new_network(R2SCAN(), "mlp", 0), NNMGGA)
-    with pytest.raises(ValueError, match="mlp"):
+    with pytest.raises(CloneError, match="mlp"):
         new_network(LDA(), "constrained", 0)
 
 
@@ -206,13 +207,13 @@ def test_a_parent_is_its_own_perfect_clone():
     assert abs(compare_crystals(PBE(), PBE(), {"Al": bulk("Al")}, ecut=150, kpts=(2, 2, 2))["Al"]) < 1e-6
 
 
-def test_certificate_tells_the_distance_of_two_functionals():
+def test_certificate_gives_the_difference_of_two_functionals():
     # F_x of PBE is 1 + 0.804 - 0.804 / (1 + mu s^2 / 0.804), here with 0.9 in place of 0.804
-    found = certificate(PBE(kappa=0.9), PBE(), self_consistent=False)["points"]
-    assert set(found) == {"xc"}
+    points = certificate(PBE(kappa=0.9), PBE(), self_consistent=False)["points"]
+    assert set(points) == {"xc"}
     x = 0.2195149727645171 * 9
     expected = 0.9 - 0.9 / (1 + x / 0.9) - 0.804 + 0.804 / (1 + x / 0.804)
-    assert abs(found["xc"]["max_dF"] - expected) < 1e-9
+    assert abs(points["xc"]["max_dF"] - expected) < 1e-9
     energies = compare_molecules(LDA(), PBE(), ["H"], "sto-3g")
     assert 10 < energies["H"] < 30  # mHa
 
@@ -224,24 +225,24 @@ def test_command_writes_a_clone_that_loads(tmp_path, capsys):
     arguments = ["clone", "PBE", "--name", "small", "--quick", "--points", "60", "--steps", "2", "--seeds", "2"]
     arguments += ["--samples", str(tmp_path / "points.npz"), "--root", str(tmp_path), "--json"]
     assert main(arguments) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     functional = load_functional(tmp_path / "small@1")
-    assert told["metrics"]["points"] == functional.card["metrics"]["points"]
+    assert printed["metrics"]["points"] == functional.card["metrics"]["points"]
     assert set(functional.card["metrics"]["all_seeds"]) == {"0", "1"}
     assert functional.card["parent"] == "PBE"
     assert functional.card["training"]["samples_sha256"] == Samples.load(tmp_path / "points.npz").digest
     assert main(arguments) == 2
-    assert "written versions are never changed" in capsys.readouterr().err
+    assert "never overwritten" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["PBE", "--name", "pbe"], "taken by a functional of the package"),
+        (["PBE", "--name", "pbe"], "name of a functional of the package"),
         (["PBE", "--name", "PBE clone"], "is not a name of a model"),
         (["PBX", "--name", "mine"], "did you mean"),
-        (["LDA", "--name", "mine"], "clone it by an mlp"),
-        (["PBE", "--name", "mine", "--steps", "0"], "not a positive whole number"),
+        (["LDA", "--name", "mine"], "clone it with an mlp"),
+        (["PBE", "--name", "mine", "--steps", "0"], "not a positive integer"),
     ],
 )
 def test_wrong_commands_are_refused_before_any_work(arguments, message, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,6 @@
-"""Training by several processes: the same as by one, whatever one of them meets.
+"""Training with several processes: the same result as with one, and the same end if one of them fails.
 
-As a script (`python test_distributed.py FOLDER`) this file is a run of two ranks; each writes what it saw to FOLDER.
+As a script (`python test_distributed.py FOLDER`) this file is a run of two ranks; each writes its results to FOLDER.
 """
 
 import json
@@ -26,82 +26,81 @@ from ase_nnxc.train.objectives import EnergyDifferences
 from ase_nnxc.train.penalties import ParameterAnchor
 from ase_nnxc.train.ranks import Ranks, shares
 from ase_nnxc.train.records import Record, label, scaled_structures, write_records
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import PBE
 
 KEYWORDS = {"ecut": 150, "kpts": (1, 1, 1), "smooth_cutoff": True}
 
 
 def records():
-    made = [label(f"Al-{a}", scaled_structures(bulk("Al", a=a), 2), EMT()) for a in (4.0, 4.05, 4.1)]
-    on_top = Atoms("Al2", [(0, 0, 0), (0, 0, 0.1)], cell=[2.037, 2.037, 2.037], pbc=True)  # of a volume for rank 1
-    return [*made, Record("bad", (on_top,) * 2, {"energy": [0.0, 0.0]})]
+    good = [label(f"Al-{a}", scaled_structures(bulk("Al", a=a), 2), EMT()) for a in (4.0, 4.05, 4.1)]
+    on_top = Atoms("Al2", [(0, 0, 0), (0, 0, 0.1)], cell=[2.037, 2.037, 2.037], pbc=True)  # rank 1, by its volume
+    return [*good, Record("bad", (on_top,) * 2, {"energy": [0.0, 0.0]})]
 
 
-def trainer(folder=None, epochs=2, only=None):
+def trainer(folder=None, epochs=2, objective=None):
     functional = PBE(kappa=0.7, trainable=("kappa", "mu"))
     return Trainer(
         NNXCCalculator(functional, **KEYWORDS),
-        only or records(),
-        [EnergyDifferences(1e3)],
+        records(),
+        [objective or EnergyDifferences(1e3)],
         penalties=[ParameterAnchor(functional, 1.0)],
         optimizer=torch.optim.Adam(functional.parameters(), lr=0.01),
-        settings=Settings(epochs=epochs),
+        settings=TrainerSettings(epochs=epochs),
         folder=folder,
     )
 
 
-def parameters(made):
-    return [p.item() for p in made.functional.parameters()]
+def parameters(run):
+    return [p.item() for p in run.functional.parameters()]
 
 
-def first_gradient(only=None):
-    made = trainer(only=only)
-    made._backward(made.training, fixed_density=False)
-    return [p.grad.item() for p in made.functional.parameters()]
+def first_gradient():
+    run = trainer()
+    run._backward(run.training)
+    return [p.grad.item() for p in run.functional.parameters()]
 
 
 def messages(work):
-    """What `work` returns, and what it tells of records that fail."""
+    """Return the result of `work`, and its warnings of records that fail."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         answer = work()
     return answer, [str(w.message) for w in caught if "left out" in str(w.message)]
 
 
-def failing(rank):
-    """The error that each rank gets when the objective fails on one of them."""
-    made = trainer()
-
-    def objective(prediction, record):
+def wrong_on_rank_1(prediction, record):
+    if dist.get_rank() == 1:
         raise RuntimeError("a mistake")
+    return prediction.energies.sum()
 
-    if rank == 1:
-        made.objectives = [objective]
+
+def failing():
+    """Return the error on this rank when an objective fails on rank 1."""
     try:
-        messages(made.run)
+        messages(trainer(objective=wrong_on_rank_1).run)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def rank_of_two(rank, folder):
-    """All that is tested of one rank."""
+    """Write the results of one rank."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    gradient, told = messages(first_gradient)
+    gradient, warned = messages(first_gradient)
     whole, cut = trainer(folder / "whole"), trainer(folder / "cut", epochs=1)
     history, _ = messages(whole.run)
     messages(cut.run)
-    found = {
+    results = {
         "gradient": gradient,
-        "warnings": told,
+        "warnings": warned,
         "history": history,
         "parameters": parameters(whole),
         "states": list(whole._warm._held),
-        "error": failing(rank),
+        "error": failing(),
     }
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+    (folder / f"{rank}.json").write_text(json.dumps(results))
 
 
 def in_another_process(arguments):
@@ -115,7 +114,7 @@ def in_another_process(arguments):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """As the ranks have: a sum in another order is another SCF within its tolerance, and another gradient."""
+    """Use one thread, as the ranks do: sums in another order would change the SCF within its tolerance."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -131,9 +130,9 @@ def two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one():
-    made = trainer()
-    messages(made.run)
-    return made
+    run = trainer()
+    messages(run.run)
+    return run
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forks of one process")
@@ -141,18 +140,18 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forks
 
 @needs_fork
 def test_two_ranks_take_the_steps_of_one(two, one):
-    _, found = two
+    _, results = two
     expected, _ = messages(first_gradient)
-    for each in found:
+    for each in results:
         assert each["gradient"] == pytest.approx(expected, rel=1e-10)
         assert each["history"][-1]["loss"] == pytest.approx(one.history[-1]["loss"], rel=1e-7)
-    assert found[0]["parameters"] == found[1]["parameters"]
+    assert results[0]["parameters"] == results[1]["parameters"]
 
 
 @needs_fork
 def test_each_rank_keeps_the_ground_states_of_its_own_records(two, one):
-    folder, found = two
-    first, second = (set(each["states"]) for each in found)
+    folder, results = two
+    first, second = (set(each["states"]) for each in results)
     assert first
     assert second
     assert first.isdisjoint(second)
@@ -161,28 +160,29 @@ def test_each_rank_keeps_the_ground_states_of_its_own_records(two, one):
 
 
 @needs_fork
-def test_failed_record_of_any_rank_is_told_by_the_first(two):
-    _, found = two
-    assert [each["history"][-1]["failed"] for each in found] == [["bad"], ["bad"]]
-    assert len(found[0]["warnings"]) == 1
-    assert "'bad' is left out" in found[0]["warnings"][0]
-    assert found[1]["warnings"] == []
+def test_rank_0_warns_of_a_failed_record_of_any_rank(two):
+    _, results = two
+    assert [each["history"][-1]["failed"] for each in results] == [["bad"], ["bad"]]
+    assert len(results[0]["warnings"]) == 1
+    assert "'bad' is left out" in results[0]["warnings"][0]
+    assert results[1]["warnings"] == []
 
 
 @needs_fork
-def test_exception_on_one_rank_ends_all(two):
-    _, found = two
-    assert found[1]["error"] == "RuntimeError: a mistake"
-    assert found[0]["error"] == "RankError: rank 1 failed: RuntimeError: a mistake"
+def test_exception_on_one_rank_ends_all_ranks(two):
+    _, results = two
+    message = "ObjectiveError: objective 'wrong_on_rank_1' raised RuntimeError on record "
+    assert results[1]["error"].startswith(message)
+    assert results[0]["error"].startswith(f"RankError: rank 1 failed: {message}")
 
 
 @needs_fork
-def test_run_of_two_ranks_is_gone_on_with_by_one(two):
-    folder, found = two
-    made = trainer(folder / "cut", epochs=2)
-    assert set(made._warm._held) == {*found[0]["states"], *found[1]["states"]}
-    messages(made.run)
-    assert parameters(made) == pytest.approx(found[0]["parameters"], rel=1e-7)
+def test_run_of_two_ranks_is_resumed_with_one(two):
+    folder, results = two
+    run = trainer(folder / "cut", epochs=2)
+    assert set(run._warm._held) == {*results[0]["states"], *results[1]["states"]}
+    messages(run.run)
+    assert parameters(run) == pytest.approx(results[0]["parameters"], rel=1e-7)
 
 
 def test_shares_are_balanced_and_do_not_depend_on_the_order():
@@ -215,7 +215,7 @@ def test_torchrun_trains_the_same_functional(tmp_path, capsys):
     assert main(["train", str(tmp_path / "one" / "run.yaml")]) == 0
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = in_another_process([*torchrun, "-m", "ase_nnxc", "train", str(tmp_path / "two" / "run.yaml")])
-    assert done.stdout.count("together@1 is in") == 1
+    assert done.stdout.count("wrote together@1 to") == 1
     kappas = [load_functional(tmp_path / name / "models" / "together@1").kappa.item() for name in ("one", "two")]
     assert kappas[0] != 0.7
     assert kappas[1] == pytest.approx(kappas[0], rel=1e-7)

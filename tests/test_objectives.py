@@ -6,14 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
-from ase.calculators.calculator import InputError
+from ase.build import bulk, molecule
+from ase.calculators.calculator import CalculationFailed, InputError
 from ase.calculators.emt import EMT
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.registry import get_functional
-from ase_nnxc.train import records as records_module
 from ase_nnxc.train.clone import part_of, uniform_exchange
 from ase_nnxc.train.objectives import (
     BandGap,
@@ -29,8 +28,15 @@ from ase_nnxc.train.objectives import (
 )
 from ase_nnxc.train.penalties import Bounds, FunctionalAnchor, KernelSize, ParameterAnchor
 from ase_nnxc.train.prediction import Prediction
-from ase_nnxc.train.records import Provenance, Record, align_energies, label, scaled_structures, table_digests
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.records import (
+    Provenance,
+    Record,
+    align_energies,
+    alignment,
+    label,
+    scaled_structures,
+)
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import PBE, Functional
 
 TINY = {"ecut": 150, "kpts": (2, 2, 2), "smooth_cutoff": True}
@@ -112,7 +118,7 @@ def test_density_loss_by_l1_is_the_integral_of_the_error_per_electron():
     assert Density(norm="l1")(solved(density=n.tolist()), record).item() == pytest.approx(integral)
 
 
-def test_gradients_go_through_what_is_read():
+def test_gradient_of_a_force_loss_reaches_the_forces():
     record = Record("Al", (bulk("Al"),), {"forces": [np.zeros((1, 3))]})
     prediction = solved(forces=[[0.0, 0.4, -0.1]])
     Forces()(prediction, record).backward()
@@ -149,31 +155,75 @@ def density_record(box, tables):
 
 def trained(record, objectives, **settings):
     calculator = NNXCCalculator(PBE(trainable=("kappa",)), **TINY)
-    return Trainer(calculator, [record], objectives, settings=Settings(**settings))
+    return Trainer(calculator, [record], objectives, settings=TrainerSettings(**settings))
 
 
-def test_densities_of_other_boxes_and_potentials_are_refused_before_anything_runs():
+def test_density_of_another_box_or_potential_is_refused_before_anything_is_calculated():
     calculator = NNXCCalculator("PBE", **TINY)
-    box, tables = calculator.resolve(bulk("Al"))["gpts"], table_digests(bulk("Al"), calculator)
+    box, tables = calculator.resolve(bulk("Al"))["gpts"], calculator.pseudopotential_digests(bulk("Al"))
     trained(density_record(box, tables), [Density()])
-    with pytest.raises(InputError, match="box of"):
+    with pytest.raises(InputError, match=r"FFT box of .* expected"):
         trained(density_record((2, 2, 2), tables), [Density()])
     with pytest.raises(InputError, match="pseudopotential of Al"):
         trained(density_record(box, {}), [Density()])
 
 
-def test_record_that_tells_nothing_at_fixed_densities_is_refused_before_anything_runs():
+def test_record_without_energies_is_refused_at_fixed_densities():
     record = Record("Al", (bulk("Al"),), {"band_gap": [0.0]})
     trained(record, [BandGap()])
     with pytest.raises(InputError, match="fixed_density_epochs=0"):
         trained(record, [BandGap()], fixed_density_epochs=1)
 
 
-def test_epochs_at_fixed_densities_leave_out_what_is_not_known_of_them():
+def test_epochs_at_fixed_densities_leave_out_objectives_that_need_a_response():
     structures = scaled_structures(bulk("Al"), 2)
     record = Record("Al", structures, {"energy": [0.0, 0.1], "stress": np.zeros((2, 6))})
     history = trained(record, [EnergyDifferences(), Stress()], epochs=1, fixed_density_epochs=1).run()
     assert history[0]["errors"].keys() == {"energy_differences"}
+
+
+def test_stress_of_a_molecule_is_refused_before_anything_is_calculated():
+    record = Record("H2", (molecule("H2"),), {"stress": np.zeros((1, 6))})
+    with pytest.raises(InputError, match="record 'H2' has a target stress"):
+        trained(record, [Stress()])
+
+
+def test_band_gap_without_empty_bands_is_a_failure_of_the_calculation():
+    class AllFilled:
+        @property
+        def band_gap(self):
+            raise ValueError("more bands are needed")
+
+    with pytest.raises(CalculationFailed, match="more bands are needed"):
+        BandGap()(Prediction(numbers([0.0]), [AllFilled()]), Record("Al", (bulk("Al"),), {"band_gap": [0.0]}))
+
+
+# ---- what objectives and penalties state of themselves
+
+
+class OnlyOxides(EnergyPerAtom):
+    """An objective of a user, with a setting of its own."""
+
+    def __init__(self, cation):
+        super().__init__()
+        object.__setattr__(self, "cation", cation)
+
+
+def test_objective_states_its_name_and_all_its_settings():
+    assert EnergyPerAtom(2.0, "l1").config() == {"name": "energy_per_atom", "weight": 2.0, "norm": "l1"}
+    assert EnergyPerAtom(norm=torch.sum).config()["norm"].endswith("sum")
+    assert OnlyOxides("Mg").config() == {"name": "OnlyOxides", "weight": 1.0, "norm": "l2", "cation": "Mg"}
+
+
+def test_penalty_states_its_name_and_all_its_settings():
+    functional = PBE(kappa=0.8, trainable=("kappa",))
+    assert Bounds(2.0, points=64).config() == {"name": "bounds", "weight": 2.0, "points": 64}
+    assert KernelSize(1.0, points=32).config() == {"name": "kernel_size", "weight": 1.0, "points": 32}
+    anchors = [ParameterAnchor(PBE(kappa=kappa, trainable=("kappa",)), 1.0).config() for kappa in (0.8, 0.9)]
+    assert anchors[0] == ParameterAnchor(functional, 1.0).config()
+    assert anchors[0] != anchors[1]
+    parents = [FunctionalAnchor(PBE(kappa=kappa), 1.0, points=8).config() for kappa in (0.8, 0.9)]
+    assert parents[0] != parents[1]
 
 
 # ---- energies of other codes
@@ -181,26 +231,26 @@ def test_epochs_at_fixed_densities_leave_out_what_is_not_known_of_them():
 
 def test_aligned_energies_lose_a_constant_for_each_element_and_nothing_else(monkeypatch):
     structures = bulk("Al"), bulk("Cu"), bulk("CuAu", "cesiumchloride", a=3.1), bulk("Au", cubic=True)
-    own, left = np.array([-2.0, -3.0, -5.0, -9.0]), np.array([0.0, 0.0, 0.01, -0.02])
+    ours, noise = np.array([-2.0, -3.0, -5.0, -9.0]), np.array([0.0, 0.0, 0.01, -0.02])
     counts = np.array([[1, 0, 0], [0, 0, 1], [0, 1, 1], [0, 4, 0]])
-    theirs = own + counts @ [100.0, -50.0, 7.0]
+    theirs = ours + counts @ [100.0, -50.0, 7.0]
     provenance = Provenance("other 1.0", "PBE")
-    made = [
+    records = [
         Record(str(i), (atoms,), {"energy": [theirs[i]]}, provenance=provenance) for i, atoms in enumerate(structures)
     ]
     monkeypatch.setattr(
-        records_module,
+        alignment,
         "label",
-        lambda name, structures, _, **__: Record(name, structures, {"energy": [own[int(name)]]}),
+        lambda name, structures, _, **__: Record(name, structures, {"energy": [ours[int(name)]]}),
     )
     calculator = NNXCCalculator("PBE", **TINY)
-    aligned = align_energies(made, calculator)
-    assert [r.targets["energy"][0] for r in aligned] == pytest.approx(own, abs=1e-9)
+    aligned = align_energies(records, calculator)
+    assert [r.targets["energy"][0] for r in aligned] == pytest.approx(ours, abs=1e-9)
     assert aligned[2].provenance.settings["offsets"] == pytest.approx({"Au": -50.0, "Cu": 7.0})
-    assert EnergyPerAtom().obstacle(made[0], calculator) is not None
+    assert EnergyPerAtom().obstacle(records[0], calculator) is not None
     assert EnergyPerAtom().obstacle(aligned[0], calculator) is None
-    noisy = [replace(r, targets={"energy": r.targets["energy"] + d}) for r, d in zip(made, left)]
-    residuals = np.array([r.targets["energy"][0] for r in align_energies(noisy, calculator)]) - own
+    noisy = [replace(r, targets={"energy": r.targets["energy"] + d}) for r, d in zip(records, noise)]
+    residuals = np.array([r.targets["energy"][0] for r in align_energies(noisy, calculator)]) - ours
     assert np.linalg.lstsq(counts / counts.sum(1)[:, None], residuals / counts.sum(1))[0] == pytest.approx(0, abs=1e-9)
     assert np.abs(residuals).max() > 1e-4
 

@@ -28,7 +28,6 @@ from ase_nnxc.pseudopotentials import RADIAL_CUTOFF, find_pseudos, find_table, r
 from ase_nnxc.pseudopotentials.gth import GTH
 from ase_nnxc.pseudopotentials.radial import RadialMesh, TabulatedFunction
 from ase_nnxc.registry import get_functional
-from ase_nnxc.train.records import table_digests
 
 UNIFORM = np.arange(901) * 0.01  # bohr
 SPACING = np.full_like(UNIFORM, 0.01)
@@ -363,7 +362,7 @@ def test_parameters_with_paths_are_plain_and_give_the_same_tables(tmp_path):
     assert json.loads(json.dumps(calculator.todict()))["pseudos"] == str(tmp_path)
     assert resolved["pseudos"] == {"Si": str(tmp_path / "Si.upf")}
     again = NNXCCalculator(**{k: v for k, v in resolved.items() if v is not None})
-    assert table_digests(atoms, again) == table_digests(atoms, calculator)
+    assert again.pseudopotential_digests(atoms) == calculator.pseudopotential_digests(atoms)
 
 
 # ---- calculating ----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from ase_nnxc.train.records import (
     label,
     read_records,
 )
-from ase_nnxc.train.trainer import Settings, Trainer
+from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.train.warm import WarmCalculators
 from ase_nnxc.xc import PBE
 
@@ -35,7 +35,7 @@ NARROW = {"name": "gaussian", "width": 0.01}
 # ---- records
 
 
-def test_cohesive_energy_is_per_atom_and_of_atoms_by_hunds_rule():
+def test_cohesive_energy_is_per_atom_and_its_atoms_follow_hunds_rule():
     record = cohesive_energy("MgO", bulk("MgO", "rocksalt", a=4.2), 5.2)
     assert record.coefficients == (-0.5, 0.5, 0.5)
     assert [str(atoms.symbols) for atoms in record.structures] == ["MgO", "Mg", "O"]
@@ -60,11 +60,11 @@ def test_ion_keeps_the_positions_and_has_the_moment_that_is_asked_for():
     assert not np.any([neutral.pbc, ion.pbc])
     assert [(s["charge"], s["fixed_magmom"]) for s in record.settings] == [(0, False), (1, 1)]
     assert ionization_potential("O", Atoms("O"), 13.6, magmom=3).settings[0]["hund"]
-    with pytest.raises(InputError, match="9 electrons cannot have magmom=2"):
+    with pytest.raises(InputError, match="ion of 9 electrons cannot have magmom=2"):
         ionization_potential("H2O", water, 12.6, magmom=2)
 
 
-def test_images_that_tell_such_an_energy_become_its_record(tmp_path):
+def test_image_with_the_energy_of_a_reaction_becomes_its_record(tmp_path):
     crystal, oxygen, water = bulk("Al"), molecule("O2"), molecule("H2O")
     crystal.info = {"cohesive_energy": 3.43}
     oxygen.info = {"record": "oxygen", "atomization_energy": 5.2, "provenance": {"code": "handbook"}}
@@ -77,7 +77,7 @@ def test_images_that_tell_such_an_energy_become_its_record(tmp_path):
     assert second.settings == atomization_energy("oxygen", oxygen, 5.2).settings
     del water.info["ion_magmom"]
     write(tmp_path / "set.extxyz", [water])
-    with pytest.raises(InputError, match="needs ion_magmom"):
+    with pytest.raises(InputError, match="ionization_potential needs ion_magmom"):
         read_records(tmp_path / "set.extxyz")
 
 
@@ -85,23 +85,23 @@ def test_structures_of_a_reaction_have_one_cutoff_and_their_own_points():
     record = cohesive_energy("AlN", bulk("AlN", "rocksalt", a=4.0), 5.7)
     calculator = NNXCCalculator("PBE", kpts=(2, 2, 2), gpts=(64, 64, 64), fixed_magmom=0.0)
     crystal, *atoms = calculators_for(record.structures, calculator, record.settings)
-    own = [NNXCCalculator("PBE").resolve(Atoms(s, pbc=True, cell=[4] * 3))["ecut"] for s in ("Al", "N")]
-    assert own[0] < own[1]
-    assert [calc.parameters["ecut"] for calc in (crystal, *atoms)] == pytest.approx([own[1]] * 3)
+    ecuts = [NNXCCalculator("PBE").resolve(Atoms(s, pbc=True, cell=[4] * 3))["ecut"] for s in ("Al", "N")]
+    assert ecuts[0] < ecuts[1]
+    assert [calc.parameters["ecut"] for calc in (crystal, *atoms)] == pytest.approx([ecuts[1]] * 3)
     assert (crystal.parameters["kpts"], crystal.parameters["gpts"]) == ((2, 2, 2), (64, 64, 64))
     assert all(calc.parameters["kpts"] == [1, 1, 1] and calc.parameters["gpts"] is None for calc in atoms)
 
 
-def test_crystal_of_one_atom_and_the_free_atom_are_not_taken_for_one_crystal():
+def test_crystal_of_one_atom_and_the_free_atom_have_their_own_settings():
     record = cohesive_energy("Al", bulk("Al"), 3.43)
     crystal, atom = calculators_for(record.structures, NNXCCalculator("PBE", kpts=(2, 2, 2)), record.settings)
     assert crystal.parameters["gpts"] is None
     assert atom.resolve(record.structures[1])["kpts"]["size"] == (1, 1, 1)
 
 
-def test_other_calculators_take_no_settings():
+def test_other_calculators_refuse_settings():
     record = atomization_energy("O2", molecule("O2"), 5.2)
-    with pytest.raises(InputError, match="keywords of NNXCCalculator"):
+    with pytest.raises(InputError, match="only NNXCCalculator accepts"):
         label("O2", record.structures, EMT(), coefficients=record.coefficients, settings=record.settings)
 
 
@@ -121,7 +121,7 @@ def ionization():
 
 @pytest.fixture(scope="module", params=[atomization, ionization])
 def case(request):
-    """A record, its calculators and structures made by hand, what was predicted, and by what."""
+    """A record, its calculators and structures written out, and a prediction with its functional."""
     record, calculators, structures = request.param()
     functional = PBE(kappa=0.7, trainable=("kappa",))
     warm = WarmCalculators(NNXCCalculator(functional, kpts=(2, 2, 2), **TINY), 1.0)
@@ -129,7 +129,7 @@ def case(request):
     return SimpleNamespace(**locals())
 
 
-def test_energy_and_its_gradient_are_those_of_calculators_made_by_hand(case):
+def test_energy_and_its_gradient_are_those_of_calculators_with_the_written_settings(case):
     functional = PBE(kappa=0.7, trainable=("kappa",))
     for calculator in case.calculators:
         calculator.set(xc=functional)
@@ -148,7 +148,7 @@ def test_energy_and_its_gradient_are_those_of_calculators_made_by_hand(case):
     assert slope.item() == pytest.approx((difference(0.7 + h) - difference(0.7 - h)) / (2 * h), rel=1e-6)
 
 
-def test_ground_states_on_disk_are_taken_up_with_the_settings(case, tmp_path, monkeypatch):
+def test_ground_states_on_disk_are_loaded_with_the_settings(case, tmp_path, monkeypatch):
     names = case.warm.save(tmp_path, None)
     monkeypatch.setattr(NNXCCalculator, "_solve", None)
     again = WarmCalculators(case.warm.calculator, 1.0)
@@ -156,13 +156,13 @@ def test_ground_states_on_disk_are_taken_up_with_the_settings(case, tmp_path, mo
     assert again.predict(case.record).energies.tolist() == case.prediction.energies.tolist()
 
 
-def test_training_by_an_ionization_potential_goes_on_where_it_was(tmp_path):
+def test_training_on_an_ionization_potential_is_resumed(tmp_path):
     record, *_ = ionization()
 
     def run(folder, epochs):
         functional = PBE(kappa=0.7, trainable=("kappa",))
         optimizer = torch.optim.SGD(functional.parameters(), lr=0.05)
-        calculator, settings = NNXCCalculator(functional, kpts=(2, 2, 2), **TINY), Settings(epochs=epochs)
+        calculator, settings = NNXCCalculator(functional, kpts=(2, 2, 2), **TINY), TrainerSettings(epochs=epochs)
         history = Trainer(
             calculator, [record], [ReactionEnergy()], optimizer=optimizer, settings=settings, folder=tmp_path / folder
         ).run()

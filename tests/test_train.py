@@ -1,4 +1,4 @@
-"""Records, configurations, and the commands that make and use them."""
+"""Records, configurations, and the commands that write and use them."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def eos_record(name="Al", a=4.05):
 # ---- records
 
 
-def all_sorts():
+def records_of_every_kind():
     moments = bulk("Ni", a=3.52)
     moments.set_initial_magnetic_moments([0.6])
     full = label("forces", [bulk("Al", cubic=True), bulk("Cu")], EMT(), ("energy", "forces", "stress"))
@@ -56,25 +56,25 @@ def all_sorts():
 
 
 def test_json_keeps_every_record_to_the_last_bit(tmp_path):
-    write_records(tmp_path / "set.json", all_sorts())
-    assert digest(read_records(tmp_path / "set.json")) == digest(all_sorts())
+    write_records(tmp_path / "set.json", records_of_every_kind())
+    assert digest(read_records(tmp_path / "set.json")) == digest(records_of_every_kind())
 
 
 @pytest.mark.parametrize("name", ["set.db", "set.extxyz", "set.traj"])
 def test_files_of_ase_keep_the_records(tmp_path, name):
-    write_records(tmp_path / name, all_sorts())
-    for found, made in zip(read_records(tmp_path / name), all_sorts(), strict=True):
-        assert (found.name, found.coefficients) == (made.name, made.coefficients)
-        assert found.provenance == made.provenance
-        assert found.settings == made.settings
-        assert found.targets.keys() == made.targets.keys()
-        for key in made.targets:
+    write_records(tmp_path / name, records_of_every_kind())
+    for read, written in zip(read_records(tmp_path / name), records_of_every_kind(), strict=True):
+        assert (read.name, read.coefficients) == (written.name, written.coefficients)
+        assert read.provenance == written.provenance
+        assert read.settings == written.settings
+        assert read.targets.keys() == written.targets.keys()
+        for key in written.targets:
             a, b = (
                 np.concatenate([np.ravel(y) for y in x]) if isinstance(x, tuple) else x
-                for x in (found.targets[key], made.targets[key])
+                for x in (read.targets[key], written.targets[key])
             )
             assert a == pytest.approx(b, abs=1e-7)
-        for a, b in zip(found.structures, made.structures):
+        for a, b in zip(read.structures, written.structures):
             assert a.positions == pytest.approx(b.positions, abs=1e-7)
             assert (a.get_initial_magnetic_moments() == b.get_initial_magnetic_moments()).all()
 
@@ -91,35 +91,53 @@ def test_digest_sees_a_moved_atom_a_changed_target_and_a_setting():
     ("changes", "complaint"),
     [
         ({"targets": {"energies": [1.0] * 5}}, "unknown target"),
-        ({"targets": {"energy": [1.0] * 4}}, "one for each structure"),
-        ({"targets": {"energy": [math.nan] * 5}}, "not finite"),
+        ({"targets": {"energy": [1.0] * 4}}, r"energy: expected the shape \(5,\), got \(4,\)"),
+        ({"targets": {"energy": [math.nan] * 5}}, "must be finite"),
         ({"targets": {"energy": ["low"] * 5}}, "numbers"),
-        ({"targets": {"density": [np.ones((2, 2))] * 5}}, "one for each structure"),
+        ({"targets": {"density": [np.ones((2, 2))] * 5}}, r"expected the shape \(any, any, any\)"),
         ({"targets": {"density": [{"shape": [2, 2, 2]}] * 5}}, "numbers"),
-        ({"targets": {"band_gap": [1.0]}}, "one for each structure"),
+        ({"targets": {"band_gap": [1.0]}}, r"expected the shape \(5,\)"),
         ({"targets": {"reaction_energy": 1.0}}, "no coefficients"),
-        ({"coefficients": (1.0,)}, "one coefficient for each"),
-        ({"structures": ()}, "structure"),
-        ({"settings": ({"charge": 1},)}, "one mapping of settings for each"),
+        ({"coefficients": (1.0,)}, "expected one of the coefficients for each of the 5 structures, got 1"),
+        ({"structures": ()}, "at least one structure"),
+        ({"settings": ({"charge": 1},)}, "expected one of the settings for each of the 5 structures, got 1"),
         ({"settings": ({"hunt": True},) * 5}, "did you mean 'hund'"),
         ({"settings": ({"charge": "+1"},) * 5}, r"charge='\+1'"),
         ({"settings": ({"ecut": 300, "hund": True},) * 5}, "ecut must be the same"),
         ({"settings": ("hund",) * 5}, "record 'Al'"),
     ],
 )
-def test_records_that_make_no_sense_are_refused(changes, complaint):
+def test_record_with_a_wrong_argument_is_refused(changes, complaint):
     with pytest.raises(InputError, match=complaint):
         replace(eos_record(), **changes)
 
 
-def test_names_are_unique_and_other_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match="two records"):
+def test_records_of_one_name_are_not_written(tmp_path):
+    with pytest.raises(InputError, match="two records have the name 'Al'"):
         write_records(tmp_path / "set.json", [eos_record(), eos_record()])
-    (tmp_path / "other.json").write_text('{"format": "ase_nnxc-records", "version": 1, "records": [{}]}')
-    with pytest.raises(InputError, match="holds no records"):
-        read_records(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("set.json", '{"format": "ase_nnxc-records", "version": 1, "records": [{}]}', "'name' is missing"),
+        ("set.json", '{"format": "ase_nnxc-records", "version": 1, "records": [1]}', "does not contain valid records"),
+        ("set.json", '{"format": "ase_nnxc-records", "version": 2}', "version 2 of the format, expected 1"),
+        ("set.json", '{"format": ', "is not JSON"),
+        ("set.db", "nothing", "cannot be read by ASE"),
+        ("set.extxyz", '1\nprovenance="{\\"program\\": 1}"\nAl 0 0 0\n', "info of the first image is not valid"),
+    ],
+)
+def test_file_without_valid_records_is_refused(tmp_path, name, text, complaint):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=complaint):
+        read_records(tmp_path / name)
+
+
+def test_missing_file_is_not_created(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_records(tmp_path / "missing.db")
+    assert not (tmp_path / "missing.db").exists()
 
 
 def test_measured_lattice_constant_becomes_the_volume_of_the_cell():
@@ -163,11 +181,11 @@ def test_dataset_train_and_evaluate_from_the_command_line(tmp_path, capsys):
     assert row["record"] == "Al"
     assert 0 < row["errors"]["energy_differences"]["rms"] < 0.1
     assert row["errors"].keys() == OBJECTIVES.keys() - {"reaction_energy"}
-    assert main(["train", str(tmp_path / "again.yaml")]) == 2  # this version is written
-    assert "take the next" in capsys.readouterr().err
+    assert main(["train", str(tmp_path / "again.yaml")]) == 2  # this version exists
+    assert "use the next" in capsys.readouterr().err
 
 
-def test_dataset_takes_all_images_of_a_file_and_calls_them_by_it(tmp_path):
+def test_dataset_reads_all_images_of_a_file_and_names_them_after_it(tmp_path):
     write(tmp_path / "path.extxyz", [bulk("Cu", a=a) for a in (3.5, 3.6)])
     assert main(["dataset", str(tmp_path / "set.json"), str(tmp_path / "path.extxyz"), "Au", "--ase", "emt"]) == 0
     records = read_records(tmp_path / "set.json")
@@ -175,7 +193,7 @@ def test_dataset_takes_all_images_of_a_file_and_calls_them_by_it(tmp_path):
     assert records[1].volumes == pytest.approx(3.6**3 / 4)
 
 
-def test_dataset_calculates_the_energies_that_a_file_tells_with_their_settings(tmp_path):
+def test_dataset_calculates_the_reaction_of_a_file_with_its_settings(tmp_path):
     atom = Atoms("He", info={"ionization_potential": 24.59, "ion_magmom": 1})
     write(tmp_path / "He.extxyz", atom)
     (tmp_path / "calculator.yaml").write_text("{ecut: 100, kpts: [2, 2, 2]}")
@@ -196,13 +214,13 @@ def test_dataset_aligns_the_energies_of_another_code(tmp_path):
     (record,) = read_records(tmp_path / "set.json")
     (offset,) = record.provenance.settings["offsets"].values()
     assert record.targets["energy"] + offset == pytest.approx(eos_record().targets["energy"])
-    own = label("Al", record.structures, NNXCCalculator("PBE", ecut=150, kpts=(2, 2, 2)))
-    assert np.mean(record.targets["energy"] - own.targets["energy"]) == pytest.approx(0, abs=1e-6)
+    ours = label("Al", record.structures, NNXCCalculator("PBE", ecut=150, kpts=(2, 2, 2)))
+    assert np.mean(record.targets["energy"] - ours.targets["energy"]) == pytest.approx(0, abs=1e-6)
     assert EnergyPerAtom().obstacle(record, NNXCCalculator("PBE")) is None
 
 
 @pytest.mark.parametrize("options", [["--align", "--points", "3"], ["--ase", "emt", "--properties", "density"]])
-def test_dataset_refuses_what_does_not_go_together(tmp_path, options):
+def test_dataset_refuses_options_that_exclude_each_other(tmp_path, options):
     write_records(tmp_path / "emt.json", [eos_record()])
     assert main(["dataset", str(tmp_path / "set.json"), str(tmp_path / "emt.json"), *options]) == 2
     assert not (tmp_path / "set.json").exists()
@@ -221,27 +239,28 @@ def test_dataset_of_another_calculator(tmp_path):
     ("old", "new", "complaint"),
     [
         ("settings: {epochs: 1}", "settings: {epoch: 1}", "settings.epoch; did you mean 'epochs'"),
-        ("settings: {epochs: 1}", "settings: {epochs: 1.5}", "whole number"),
-        ("name: again\n", "", "name must be given"),
-        ("name: again", "name: [again]", "name is"),
+        ("settings: {epochs: 1}", "settings: {epochs: 1.5}", "must be an integer"),
+        ("name: again\n", "", "missing: name"),
+        ("name: again", "name: [again]", "expected a string"),
         ("name: SGD", "name: SDG", "did you mean 'SGD'"),
-        ("lr: 1e-3", "lrs: 1e-3", "SGD has no 'lrs'; did you mean 'lr'"),
+        ("lr: 1e-3", "lrs: 1e-3", "SGD has no argument 'lrs'; did you mean 'lr'"),
         ("gamma: 0.9", "gama: 0.9", "scheduler: .*gama"),
         ("energy_differences:", "energy_difference:", "did you mean 'energy_differences'"),
-        ("energy_differences: 1e4", "energy_differences: {norm: l3}", "norm one of"),
+        ("energy_differences: 1e4", "energy_differences: {norm: l3}", "norm='l3' must be one of l2, l1"),
+        ("energy_differences: 1e4", "energy_differences: {weight: large}", "weight='large' must be a number"),
         ("ecut:", "encut:", "did you mean 'ecut'"),
         ("kappa: 0.7", "kapa: 0.7", "functional: .*kapa"),
         (", trainable: [kappa]", "", "no trainable parameters"),
-        ("weight: 1e-3", "weigth: 1e-3", "parent and weight"),
+        ("weight: 1e-3", "weigth: 1e-3", "expected parent and weight, got parent, weigth"),
         ("bounds: 1.0", "bound: 1.0", "did you mean 'bounds'"),
-        ("bounds: 1.0", "bounds: {weight: large}", "weight is a number"),
+        ("bounds: 1.0", "bounds: {weight: large}", "bounds.weight='large' must be a number"),
         ("kernel_size: 1e-3", "kernel_size: {parent: PBE, weight: 1}", "penalties.kernel_size"),
         ("parent: PBE", "parent: PBF", "did you mean 'PBE'"),
         ("functional:", "functional: {a: [", "not YAML"),
         ("models: models", "models: !!python/object/apply:os.getcwd []", "not YAML"),
     ],
 )
-def test_mistakes_in_a_configuration_are_told_before_anything_runs(tmp_path, old, new, complaint):
+def test_mistake_in_a_configuration_is_refused_before_anything_is_calculated(tmp_path, old, new, complaint):
     assert old in CONFIG
     (tmp_path / "run.yaml").write_text(CONFIG.replace(old, new, 1))
     write_records(tmp_path / "set.json", [eos_record()])

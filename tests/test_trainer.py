@@ -1,7 +1,7 @@
-"""The trainer: what it learns, what it leaves out, and that a run which was killed anywhere ends at the same bits.
+"""The trainer: what it fits, what it leaves out, and that a run that was killed anywhere ends at the same bits.
 
 As a script (`python test_trainer.py FOLDER POINT ...`) this file kills training runs, one at each of `POINTS`, resumes
-them, and prints what they end with.
+them, and prints their results.
 """
 
 import json
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,16 @@ import torch
 from ase.build import bulk
 from ase.calculators.calculator import InputError, SCFError
 from ase.calculators.emt import EMT
+from torch.optim.lr_scheduler import LambdaLR
 
 import ase_nnxc
 from ase_nnxc import NNXCCalculator, load_functional
 from ase_nnxc.ks.response import ResponseError
-from ase_nnxc.train.objectives import EnergyDifferences, EnergyPerAtom, ReactionEnergy, TotalEnergy
+from ase_nnxc.train.objectives import EnergyDifferences, EnergyPerAtom, LatticeConstant, ReactionEnergy, TotalEnergy
 from ase_nnxc.train.penalties import ParameterAnchor
 from ase_nnxc.train.records import Record, digest, label, scaled_structures
-from ase_nnxc.train.trainer import Settings, Trainer, TrainingError
+from ase_nnxc.train.trainer import ObjectiveError, Trainer, TrainerSettings, TrainingError
+from ase_nnxc.train.trainer.resume import RunFolder
 from ase_nnxc.train.warm import WarmCalculators
 from ase_nnxc.xc import PBE
 
@@ -49,7 +52,7 @@ def aluminium():
     return pbe_record()
 
 
-def test_prediction_is_the_energy_that_the_calculator_tells():
+def test_prediction_is_the_energy_of_the_calculator():
     record = label("Al", [bulk("Al")], EMT())
     calculator = NNXCCalculator(PBE(kappa=0.7, trainable=("kappa",)), **TIGHT)
     (predicted,) = WarmCalculators(calculator, 1.0).predict(record).energies
@@ -59,18 +62,20 @@ def test_prediction_is_the_energy_that_the_calculator_tells():
 
 
 def test_training_finds_the_kappa_behind_the_energies(aluminium):
-    made = trainer([aluminium], settings=Settings(epochs=25), learning_rate=0.03)
-    history = made.run()
-    assert made.functional.kappa.item() == pytest.approx(0.804, rel=0.03)
+    run = trainer([aluminium], settings=TrainerSettings(epochs=25), learning_rate=0.03)
+    history = run.run()
+    assert run.functional.kappa.item() == pytest.approx(0.804, rel=0.03)
     assert history[-1]["validation_errors"]["energy_differences"] < 0.1 * history[0]["errors"]["energy_differences"]
 
 
 def test_best_parameters_of_the_validation_are_kept_not_the_last(aluminium):
-    made = trainer([aluminium], kappa=0.8, learning_rate=0.1, settings=Settings(epochs=3))
-    history = made.run()
+    run = trainer([aluminium], kappa=0.8, learning_rate=0.1, settings=TrainerSettings(epochs=3))
+    history = run.run()
     best = min(history, key=lambda m: m["validation_loss"])
     assert best["epoch"] < 3
-    again = trainer([aluminium], settings=Settings(epochs=1), learning_rate=0.0, kappa=made.functional.kappa.item())
+    again = trainer(
+        [aluminium], settings=TrainerSettings(epochs=1), learning_rate=0.0, kappa=run.functional.kappa.item()
+    )
     assert again.run()[0]["loss"] == pytest.approx(best["validation_loss"], rel=1e-3)
 
 
@@ -78,14 +83,14 @@ def test_epochs_at_fixed_density_run_no_scf_after_the_first(aluminium, monkeypat
     solved = []
     solve = NNXCCalculator._solve
     monkeypatch.setattr(NNXCCalculator, "_solve", lambda self, *args: solved.append(1) or solve(self, *args))
-    made = trainer([aluminium], settings=Settings(epochs=4, fixed_density_epochs=4))
-    history = made.run()
+    run = trainer([aluminium], settings=TrainerSettings(epochs=4, fixed_density_epochs=4))
+    history = run.run()
     assert len(solved) == 2  # one for each volume
     assert history[-1]["loss"] < history[0]["loss"]
 
 
 def test_forgotten_ground_states_change_nothing_but_time(aluminium):
-    settings = [Settings(epochs=2, memory=memory) for memory in (1.0, 1e-6)]
+    settings = [TrainerSettings(epochs=2, memory=memory) for memory in (1.0, 1e-6)]
     losses = [trainer([aluminium], calculator=TIGHT, settings=s).run()[-1]["loss"] for s in settings]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -94,15 +99,17 @@ def test_any_optimizer_takes_the_loss_as_closure(aluminium):
     functional = PBE(kappa=0.7, trainable=("kappa",))
     optimizer = torch.optim.LBFGS(functional.parameters(), lr=1.0, max_iter=6, line_search_fn="strong_wolfe")
     calculator = NNXCCalculator(functional, **TINY)
-    made = Trainer(calculator, [aluminium], [EnergyDifferences(1e4)], optimizer=optimizer, settings=Settings(epochs=1))
-    made.run()
+    run = Trainer(
+        calculator, [aluminium], [EnergyDifferences(1e4)], optimizer=optimizer, settings=TrainerSettings(epochs=1)
+    )
+    run.run()
     assert functional.kappa.item() == pytest.approx(0.804, rel=1e-2)
 
 
 def test_gradient_is_clipped(aluminium):
     functional = PBE(kappa=0.7, trainable=("kappa",))
     optimizer = torch.optim.SGD(functional.parameters(), lr=1.0)
-    settings = Settings(epochs=1, clip=0.003)
+    settings = TrainerSettings(epochs=1, clip=0.003)
     Trainer(
         NNXCCalculator(functional, **TINY),
         [aluminium],
@@ -119,21 +126,21 @@ def test_callable_of_prediction_and_record_is_an_objective(aluminium):
         difference = energies[-1] - energies[0] - (record.targets["energy"][-1] - record.targets["energy"][0])
         return difference.square()
 
-    assert trainer([aluminium], [at_the_ends], settings=Settings(epochs=2)).run()[-1]["loss"] > 0
+    assert trainer([aluminium], [at_the_ends], settings=TrainerSettings(epochs=2)).run()[-1]["loss"] > 0
 
 
 def test_objectives_of_one_class_have_errors_of_their_own(aluminium):
-    made = trainer(
+    run = trainer(
         [aluminium],
         [EnergyDifferences(1e4), EnergyDifferences(1.0, "l1"), EnergyPerAtom()],
-        settings=Settings(epochs=1),
+        settings=TrainerSettings(epochs=1),
     )
-    assert made.run()[0]["errors"].keys() == {"energy_differences", "energy_differences-2", "energy_per_atom"}
+    assert run.run()[0]["errors"].keys() == {"energy_differences", "energy_differences-2", "energy_per_atom"}
 
 
 def test_early_stopping(aluminium):
-    made = trainer([aluminium], kappa=0.804, learning_rate=0.1, settings=Settings(epochs=50, patience=2))
-    assert len(made.run()) < 10
+    run = trainer([aluminium], kappa=0.804, learning_rate=0.1, settings=TrainerSettings(epochs=50, patience=2))
+    assert len(run.run()) < 10
 
 
 def broken_record():
@@ -142,14 +149,14 @@ def broken_record():
     return Record("bad", (atoms,) * 2, {"energy": [0.0, 0.0]})
 
 
-def test_broken_structure_among_ten_is_told_and_left_out(aluminium):
+def test_broken_structure_among_ten_is_reported_and_left_out(aluminium):
     others = [replace(aluminium, name=f"Al-{i}") for i in range(9)]
-    made = trainer([*others, broken_record()], settings=Settings(epochs=1))
+    run = trainer([*others, broken_record()], settings=TrainerSettings(epochs=1))
     with pytest.warns(UserWarning, match="'bad' is left out: .* on top of each other"):
-        history = made.run()
+        history = run.run()
     assert history[-1]["failed"] == ["bad"]
-    assert made.failures.keys() == {"bad"}
-    alone = trainer([aluminium], settings=Settings(epochs=1)).run()
+    assert run.failures.keys() == {"bad"}
+    alone = trainer([aluminium], settings=TrainerSettings(epochs=1)).run()
     assert history[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=1e-6)
 
 
@@ -170,14 +177,100 @@ def test_record_that_fails_in_backward_leaves_nothing_of_its_gradient(aluminium)
         difference = (prediction.energies[1] - prediction.energies[0]).square()
         return difference + (NoResponse.apply(difference) if record.name == "bad" else 0.0)
 
-    made = trainer([aluminium, replace(aluminium, name="bad")], [objective])
+    run = trainer([aluminium, replace(aluminium, name="bad")], [objective])
     with pytest.warns(UserWarning, match="'bad' is left out: no response"):
-        made._backward(made.training, fixed_density=False)
+        run._backward(run.training)
     alone = trainer([aluminium], [objective])
-    alone._backward(alone.training, fixed_density=False)
-    assert made.functional.kappa.grad.item() == alone.functional.kappa.grad.item()
+    alone._backward(alone.training)
+    assert run.functional.kappa.grad.item() == alone.functional.kappa.grad.item()
     with pytest.raises(TrainingError, match="no response"):
-        made.run()
+        run.run()
+
+
+def test_curve_without_a_minimum_leaves_its_record_out():
+    structures = scaled_structures(bulk("Al", a=3.0), 4)
+    record = Record("compressed", structures, {"volume": structures[0].get_volume()})
+    with pytest.warns(UserWarning, match="'compressed' is left out: .* no minimum"), pytest.raises(TrainingError):
+        trainer([record], [LatticeConstant()], calculator=TINY | {"kpts": (1, 1, 1)}).run()
+
+
+def wrong_type(prediction, record):
+    return prediction.energies + "1"
+
+
+def wrong_attribute(prediction, record):
+    return prediction.energy
+
+
+def wrong_value(prediction, record):
+    raise ValueError("a mistake")
+
+
+def wrong_input(prediction, record):
+    raise InputError("a mistake")
+
+
+def wrong_shape(prediction, record):
+    return prediction.energies
+
+
+def without_gradient(prediction, record):
+    return prediction.energies.sum().detach()
+
+
+def no_tensor(prediction, record):
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("objective", "error"),
+    [
+        (wrong_type, "TypeError"),
+        (wrong_attribute, "AttributeError"),
+        (wrong_value, "ValueError"),
+        (wrong_input, "InputError"),
+        (wrong_shape, r"TypeError .*must be a tensor of shape \(\), got \(2,\)"),
+        (no_tensor, r"TypeError .*must be a tensor of shape \(\), got 1.0"),
+    ],
+)
+def test_bug_in_an_objective_ends_the_run_with_objective_and_record(aluminium, objective, error):
+    with pytest.raises(ObjectiveError, match=rf"objective '{objective.__name__}' raised {error}") as raised:
+        trainer([aluminium], [objective]).run()
+    assert "record 'Al'" in str(raised.value)
+
+
+def test_loss_without_a_gradient_ends_the_run(aluminium):
+    with pytest.raises(ObjectiveError, match="loss of record 'Al' has no gradient"):
+        trainer([aluminium], [without_gradient]).run()
+
+
+class WrongErrors(EnergyDifferences):
+    """An objective whose errors, but not its loss, divide by zero."""
+
+    def errors(self, prediction, record):
+        return torch.tensor(1 // 0)
+
+    def __call__(self, prediction, record):
+        return prediction.energies.sum()
+
+
+def test_bug_in_the_errors_of_an_objective_ends_the_run(aluminium):
+    with pytest.raises(ObjectiveError, match="objective 'WrongErrors' raised ZeroDivisionError on record 'Al'"):
+        trainer([aluminium], [WrongErrors()]).run()
+
+
+def test_bug_in_a_functional_ends_the_run(aluminium, monkeypatch):
+    forward = PBE.forward
+
+    def broken(self, features):
+        if features["density"].shape[-1] > 3:  # not in the check of a new calculator
+            raise TypeError("a mistake in the functional")
+        return forward(self, features)
+
+    run = trainer([aluminium])
+    monkeypatch.setattr(PBE, "forward", broken)
+    with pytest.raises(TypeError, match="a mistake in the functional"):
+        run.run()
 
 
 def test_too_many_failures_stop_the_run(aluminium, monkeypatch):
@@ -205,51 +298,70 @@ def test_what_cannot_be_trained_is_refused(aluminium):
         Trainer(NNXCCalculator(PBE()), [aluminium], [EnergyDifferences()])
     calculator = NNXCCalculator(PBE(trainable=("kappa",)))
     another = torch.optim.Adam(PBE(trainable=("kappa",)).parameters())
-    with pytest.raises(InputError, match="optimizer holds no parameter"):
+    with pytest.raises(InputError, match="optimizer has no trainable parameter"):
         Trainer(calculator, [aluminium], [EnergyDifferences()], optimizer=another)
     with pytest.raises(InputError, match="no objective reads"):
         trainer([aluminium], [ReactionEnergy()])
-    with pytest.raises(InputError, match="one name"):
+    with pytest.raises(InputError, match="same name"):
         trainer([aluminium, pbe_record(a=4.0)])
-    with pytest.raises(InputError, match="batch=0"):
-        Settings(batch=0)
+
+
+@pytest.mark.parametrize("setting", [{"batch": 0}, {"tolerated_failures": 1.5}, {"memory": -1.0}, {"clip": 0.0}])
+def test_setting_out_of_its_range_is_refused(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(InputError, match=f"{name}={value} must"):
+        TrainerSettings(**setting)
 
 
 def test_saved_model_has_a_card_of_its_training(aluminium, tmp_path):
-    made = trainer([aluminium], settings=Settings(epochs=2), folder=tmp_path / "run")
-    made.run()
-    functional = load_functional(made.save(tmp_path, name="mine", description="A test."))
-    assert functional.kappa.item() == made.functional.kappa.item()
+    run = trainer([aluminium], settings=TrainerSettings(epochs=2), folder=tmp_path / "run")
+    run.run()
+    functional = load_functional(run.save(tmp_path, name="mine", description="A test."))
+    assert functional.kappa.item() == run.functional.kappa.item()
     assert functional.card["training"]["data_sha256"] == digest([aluminium])
     assert functional.card["training"]["objectives"]["energy_differences"]["weight"] == 1e4
     assert functional.card["training"]["optimizer"]["groups"][0]["lr"] == 0.02
     assert functional.card["metrics"]["epoch"] == 2
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert lines == made.history
+    assert lines == run.history
     assert (tmp_path / "run" / "learning-curve.png").stat().st_size > 1000
 
 
 # ---- resuming
 
 
-def small_run(folder, *, weight=1e-3, norm="l2", anchor=1e-3, learning_rate=0.01, gamma=0.9):
-    """Two records of one structure, a step for each, two epochs; a penalty with random numbers."""
+def noise(functional):
+    """A penalty with random numbers."""
+    return 1e-3 * torch.rand((), dtype=torch.float64, device="cpu") * functional.mu.square()
+
+
+def small_run(folder, *, weight=1e-3, norm="l2", anchor=1e-3, learning_rate=0.01, gamma=0.9, **arguments):
+    """Two records of one structure, a step for each, two epochs; other arguments replace those of the trainer."""
     functional = PBE(kappa=0.7, trainable=("kappa", "mu"))
     optimizer = torch.optim.Adam(functional.parameters(), lr=learning_rate)
-
-    def noise(functional):
-        return 1e-3 * torch.rand((), dtype=torch.float64, device="cpu") * functional.mu.square()
-
+    scheduler = arguments.pop("scheduler", torch.optim.lr_scheduler.ExponentialLR)
+    defaults = {"objectives": [ReactionEnergy(weight, norm)], "penalties": [noise, ParameterAnchor(functional, anchor)]}
     return Trainer(
         NNXCCalculator(functional, **TINY | {"kpts": (1, 1, 1)}),
         [label(name, [bulk("Al", a=a)], EMT(), coefficients=[1]) for name, a in (("a", 4.05), ("b", 4.1))],
-        [ReactionEnergy(weight, norm)],
-        penalties=[noise, ParameterAnchor(functional, anchor)],
+        **defaults | arguments,
         optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma),
-        settings=Settings(epochs=2, batch=1),
+        scheduler=scheduler(optimizer, gamma),
+        settings=TrainerSettings(epochs=2, batch=1),
         folder=folder,
     )
+
+
+def squared_energy(prediction, record):
+    return prediction.energies.square().sum()
+
+
+def slower(epoch):
+    return 0.9**epoch
+
+
+def much_slower(epoch):
+    return 0.1**epoch
 
 
 def kill():
@@ -257,7 +369,7 @@ def kill():
 
 
 def killing(owner: object, name: str, count: int, work: Callable[..., object]) -> None:
-    """Let the count-th call of a function do `work` in its place, and end the process."""
+    """Replace the count-th call of a function by `work`, and end the process after it."""
     original, calls = getattr(owner, name), []
 
     def wrapper(*args, **kwargs):
@@ -279,7 +391,7 @@ def after(original, *args, **kwargs):
 
 
 def half(save, data, path):
-    """What is left of a file when the process ends in the middle of it."""
+    """Write the first half of a file, as if the process ended in the middle of it."""
     save(data, path)
     os.truncate(path, Path(path).stat().st_size // 2)
 
@@ -294,29 +406,29 @@ POINTS = {
     "before renaming": (Path, "rename", 2, before),
     "between renaming and cleanup": (Path, "rename", 2, after),
     "before validation": (Trainer, "_end_epoch", 1, before),
-    "between metrics and resume": (Trainer, "_write_metrics", 1, after),
-    "at the end": (Trainer, "_write_resume", 6, after),
+    "between metrics and resume": (RunFolder, "write_metrics", 1, after),
+    "at the end": (Trainer, "_write_state", 6, after),
 }
 
 
-def result(made, folder):
+def result(run, folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     history = [{**json.loads(line), "seconds": 0} for line in lines]
-    return [p.item().hex() for p in made.functional.parameters()], history
+    return [p.item().hex() for p in run.functional.parameters()], history
 
 
 def kill_and_resume(folder, points):
-    """Results of a run that nobody kills, and of some that are killed, by name; with torch's threads set to one."""
+    """Return the results of a complete run, and of some that are killed and resumed, by name; with one thread."""
     torch.set_num_threads(1)
-    made = small_run(folder / "whole")
-    made.run()
-    results = {"whole": result(made, folder / "whole")}
+    run = small_run(folder / "whole")
+    run.run()
+    results = {"whole": result(run, folder / "whole")}
     for point in points:
         child = os.fork()
         if child == 0:
             killing(*POINTS[point])
             small_run(folder / point).run()
-            os._exit(1)  # it should be dead
+            os._exit(1)  # not reached if it was killed
         assert os.waitpid(child, 0)[1] == signal.SIGKILL, point
         resumed = small_run(folder / point)
         resumed.run()
@@ -343,19 +455,25 @@ def test_killed_run_ends_at_the_same_bits(tmp_path, points):
 
 def test_generator_of_the_user_is_left_alone():
     state = torch.get_rng_state()
-    made = small_run(None)
-    made._take_step(made.training[:1])
+    run = small_run(None)
+    run._take_step(run.training[:1])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"weight": 1.0}, "other objectives"),
-        ({"norm": "l1"}, "other objectives"),
-        ({"anchor": 1.0}, "other penalties"),
-        ({"learning_rate": 0.1}, "other optimizer"),
-        ({"gamma": 0.5}, "other scheduler"),
+        ({"weight": 1.0}, r"different objectives \(reaction_energy.weight is 0.001, here 1.0\)"),
+        ({"norm": "l1"}, r"different objectives \(reaction_energy.norm is 'l2', here 'l1'\)"),
+        ({"anchor": 1.0}, r"different penalties \(1.weight is 0.001, here 1.0\)"),
+        ({"learning_rate": 0.1}, r"different optimizer \(groups.0.lr is 0.01, here 0.1\)"),
+        ({"gamma": 0.5}, r"different scheduler \(state.gamma is 0.9, here 0.5\)"),
+        (
+            {"scheduler": LambdaLR, "gamma": slower},
+            "class is 'ExponentialLR', here 'LambdaLR'",
+        ),
+        ({"objectives": [squared_energy]}, r"different objectives \(reaction_energy"),
+        ({"penalties": [noise]}, "different penalties"),
     ],
 )
 def test_run_with_other_arguments_is_not_resumed(interrupted, changes, complaint):
@@ -366,14 +484,80 @@ def test_run_with_other_arguments_is_not_resumed(interrupted, changes, complaint
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("interrupted")
-    small_run(folder)._write_resume()
-    small_run(folder)  # it is resumed
+    small_run(folder)._write_state()
+    assert small_run(folder).history == []  # the same arguments are accepted
     return folder
 
 
 def test_folder_of_other_records_is_refused(interrupted, aluminium):
-    with pytest.raises(InputError, match="other records"):
+    with pytest.raises(InputError, match=r"different records.* Use another folder"):
         trainer([aluminium], folder=interrupted)
+
+
+def local_function():
+    def objective(prediction, record):
+        return prediction.energies.sum()
+
+    return objective
+
+
+class Scaled:
+    """An objective of a user that states its settings."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def config(self):
+        return {"name": "scaled", "factor": self.factor}
+
+    def __call__(self, prediction, record):
+        return self.factor * prediction.energies.sum()
+
+
+class Silent:
+    """An objective of a user that does not state its settings."""
+
+    def __call__(self, prediction, record):
+        return prediction.energies.sum()
+
+
+class Nameless(Silent):
+    def config(self):
+        return {"weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"objectives": [lambda prediction, record: prediction.energies.sum()]}, "objective <lambda>.*Give it a name"),
+        ({"objectives": [local_function()]}, r"objective local_function.<locals>.objective .*a name and a config\(\)"),
+        ({"objectives": [partial(local_function(), record=None)]}, "objective local_function"),
+        ({"objectives": [Silent()]}, "objective Silent cannot be compared"),
+        ({"objectives": [Nameless()]}, r"config\(\) must return a dict with a name"),
+        ({"norm": lambda errors: errors.square().sum()}, "norm of objective 'reaction_energy': <lambda>"),
+        ({"penalties": [lambda functional: functional.mu.square()]}, "penalty <lambda>"),
+        ({"scheduler": LambdaLR, "gamma": lambda epoch: 0.9**epoch}, "function of the scheduler: <lambda>"),
+    ],
+)
+def test_function_that_a_resumed_run_cannot_compare_is_refused_with_a_folder(tmp_path, arguments, complaint):
+    with pytest.raises(InputError, match=complaint):
+        small_run(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+    small_run(None, **arguments)
+
+
+def test_objective_of_a_user_is_compared_by_its_config(tmp_path):
+    small_run(tmp_path, objectives=[Scaled(2.0)])._write_state()
+    small_run(tmp_path, objectives=[Scaled(2.0)])
+    with pytest.raises(InputError, match=r"different objectives \(scaled.factor is 2.0, here 3.0\)"):
+        small_run(tmp_path, objectives=[Scaled(3.0)])
+
+
+def test_functions_of_a_scheduler_are_compared_by_their_names(tmp_path):
+    small_run(tmp_path, scheduler=LambdaLR, gamma=slower)._write_state()
+    small_run(tmp_path, scheduler=LambdaLR, gamma=slower)
+    with pytest.raises(InputError, match=r"different scheduler \(functions.0 is '.*slower', here '.*much_slower'\)"):
+        small_run(tmp_path, scheduler=LambdaLR, gamma=much_slower)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_oldest_ground_states_are_forgotten_beyond_the_memory():
     assert [warm._calculators[r.name][0].held_state is not None for r in records] == [False, True, True]
 
 
-def test_prediction_has_the_numbers_of_the_calculator():
+def test_prediction_equals_the_results_of_the_calculator():
     atoms, functional = bulk("Si"), PBE(trainable=("kappa",))
     atoms.positions[1, 0] += 0.1
     prediction = WarmCalculators(NNXCCalculator(functional, **TINY), 1.0).predict(Record("Si", (atoms,), {}))

@@ -38,7 +38,7 @@ class GroundStateSolver(Calculator):
 
     @property
     def history(self) -> list[Step]:
-        """Steps of the last SCF, converged or not (`ase_nnxc.ks.convergence.Step`, Hartree); empty before the first one."""
+        """Steps of the last SCF (`ase_nnxc.ks.convergence.Step`, Hartree), converged or not; empty before the first."""
         return list(self._calculation.history)
 
     @property

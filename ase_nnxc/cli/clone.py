@@ -1,4 +1,4 @@
-"""``nnxc clone``: a network that is a known functional."""
+"""``nnxc clone``: a network that reproduces a known functional."""
 
 from __future__ import annotations
 
@@ -14,57 +14,70 @@ if TYPE_CHECKING:
     from ase_nnxc.xc import Functional
 
 TEXT = """It was fitted, point by point, to {parent}, from random weights, and is meant as a test of networks in
-self-consistent calculations and as a start of training. Use it where you would use {parent}; it is no better.
-How far it is from {parent} where it was not fitted is told under Metrics: errors of the enhancement factor
+self-consistent calculations and as a starting point for training. Use it where you would use {parent}; it is not more
+accurate. Metrics gives its differences from {parent} where it was not fitted: errors of the enhancement factor
 F = e / (n eps_x^LDA), and of self-consistent total energies."""
 
 
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add `clone`."""
-    clone = commands.add_parser("clone", help="fit a network to a known functional, certify it, keep it by a name")
-    clone.add_argument("parent", metavar="PARENT", help="what to clone: PBE, r2SCAN ...")
-    clone.add_argument("--name", required=True, help="of the new model")
-    clone.add_argument("--version", type=int, default=1, metavar="N", help="of the new model (default 1)")
-    clone.add_argument("--network", choices=("constrained", "mlp"), default="constrained", help="default constrained")
-    clone.add_argument("--seeds", type=_count, default=1, metavar="N", help="fits, the best is kept (default 1)")
-    clone.add_argument("--points", type=_count, default=12000, metavar="N", help="of the fit, about (default 12000)")
-    clone.add_argument("--steps", type=_count, default=200, metavar="N", help="of a fit, at most (default 200)")
-    clone.add_argument("--samples", type=Path, metavar="FILE", help="the points: read if it is there, else written")
-    clone.add_argument("--quick", action="store_true", help="no molecules and crystals, in fit and certificate")
-    clone.add_argument("--root", type=Path, metavar="DIR", help="where to (default: the user's data folder)")
-    clone.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    clone = commands.add_parser("clone", help="fit a network to a known functional, measure its errors, and save it")
+    clone.add_argument("parent", metavar="PARENT", help="functional to clone: PBE, r2SCAN ...")
+    clone.add_argument("--name", required=True, help="name of the new model")
+    clone.add_argument("--version", type=int, default=1, metavar="N", help="version of the new model (default 1)")
+    clone.add_argument(
+        "--network", choices=("constrained", "mlp"), default="constrained", help="kind of network (default constrained)"
+    )
+    clone.add_argument(
+        "--seeds", type=_count, default=1, metavar="N", help="number of fits, of which the best is kept (default 1)"
+    )
+    clone.add_argument(
+        "--points", type=_count, default=12000, metavar="N", help="approximate number of points (default 12000)"
+    )
+    clone.add_argument(
+        "--steps", type=_count, default=200, metavar="N", help="largest number of steps of a fit (default 200)"
+    )
+    clone.add_argument(
+        "--samples", type=Path, metavar="FILE", help="file of the points: read if it exists, otherwise written"
+    )
+    clone.add_argument("--quick", action="store_true", help="use no molecules and crystals in fit and certificate")
+    clone.add_argument(
+        "--root", type=Path, metavar="DIR", help="folder for the model (default: the user's data folder)"
+    )
+    clone.add_argument("--json", action="store_true", help="print JSON instead of a table")
     clone.set_defaults(run=_clone)
 
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
 def _clone(args: argparse.Namespace) -> int:
     from ase_nnxc.checkpoints import save_functional
     from ase_nnxc.registry import get_functional, pseudo_family
+    from ase_nnxc.train.clone import CloneError
 
     root = _root(args)
     parent = get_functional(args.parent)
     samples = _samples(args, parent)
     try:
         fits = [_fit(args, parent, samples, seed) for seed in range(args.seeds)]
-    except ValueError as error:
+    except CloneError as error:
         raise UsageError(f"{args.parent} cannot be cloned: {error}") from error
     functional, training, metrics = min(fits, key=_validation_loss)
     if len(fits) > 1:
         metrics = {
             **metrics,
-            "all_seeds": {made["settings"]["seed"]: {**made["fits"], **found} for _, made, found in fits},
+            "all_seeds": {fit["settings"]["seed"]: {**fit["fits"], **errors} for _, fit, errors in fits},
         }
     folder = save_functional(
         functional,
         root,
         name=args.name,
         version=args.version,
-        description=f"{args.parent} cloned by a network ({args.network})",
+        description=f"{args.parent} cloned with a network ({args.network})",
         text=TEXT.format(parent=args.parent),
         parent=args.parent,
         training={"systems": list(samples.systems), **training},
@@ -75,20 +88,24 @@ def _clone(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"model": folder.name, "folder": str(folder), "metrics": metrics}, indent=1))
     else:
-        print(f"{folder.name} is in {folder}", *_rows(metrics), sep="\n")
+        print(f"wrote {folder.name} to {folder}", *_rows(metrics), sep="\n")
     return 0
 
 
 def _root(args: argparse.Namespace) -> Path:
-    """Where the model goes, if its name is free: known before the work begins."""
+    """Return the folder for the model, after a check that its name is free; called before the fit."""
     from ase_nnxc.checkpoints import is_reserved, model_roots, parse_name
 
     parse_name(f"{args.name}@{args.version}")
     if is_reserved(args.name, args.root):
-        raise UsageError(f"--name {args.name}: this name is taken by a functional of the package, of libxc or of PySCF")
+        raise UsageError(
+            f"--name {args.name}: this is the name of a functional of the package, of libxc or of PySCF; choose another"
+        )
     root: Path = args.root or model_roots()[-1].folder
     if (root / f"{args.name}@{args.version}").exists():
-        raise UsageError(f"{args.name}@{args.version} is in {root}: written versions are never changed, take the next")
+        raise UsageError(
+            f"{args.name}@{args.version} exists in {root}: a version is never overwritten, use the next one"
+        )
     return root
 
 
@@ -106,12 +123,12 @@ def _samples(args: argparse.Namespace, parent: Functional) -> Samples:
 def _fit(
     args: argparse.Namespace, parent: Functional, samples: Samples, seed: int
 ) -> tuple[Functional, dict[str, Any], dict[str, Any]]:
-    """A clone, how it was made, and its certificate."""
+    """Return a clone, plain data of its fit, and its certificate."""
     from ase_nnxc.train.certificate import certificate
-    from ase_nnxc.train.clone import Settings, clone, new_network
+    from ase_nnxc.train.clone import CloneSettings, clone, new_network
 
     functional = new_network(parent, args.network, seed)
-    training = clone(functional, parent, samples, Settings(steps=args.steps, seed=seed))
+    training = clone(functional, parent, samples, CloneSettings(steps=args.steps, seed=seed))
     return functional, training, certificate(functional, parent, self_consistent=not args.quick)
 
 
@@ -120,7 +137,7 @@ def _validation_loss(fit: tuple[Functional, dict[str, Any], dict[str, Any]]) -> 
 
 
 def _rows(metrics: dict[str, Any]) -> list[str]:
-    """The certificate as a table."""
+    """Return the rows of a table of the certificate."""
     rows = [f"{'':4}{'max dF':>10}{'max dF/ds':>12}{'rms dF':>10}   enhancement factor, s < 3"]
     rows += [
         f"{kind:4}{errors['max_dF']:10.1e}{errors['max_dF_ds']:12.1e}{errors['rms_dF']:10.1e}"

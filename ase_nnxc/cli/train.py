@@ -1,4 +1,4 @@
-"""``nnxc dataset``, ``nnxc train`` and ``nnxc evaluate``: functionals from data."""
+"""``nnxc dataset``, ``nnxc train`` and ``nnxc evaluate``: training of functionals on records."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ase_nnxc.train.targets import PROPERTIES
 
 from .common import Parser, UsageError
 from .structures import read_structure
@@ -15,48 +17,48 @@ if TYPE_CHECKING:
 
     from ase_nnxc.train.records import Record
 
-PROPERTIES = ("energy", "forces", "stress", "density", "band_gap")  # as in ase_nnxc.train.records
-
 
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add `dataset`, `train` and `evaluate`."""
     common = Parser(add_help=False)
-    common.add_argument("--calculator", type=Path, metavar="YAML", help="keywords of the calculator, a mapping")
-    common.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    common.add_argument("--calculator", type=Path, metavar="YAML", help="file of keywords of the calculator")
+    common.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    dataset = commands.add_parser("dataset", parents=[common], help="records of structures with calculated properties")
+    dataset = commands.add_parser(
+        "dataset", parents=[common], help="write records of structures with calculated properties"
+    )
     dataset.add_argument("output", type=Path, metavar="OUTPUT", help="file of records: .json, .db, .extxyz")
     dataset.add_argument(
         "structures",
         nargs="+",
         metavar="STRUCTURE",
-        help="elements, formulas, files of records or any that ASE reads, with all their images",
+        help="elements, formulas, files of records, or files that ASE reads, with all their images",
     )
     dataset.add_argument("--structure", metavar="TYPE", help="prototype of the formulas, as for `nnxc eos`")
     dataset.add_argument("--xc", help="functional (default PBE)")
-    dataset.add_argument("--ase", metavar="NAME", help="another calculator of ASE, as emt or gpaw, in place of ours")
+    dataset.add_argument("--ase", metavar="NAME", help="another ASE calculator, such as emt or gpaw")
     dataset.add_argument(
-        "--points", type=int, default=1, metavar="N", help="volumes of an equation of state (default 1)"
+        "--points", type=int, default=1, metavar="N", help="number of volumes of an equation of state (default 1)"
     )
-    dataset.add_argument("--span", type=float, default=0.06, metavar="X", help="range of their volumes (default 0.06)")
+    dataset.add_argument("--span", type=float, default=0.06, metavar="X", help="range of the volumes (default 0.06)")
     dataset.add_argument(
-        "--properties", default="energy", metavar="P", help=f"some of {','.join(PROPERTIES)} (default energy)"
+        "--properties", default="energy", metavar="P", help=f"any of {','.join(PROPERTIES)} (default energy)"
     )
     dataset.add_argument(
         "--align",
         action="store_true",
-        help="keep the energies in files of records, of another code, but for a constant for each element that brings "
-        "them to those of our calculator",
+        help="keep the energies of another code in files of records, shifted by a constant for each element to those "
+        "of our calculator",
     )
     dataset.set_defaults(run=_dataset)
 
-    train = commands.add_parser("train", help="train a functional as a YAML file says; goes on if it was interrupted")
+    train = commands.add_parser("train", help="train a functional as described in a YAML file, or resume the training")
     train.add_argument("config", type=Path, metavar="CONFIG", help="the YAML file")
-    train.add_argument("--json", action="store_true", help="print JSON in place of text")
+    train.add_argument("--json", action="store_true", help="print JSON instead of text")
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("evaluate", parents=[common], help="errors of a functional on records")
-    evaluate.add_argument("model", metavar="MODEL", help="a functional's name, or the path of a checkpoint")
+    evaluate = commands.add_parser("evaluate", parents=[common], help="print the errors of a functional on records")
+    evaluate.add_argument("model", metavar="MODEL", help="name of a functional, or path of a checkpoint")
     evaluate.add_argument("dataset", type=Path, metavar="DATASET", help="file of records")
     evaluate.set_defaults(run=_evaluate)
 
@@ -69,7 +71,7 @@ def _dataset(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"records": [record.name for record in records], "file": str(args.output)}))
     else:
-        print(f"{len(records)} records are in {args.output}")
+        print(f"wrote {len(records)} records to {args.output}")
     return 0
 
 
@@ -78,21 +80,23 @@ def _labelled(args: argparse.Namespace) -> list[Record]:
 
     properties = args.properties.split(",")
     if not set(properties) <= set(PROPERTIES):
-        raise UsageError(f"--properties {args.properties}: some of {', '.join(PROPERTIES)} are expected")
+        raise UsageError(f"--properties {args.properties}: expected any of {', '.join(PROPERTIES)}")
     if args.points < 1:
-        raise UsageError("--points is at least 1")
+        raise UsageError(f"--points {args.points} must be at least 1")
     calculator = _labeller(args)
     records = []
     for text in args.structures:
         if Path(text).is_file():
-            found = [(r.name, r.structures, r.coefficients, r.settings) for r in read_records(text)]
+            unlabelled = [(r.name, r.structures, r.coefficients, r.settings) for r in read_records(text)]
         else:
             atoms, name = read_structure(text, args.structure)
-            found = [(name, (atoms,), None, None)]
-        for name, structures, coefficients, settings in found:
+            unlabelled = [(name, (atoms,), None, None)]
+        for name, structures, coefficients, settings in unlabelled:
             if args.points > 1:
                 if len(structures) > 1:
-                    raise UsageError(f"--points: {name} of {text} is of several structures already")
+                    raise UsageError(
+                        f"--points: record {name} of {text} must have one structure, not {len(structures)}"
+                    )
                 structures = scaled_structures(structures[0], args.points, args.span)
             records.append(label(name, structures, calculator, properties, coefficients, settings))
     return records
@@ -102,7 +106,7 @@ def _aligned(args: argparse.Namespace) -> list[Record]:
     from ase_nnxc.train.records import align_energies, read_records
 
     if args.ase is not None or args.points != 1 or args.structure is not None or args.properties != "energy":
-        raise UsageError("--align goes with --xc and --calculator alone: nothing but energies of our own is calculated")
+        raise UsageError("--align can be combined only with --xc and --calculator: it calculates only our energies")
     records = [record for path in args.structures for record in read_records(path)]
     return align_energies(records, _calculator(args, args.xc or "PBE"))
 
@@ -113,7 +117,7 @@ def _labeller(args: argparse.Namespace) -> Calculator:
     from ase.calculators.calculator import get_calculator_class
 
     if args.xc is not None:
-        raise UsageError("--xc goes with our calculator; keywords of another one stand in the file of --calculator")
+        raise UsageError("--xc is only for our calculator; keywords of another one belong in the file of --calculator")
     try:
         calculator: Calculator = get_calculator_class(args.ase)(**_keywords(args))
     except (ImportError, AttributeError, TypeError) as error:
@@ -126,7 +130,7 @@ def _calculator(args: argparse.Namespace, xc: Any) -> Any:
 
     keywords = _keywords(args)
     if "xc" in keywords:
-        raise UsageError(f"{args.calculator}: xc stands in the command")
+        raise UsageError(f"{args.calculator}: xc must be given in the command, not in this file")
     return NNXCCalculator(xc, **keywords)
 
 
@@ -143,12 +147,12 @@ def _train(args: argparse.Namespace) -> int:
     history = run.trainer.run()
     folder = run.save()
     last = history[-1]
-    if run.trainer.rank != 0:  # rank 0 tells it
+    if run.trainer.rank != 0:  # only rank 0 prints
         return 0
     if args.json:
         print(json.dumps({"model": folder.name, "folder": str(folder), "epochs": len(history), "last": last}))
     else:
-        print(f"{folder.name} is in {folder}: {len(history)} epochs, validation loss {last['validation_loss']:.3e}")
+        print(f"wrote {folder.name} to {folder}: {len(history)} epochs, validation loss {last['validation_loss']:.3e}")
     return 0
 
 
@@ -161,6 +165,6 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
         return 0 if not any("error" in row for row in rows) else 1
     for row in rows:
-        told = row.get("error") or "  ".join(f"{k} {v['rms']:.3e} {v['unit']}" for k, v in row["errors"].items())
-        print(f"{row['record']}  {told}")
+        errors = row.get("error") or "  ".join(f"{k} {v['rms']:.3e} {v['unit']}" for k, v in row["errors"].items())
+        print(f"{row['record']}  {errors}")
     return 0 if not any("error" in row for row in rows) else 1

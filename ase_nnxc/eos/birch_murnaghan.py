@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 
+class NoMinimumError(ValueError):
+    """The curve through the energies has no minimum at or near their volumes."""
+
+
 @dataclass(frozen=True)
 class BirchMurnaghan:
     """A fitted equation of state; every tensor is float64 and carries gradients by the energies.
@@ -87,9 +91,10 @@ def fit_birch_murnaghan(volumes: Tensor, energies: Tensor) -> BirchMurnaghan:
 
     Raises
     ------
+    NoMinimumError
+        If the curve has no minimum within the fitted range of x or one such range's width beside it.
     ValueError
-        If there are fewer than four different volumes, if a value is not finite, or if the curve has no minimum within
-        the fitted range of x or beside it by at most the width of that range.
+        If there are fewer than four different volumes, or if a value is not finite.
     """
     v, e = volumes.to(torch.float64), energies.to(torch.float64)
     if v.ndim != 1 or v.shape != e.shape or len(torch.unique(v)) < 4:
@@ -111,7 +116,7 @@ def fit_birch_murnaghan(volumes: Tensor, energies: Tensor) -> BirchMurnaghan:
     # a cubic may also have a minimum far away from the points, which has nothing to do with them
     x_min, reach = result[0].item() ** (-2 / 3) / reference, 3 * width
     if not (torch.isfinite(result).all() and abs(x_min - centre) <= reach):
-        raise ValueError("the Birch-Murnaghan curve through these energies has no minimum at or near their volumes")
+        raise NoMinimumError("the Birch-Murnaghan curve through these energies has no minimum at or near their volumes")
     errors = _standard_errors(a.detach(), r.detach(), residuals.detach(), (reference, centre, width))
     offset = torch.zeros_like(a)
     offset[0] = shift

@@ -27,14 +27,4 @@ __all__ = [
     "plain_pseudos",
     "read_pseudo",
     "recommended_cutoff",
-    "spelled",
-    "table_digest",
 ]
-
-# Former names that other parts of the package still import
-spelled = plain_pseudos
-
-
-def table_digest(pseudopotential: Pseudopotential) -> str:
-    """Return `Pseudopotential.digest`."""
-    return pseudopotential.digest

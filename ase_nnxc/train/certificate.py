@@ -1,4 +1,4 @@
-"""How well a clone agrees with its parent where it was not fitted: point by point, and self-consistently."""
+"""Certificate of a clone: its differences from the parent where it was not fitted, at points and self-consistently."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,22 +16,22 @@ from ..xc import Functional
 from .clone import counterparts, energy_along, random_directions, uniform_exchange
 from .samples import Samples, mesh_points, sample_mesh
 
-SEED = 1_000_003  # of the mesh, unlike any that a clone is fitted to
-# none of them among the samples of `sample_defaults`
+SEED = 1_000_003  # of the mesh; clones are fitted to meshes with other seeds
+# molecules and crystals that are not in the samples of `sample_defaults`
 MOLECULES = ("NH3", "CO", "C2H4", "F2", "CH3", "P")
 BASES = {"all electrons, def2-svp": ("def2-svp", None), "gth-pbe, gth-dzvp": ("gth-dzvp", "gth-pbe")}
 CRYSTALS = ("Al", "Si", "Cu")
 
 
 def certificate(functional: Functional, parent: Functional, self_consistent: bool = True) -> dict[str, Any]:
-    """How well a clone agrees with its parent, as plain data for a card.
+    """Return the differences between a clone and its parent, as plain data for a card.
 
     Parameters
     ----------
     functional, parent : Functional
         Clone and parent.
     self_consistent : bool
-        Whether to compare total energies too, which takes a minute.
+        Whether to also compare self-consistent total energies, which takes a minute.
 
     Returns
     -------
@@ -39,40 +39,41 @@ def certificate(functional: Functional, parent: Functional, self_consistent: boo
         "points" of `compare_points`; "molecules_mHa" of `compare_molecules`, by basis; "crystals_mHa_per_atom" of
         `compare_crystals`.
     """
-    found: dict[str, Any] = {"points": compare_points(functional, parent)}
+    differences: dict[str, Any] = {"points": compare_points(functional, parent)}
     if self_consistent:
-        found["molecules_mHa"] = {
+        differences["molecules_mHa"] = {
             name: compare_molecules(functional, parent, MOLECULES, *basis) for name, basis in BASES.items()
         }
         crystals = {name: bulk(name) for name in CRYSTALS}
-        found["crystals_mHa_per_atom"] = compare_crystals(functional, parent, crystals, kpts=(4, 4, 4))
-    return found
+        differences["crystals_mHa_per_atom"] = compare_crystals(functional, parent, crystals, kpts=(4, 4, 4))
+    return differences
 
 
 def compare_points(functional: Functional, parent: Functional, count: int = 4096) -> dict[str, dict[str, float]]:
-    """Errors of the enhancement factor F = e / (n eps_x^LDA(n)) of the clone's parts and of all together.
+    """Return errors of the enhancement factor F = e / (n eps_x^LDA(n)), for each part of the clone and their sum.
 
     Parameters
     ----------
     functional, parent : Functional
         Clone and parent.
     count : int
-        Points of the mesh.
+        Number of points of the mesh.
 
     Returns
     -------
     dict
-        By kind. "max_dF" and "max_dF_ds" are the largest |dF| and |d(dF)/ds| for s = 0, 0.01 ... 3 without polarisation
-        (rs = 0.5, 1, 2, 5 bohr; alpha = 0, 0.5, 1, 2, 5 for a meta-GGA). "rms_dF" and "rms_slope" are root mean squares
-        of dF and of its derivative along random directions (see `clone`) over a mesh of all variables.
+        Errors by kind. "max_dF" and "max_dF_ds" are the largest |dF| and |d(dF)/ds| for s = 0, 0.01 ... 3 without
+        polarisation (rs = 0.5, 1, 2, 5 bohr; alpha = 0, 0.5, 1, 2, 5 for a meta-GGA). "rms_dF" and "rms_slope" are the
+        root mean squares of dF and of its derivative along random directions (see `clone`) over a mesh of variables.
     """
     lines, mesh = _lines("tau" in parent.features), sample_mesh(count, SEED)
-    pairs = {part.kind: (part, own) for part, own in counterparts(functional, parent)} | {"xc": (functional, parent)}
+    pairs = {part.kind: (part, parent_part) for part, parent_part in counterparts(functional, parent)}
+    pairs["xc"] = (functional, parent)
     return {kind: _largest_errors(*pair, *lines) | _mean_errors(*pair, mesh) for kind, pair in pairs.items()}
 
 
 def _lines(meta: bool) -> tuple[torch.Tensor, Samples]:
-    """Lines of growing s (n,), which records gradients, and their points."""
+    """Return s (n,) along lines of increasing s, which requires a gradient, and the points."""
     axes = ([0.5, 1.0, 2.0, 5.0], [0.0, 0.5, 1.0, 2.0, 5.0] if meta else [1.0], [0.01 * i for i in range(301)])
     tensors = [torch.tensor(axis, dtype=torch.float64, device="cpu") for axis in axes]
     rs, alpha, s = (mesh.flatten() for mesh in torch.meshgrid(*tensors, indexing="ij"))
@@ -97,26 +98,26 @@ def _mean_errors(functional: Functional, parent: Functional, mesh: Samples) -> d
 def compare_molecules(
     functional: Functional, parent: Functional, names: Sequence[str], basis: str, pseudo: str | None = None
 ) -> dict[str, float | None]:
-    """Self-consistent total energies of molecules in PySCF, clone minus parent, milli-Hartree.
+    """Return the self-consistent total energies of molecules in PySCF, clone minus parent, milli-Hartree.
 
-    None stands for a molecule whose SCF has not converged.
+    The difference is None if one of the calculations has not converged.
 
     Parameters
     ----------
     functional, parent : Functional
         Clone and parent.
     names : sequence of str
-        As in ASE's G2 set.
+        Names in ASE's G2 set.
     basis, pseudo : str
         See `interop.pyscf.solve_molecule`.
     """
 
     def difference(name: str) -> float | None:
         try:
-            clone, own = (solve_molecule(molecule(name), xc, basis, pseudo).e_tot for xc in (functional, parent))
+            energies = [solve_molecule(molecule(name), xc, basis, pseudo).e_tot for xc in (functional, parent)]
         except SCFError:
             return None
-        return 1e3 * float(clone - own)
+        return 1e3 * float(energies[0] - energies[1])
 
     return {name: difference(name) for name in tqdm(names, desc="molecules", disable=None)}
 
@@ -124,21 +125,20 @@ def compare_molecules(
 def compare_crystals(
     functional: Functional, parent: Functional, crystals: Mapping[str, Atoms], **parameters: Any
 ) -> dict[str, float]:
-    """Self-consistent free energies of crystals, clone minus parent, milli-Hartree per atom.
+    """Return the self-consistent free energies of crystals, clone minus parent, milli-Hartree per atom.
 
     Parameters
     ----------
     functional, parent : Functional
         Clone and parent.
     crystals : mapping of str to Atoms
-        By name.
+        Crystals by name.
     **parameters
-        Of `NNXCCalculator`.
+        Parameters of `NNXCCalculator`.
     """
     differences = {}
     for name, atoms in tqdm(crystals.items(), desc="crystals", disable=None):
-        clone, own = (
-            NNXCCalculator(xc, **parameters).get_property("free_energy", atoms) for xc in (functional, parent)
-        )
-        differences[name] = 1e3 * (clone - own) / HARTREE / len(atoms)
+        calculators = [NNXCCalculator(xc, **parameters) for xc in (functional, parent)]
+        energies = [calculator.get_property("free_energy", atoms) for calculator in calculators]
+        differences[name] = 1e3 * (energies[0] - energies[1]) / HARTREE / len(atoms)
     return differences

@@ -1,15 +1,15 @@
-"""Cloning: a network is fitted, point by point, to a functional that is known.
+"""Cloning: a network is fitted, point by point, to a known functional.
 
-The loss is a weighted mean over points of space, of dimensionless errors of the energy density e and of its
+The loss is a weighted mean over points of space of the dimensionless errors of the energy density e and of its
 derivatives. With e_0 = n eps_x^LDA(n), the exchange energy density of the unpolarised uniform gas, and weights w
 proportional to |e_0| times volume (see `samples`),
 
     L = sum_i w_i {(de_i / e_0)^2 + p (D_i de / e_0)^2} + q mean_S (sum_{i in S} w_i de_i / e_0 / sum_{i in S} w_i)^2
 
-where de is network minus parent and D_i a derivative along one random direction in the space of ln n, s and alpha of
-both spins: the random projection of W. M. Czarnecki et al., Sobolev training for neural networks, NeurIPS (2017), which
-holds the potential at little cost. The last term is the relative error of the energy of each system S, as
-the points alone do not bound it.
+where de is network minus parent and D_i is the derivative along one random direction in the space of ln n, s and alpha
+of both spins: the random projection of W. M. Czarnecki et al., Sobolev training for neural networks, NeurIPS (2017),
+which fits the potential at little cost. The last term is the relative error of the energy of each system S, which the
+errors of the points alone do not bound.
 
 Networks of some hundred parameters are fitted by the method of K. Levenberg, Quart. Appl. Math. 2, 164 (1944), and
 D. W. Marquardt, J. Soc. Ind. Appl. Math. 11, 431 (1963).
@@ -31,24 +31,28 @@ from ..xc.features import require_features
 from .samples import FEATURES, Samples
 
 UNIFORM_EXCHANGE = -0.75 * (3 / math.pi) ** (1 / 3)
-CHUNK = 1024  # points whose derivatives by all parameters are held at once
+CHUNK = 1024  # points whose derivatives by all parameters are in memory at the same time
 FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e12
 
 
+class CloneError(ValueError):
+    """A functional does not have the parts or the variables that a clone needs."""
+
+
 @dataclass(frozen=True)
-class Settings:
-    """How to fit.
+class CloneSettings:
+    """Settings of a fit.
 
     Attributes
     ----------
     steps : int
-        Most Levenberg-Marquardt steps for each network.
+        Largest number of Levenberg-Marquardt steps for each network.
     potential, systems : float
         Weights p and q of the loss.
     validation : float
-        Share of the points that are held out of the fit; the parameters kept are the best on these.
+        Share of the points that are not fitted; the parameters with the lowest loss on these are kept.
     seed : int
-        Of the random directions and of the points held out.
+        Seed of the random directions and of the choice of validation points.
     """
 
     steps: int = 300
@@ -59,54 +63,56 @@ class Settings:
 
 
 def clone(
-    functional: Functional, parent: Functional, samples: Samples, settings: Settings | None = None
+    functional: Functional, parent: Functional, samples: Samples, settings: CloneSettings | None = None
 ) -> dict[str, Any]:
     """Fit the trainable parameters of a functional, in place, to a parent.
 
-    Parts of a `Sum` are fitted one by one, exchange to the parent's exchange, correlation to its correlation.
+    The parts of a `Sum` are fitted one by one: exchange to the parent's exchange, correlation to its correlation.
 
     Parameters
     ----------
     functional : Functional
-        The clone to be; on the CPU.
+        The network to fit, on the CPU.
     parent : Functional
-        Of the same kind.
+        A functional of the same kind.
     samples : Samples
-        Where to fit.
-    settings : Settings, optional
-        How to fit.
+        The points.
+    settings : CloneSettings, optional
+        Settings of the fit.
 
     Returns
     -------
     dict
-        Plain data for a card: settings, digest of the samples, and of each part the losses and seconds.
+        Plain data for a card: settings, digest of the samples, and for each part the losses and seconds.
 
     Raises
     ------
+    CloneError
+        If a part of the functional has no counterpart in the parent.
     ValueError
-        If a part of the functional has no counterpart in the parent, or if one of the two reads a feature that samples
-        do not have.
+        If one of the two functionals reads a feature that samples do not have.
     """
     for one in (functional, parent):
         require_features(one.features, FEATURES, type(one).__name__, "a set of samples")
-    settings = settings or Settings()
-    fits = {part.kind: _fit(part, own, samples, settings) for part, own in counterparts(functional, parent)}
+    settings = settings or CloneSettings()
+    pairs = counterparts(functional, parent)
+    fits = {part.kind: _fit(part, parent_part, samples, settings) for part, parent_part in pairs}
     return {"settings": asdict(settings), "points": len(samples), "samples_sha256": samples.digest, "fits": fits}
 
 
 def counterparts(functional: Functional, parent: Functional) -> list[tuple[Functional, Functional]]:
-    """The parts of a functional, each with what the parent has of its kind."""
+    """Return the parts of a functional, each with the part of the parent of the same kind."""
     parts = list(functional.parts) if isinstance(functional, Sum) else [functional]
     return [(part, part_of(parent, part.kind)) for part in parts]
 
 
 def part_of(parent: Functional, kind: str) -> Functional:
-    """Exchange ("x"), correlation ("c") or all ("xc") of a functional, on the same parameters.
+    """Return exchange ("x"), correlation ("c") or all ("xc") of a functional, with the same parameters.
 
     Raises
     ------
-    ValueError
-        If it cannot be split so.
+    CloneError
+        If the functional has no such part.
     """
     if parent.kind == kind:
         return parent
@@ -115,37 +121,37 @@ def part_of(parent: Functional, kind: str) -> Functional:
         return Sum([(coefficient, part_of(part, kind)) for coefficient, part in terms])
     description = describe(parent)
     if parent.kind != "xc" or "part" not in description["config"]:
-        raise ValueError(f"{type(parent).__name__} of kind {parent.kind!r} has no part of kind {kind!r}")
+        raise CloneError(f"{type(parent).__name__} of kind {parent.kind!r} has no part of kind {kind!r}")
     part = build(description | {"config": description["config"] | {"part": kind}})
     for name, parameter in parent.named_parameters():
-        owner, _, own = name.rpartition(".")
-        part.get_submodule(owner).register_parameter(own, parameter)
+        module, _, attribute = name.rpartition(".")
+        part.get_submodule(module).register_parameter(attribute, parameter)
     return part
 
 
 def new_network(parent: Functional, network: Literal["constrained", "mlp"], seed: int) -> Functional:
-    """An untrained network with the features of a parent; nothing of the parent itself is in it.
+    """Return an untrained network with the features of a parent and no other property of it.
 
     Parameters
     ----------
     parent : Functional
-        Of any rung.
+        LDA, GGA or meta-GGA.
     network : {"constrained", "mlp"}
-        `NeuralExchange` and `NeuralCorrelation` with their usual constraints and a trainable mu, or one unconstrained
+        `NeuralExchange` and `NeuralCorrelation` with their default constraints and a trainable mu, or one unconstrained
         network of bounded inputs.
     seed : int
-        Of the random weights.
+        Seed of the random weights.
 
     Raises
     ------
-    ValueError
-        If a constrained one is asked for a parent that has no gradient to be constrained.
+    CloneError
+        If `network` is "constrained" and the parent has no gradient, which the constraints need.
     """
     rung = len(parent.features)
     if network == "mlp":
         return (NNLDA, NNGGA, NNMGGA)[rung - 1](widths=(24, 24), activation="tanh", seed=seed)
     if rung == 1:
-        raise ValueError("constraints are those of gradients, which this parent does not have: clone it by an mlp")
+        raise CloneError("the constraints need the gradient, which this parent does not use: clone it with an mlp")
     alpha = ("alpha/(1+alpha)", "log(1+alpha)") if "tau" in parent.features else ()
     hidden: dict[str, Any] = {"widths": (20, 20) if alpha else (16, 16), "activation": "tanh", "seed": seed}
     exchange = NeuralExchange(("s2/(1+s2)", "log(1+s2)", *alpha), trainable_mu=True, **hidden)
@@ -154,22 +160,22 @@ def new_network(parent: Functional, network: Literal["constrained", "mlp"], seed
 
 
 def uniform_exchange(density: Tensor) -> Tensor:
-    """Energy per volume n eps_x^LDA(n) (n,), Hartree bohr^-3, of the total of spin densities (2, n), bohr^-3."""
+    """Return n eps_x^LDA(n) (n,), Hartree bohr^-3, at the total density of spin densities (2, n), bohr^-3."""
     return UNIFORM_EXCHANGE * density.sum(0) ** (4 / 3)
 
 
 # ---- the fit -------------------------------------------------------------------------------------------------------
 
 
-def _fit(functional: Functional, parent: Functional, samples: Samples, settings: Settings) -> dict[str, Any]:
-    """Fit one functional to one parent of its kind; what came of it."""
+def _fit(functional: Functional, parent: Functional, samples: Samples, settings: CloneSettings) -> dict[str, Any]:
+    """Fit a functional to a parent of the same kind; return sizes, losses and time."""
     clock = time.perf_counter()
     generator = torch.Generator(device="cpu").manual_seed(settings.seed)
     order = torch.randperm(len(samples), generator=generator, device="cpu")
-    held_out = max(1, round(settings.validation * len(samples)))
+    count = max(1, round(settings.validation * len(samples)))
     validation, training = (
         _Residuals(functional, parent, samples.select(index), settings, generator)
-        for index in (order[:held_out], order[held_out:])
+        for index in (order[:count], order[count:])
     )
     theta, steps = _levenberg_marquardt(training, validation, settings.steps)
     training.set(theta)
@@ -183,7 +189,7 @@ def _fit(functional: Functional, parent: Functional, samples: Samples, settings:
 
 
 def _levenberg_marquardt(training: "_Residuals", validation: "_Residuals", steps: int) -> tuple[Tensor, int]:
-    """Parameters (p,) of the lowest validation loss on the way down the training loss, and the number of steps."""
+    """Minimise the training loss; return the parameters (p,) of the lowest validation loss and the number of steps."""
     theta = training.start()
     loss, damping = training.loss(theta), FIRST_DAMPING
     best, best_loss = theta, validation.loss(theta)
@@ -194,7 +200,7 @@ def _levenberg_marquardt(training: "_Residuals", validation: "_Residuals", steps
         trial_loss = math.inf
         while not trial_loss < loss:
             if damping > LARGEST_DAMPING:
-                return best, step  # no step leads further down: a minimum
+                return best, step  # no step decreases the loss: a minimum
             trial = theta - torch.linalg.solve(hessian + (damping * diagonal).diag(), gradient)
             trial_loss = training.loss(trial)
             damping *= 1 / 3 if trial_loss < loss else 4
@@ -207,9 +213,9 @@ def _levenberg_marquardt(training: "_Residuals", validation: "_Residuals", steps
 
 
 class _Residuals:
-    """What is squared and added up in the loss, as a function of the trainable parameters, a vector theta (p,).
+    """Residuals, whose squares add up to the loss, as functions of the trainable parameters theta (p,).
 
-    Of each point w^(1/2) de / e_0 and (w p)^(1/2) D de / e_0, of each system (q / systems)^(1/2) dE / E.
+    For each point w^(1/2) de / e_0 and (w p)^(1/2) D de / e_0; for each system (q / systems)^(1/2) dE / E.
     """
 
     def __init__(
@@ -217,7 +223,7 @@ class _Residuals:
         functional: Functional,
         parent: Functional,
         samples: Samples,
-        settings: Settings,
+        settings: CloneSettings,
         generator: torch.Generator,
     ) -> None:
         self.functional = functional
@@ -225,28 +231,28 @@ class _Residuals:
         directions = random_directions(samples, generator)
         uniform = uniform_exchange(samples.density)
         target = energy_along(parent, samples.features, directions)
-        # what `errors` is given of the points, which are the last axis of each
+        # arguments of `errors`, with the points as the last axis of each
         self.points = (*samples.features.values(), *directions.values(), target, uniform)
         self.scale = torch.stack((samples.weights, settings.potential * samples.weights)).sqrt()
         self.systems = _system_averages(samples) * math.sqrt(settings.systems)
 
     def start(self) -> Tensor:
-        """The parameters as they are."""
+        """Return the present parameters (p,)."""
         return torch.cat([p.detach().flatten() for p in self.parameters.values()])
 
     def set(self, theta: Tensor) -> None:
-        """Give the functional these parameters."""
+        """Set the parameters of the functional."""
         with torch.no_grad():
             for name, value in self.named(theta).items():
                 self.parameters[name].copy_(value)
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
-        """The parameters by their names."""
+        """Return the parameters by their names."""
         parts = theta.split([p.numel() for p in self.parameters.values()])
         return {name: part.view(p.shape) for part, (name, p) in zip(parts, self.parameters.items())}
 
     def errors(self, theta: Tensor, points: tuple[Tensor, ...]) -> Tensor:
-        """de / e_0 and D de / e_0 (2, n) of some of the points."""
+        """Return de / e_0 and D de / e_0 (2, n) of some of the points."""
         *arguments, target, uniform = points
         features, directions = arguments[:3], arguments[3:]
 
@@ -258,7 +264,7 @@ class _Residuals:
         return (torch.stack((energy, _along(slopes, directions))) - target) / uniform
 
     def jacobian(self, theta: Tensor, points: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """`errors` (2, n) of some of the points and their derivatives (2, n, p)."""
+        """Return `errors` (2, n) of some of the points and their derivatives (2, n, p)."""
 
         def of_point(theta: Tensor, point: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
             errors = self.errors(theta, tuple(x.unsqueeze(-1) for x in point)).squeeze(-1)
@@ -268,13 +274,13 @@ class _Residuals:
         return errors, slopes
 
     def loss(self, theta: Tensor) -> float:
-        """Sum of the squares."""
+        """Return the sum of the squared residuals."""
         with torch.no_grad():
             errors = self.errors(theta, self.points)
         return float((self.scale * errors).square().sum() + (self.systems @ errors[0]).square().sum())
 
     def normal_equations(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """J^T r (p,) and J^T J (p, p) of all residuals r and their derivatives J."""
+        """Return J^T r (p,) and J^T J (p, p) of all residuals r and their derivatives J."""
         gradient, hessian = torch.zeros_like(theta), theta.new_zeros(len(theta), len(theta))
         system_errors = theta.new_zeros(len(self.systems))
         system_slopes = theta.new_zeros(len(self.systems), len(theta))
@@ -291,7 +297,7 @@ class _Residuals:
 
 
 def energy_along(functional: Functional, features: dict[str, Tensor], directions: dict[str, Tensor]) -> Tensor:
-    """Energy per volume, Hartree bohr^-3, and its derivative along directions shaped as the features, (2, n)."""
+    """Return the energy per volume, Hartree bohr^-3, and its derivative along directions like the features, (2, n)."""
     leaves = {name: feature.detach().requires_grad_() for name, feature in features.items()}
     with torch.enable_grad():
         energy = functional(leaves)
@@ -300,14 +306,14 @@ def energy_along(functional: Functional, features: dict[str, Tensor], directions
 
 
 def _along(slopes: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
-    """Scalar products (n,) of derivatives (..., n) with directions shaped as these, added up."""
+    """Return the sum of the scalar products (n,) of derivatives (..., n) with directions of the same shapes."""
     return torch.stack([(s * d).flatten(0, -2).sum(0) for s, d in zip(slopes, directions)]).sum(0)
 
 
 def random_directions(samples: Samples, generator: torch.Generator) -> dict[str, Tensor]:
-    """A random direction for each point, shaped as its features: random changes of ln n, s and alpha of both channels.
+    """Return a random direction for each point, like its features: random changes of ln n, s and alpha of both spins.
 
-    With q = grad n / (2 k_F n), k_F = (6 pi^2 n)^(1/3), and changes dq and dalpha, all of one channel:
+    With q = grad n / (2 k_F n), k_F = (6 pi^2 n)^(1/3), and changes dq and dalpha, all for one spin:
 
         dn = n dln(n),  dgrad = 4/3 grad n dln(n) + 2 k_F n dq,
         dtau = dtau_W + 5/3 (tau - tau_W) dln(n) + 3/10 k_F^2 n dalpha,  tau_W = grad^2 / (8 n)
@@ -328,7 +334,7 @@ def random_directions(samples: Samples, generator: torch.Generator) -> dict[str,
 
 
 def _system_averages(samples: Samples) -> Tensor:
-    """Matrix (systems, n) that takes errors of points to the mean over systems of the squared mean error of each."""
+    """Return the matrix A (systems, n): |A errors|^2 is the mean over systems of the square of their mean error."""
     index = torch.arange(len(samples.systems), device=samples.system.device)
     weights = torch.where(samples.system == index[:, None], samples.weights, 0.0)
     total = weights.sum(1, keepdim=True)

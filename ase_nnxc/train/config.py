@@ -1,12 +1,12 @@
-"""Training runs as YAML files; `examples/train_pbesol.yaml` shows one.
+"""Training runs as YAML files; an example is `examples/train_pbesol.yaml`.
 
-Everything in a file is checked before anything runs. Paths in it are relative to its folder.
+A file is checked completely before anything is calculated. Paths in it are relative to its folder.
 """
 
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from ..checkpoints import is_reserved, model_roots
 from ..registry import get_functional
 from ..xc import Functional, build
 from .objectives import NORMS, OBJECTIVES
-from .penalties import Bounds, FunctionalAnchor, KernelSize, ParameterAnchor
+from .penalties import PENALTIES, FunctionalAnchor, ParameterAnchor
 from .records import Record, read_records
-from .trainer import Penalty, Settings, Trainer
+from .trainer import Penalty, Trainer, TrainerSettings
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "name": str,
@@ -44,7 +44,7 @@ _REQUIRED = ("name", "functional", "records", "objectives")
 
 
 class _Loader(yaml.SafeLoader):
-    """Also reads 1e-3 as a number, as YAML 1.2 has it."""
+    """Reads 1e-3 as a number, as in YAML 1.2."""
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), "-+0123456789")
@@ -52,16 +52,16 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\
 
 @dataclass(frozen=True)
 class Run:
-    """A training run, ready to go.
+    """A training run that can be started.
 
     Attributes
     ----------
     trainer : Trainer
-        What `run` and `save` are called of.
+        The trainer.
     models : Path
-        Where the model goes.
+        Folder for the model.
     name, version, description
-        Of the model.
+        Name, version and description of the model.
     """
 
     trainer: Trainer
@@ -71,70 +71,74 @@ class Run:
     description: str
 
     def save(self) -> Path:
-        """Write the model; its folder."""
+        """Write the model and return its folder."""
         return self.trainer.save(self.models, name=self.name, version=self.version, description=self.description)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping; safe, nothing in it is executed.
+    """Read a YAML file that contains a mapping, with a safe loader that executes nothing.
 
     Raises
     ------
     InputError
-        If it is no YAML, or no mapping.
+        If the file is not YAML, or does not contain a mapping.
+    OSError
+        If the file cannot be read.
     """
     try:
         data = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise InputError(f"{path} holds no mapping of names to values")
+        raise InputError(f"{path} must contain a mapping of names to values")
     return data
 
 
 def read_config(path: str | Path) -> Run:
-    """The run that a YAML file describes.
+    """Return the run that a YAML file describes.
 
-    name, functional, records and objectives must be there. `functional` is a name, or a mapping of architecture,
-    version and config as in a checkpoint's card; `objectives` are keys of `OBJECTIVES` with weight and norm;
-    `penalties` are "parameter_anchor", "bounds" and "kernel_size", each with its weight, and "functional_anchor" with
-    parent and weight (see `ase_nnxc.train.penalties`); `optimizer` and `scheduler` have the name of a class of torch
-    and its arguments; `settings` are those of `Settings`; `calculator` holds keywords of `NNXCCalculator` but xc.
+    name, functional, records and objectives are required. `functional` is a name, or a mapping of architecture, version
+    and config as in the card of a checkpoint; `objectives` are keys of `OBJECTIVES` with weight and norm; `penalties`
+    are "parameter_anchor", "bounds" and "kernel_size", each with its weight, and "functional_anchor" with parent and
+    weight (see `ase_nnxc.train.penalties`); `optimizer` and `scheduler` have the name of a class of torch and its
+    arguments; `settings` are those of `TrainerSettings`; `calculator` contains keywords of `NNXCCalculator` except xc.
 
     Parameters
     ----------
     path : path
-        Of the file.
+        The YAML file.
 
     Raises
     ------
     InputError
-        For anything in it that makes no sense.
+        If a key is unknown or missing, or a value is not valid.
     OSError
         If a file cannot be read.
     """
     path = Path(path)
     data = read_yaml(path)
     try:
-        return _make(data, path.parent)
+        return _run_from(data, path.parent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _make(data: Mapping[str, Any], base: Path) -> Run:
+def _run_from(data: Mapping[str, Any], base: Path) -> Run:
     _check_keys("", data, _TYPES)
     missing = [key for key in _REQUIRED if key not in data]
     if missing:
-        raise InputError(f"{', '.join(missing)} must be given")
+        raise InputError(f"missing: {', '.join(missing)}")
     for key, value in data.items():
         if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
-            raise InputError(f"{key} is {value!r}, not what is expected there")
+            raise InputError(f"{key}={value!r}: expected {_type_names(_TYPES[key])}")
     name, version = data["name"], data.get("version", 1)
     models = base / data["models"] if "models" in data else model_roots()[-1].folder
     if is_reserved(name, models):
-        raise InputError(f"name {name!r} is taken by a functional of the package, of libxc or of PySCF")
+        raise InputError(
+            f"name {name!r} is the name of a functional of the package, of libxc or of PySCF: choose another"
+        )
     if (models / f"{name}@{version}").exists():
-        raise InputError(f"{name}@{version} is in {models}: written versions are never changed, take the next")
+        raise InputError(f"{name}@{version} exists in {models}: versions are never overwritten, use the next")
     functional = _functional(data["functional"])
     options = data.get("calculator", {})
     _check_keys("calculator.", options, NNXCCalculator.default_parameters.keys() - {"xc"})
@@ -150,20 +154,20 @@ def _make(data: Mapping[str, Any], base: Path) -> Run:
         settings=_settings(data.get("settings", {})),
         folder=base / data.get("folder", f"nnxc-train-{name}"),
     )
-    return Run(trainer, models, name, version, data.get("description", f"Trained by nnxc train, {name}."))
+    return Run(trainer, models, name, version, data.get("description", f"Trained with nnxc train, {name}."))
 
 
-def _functional(what: str | dict[str, Any]) -> Functional:
-    if isinstance(what, str):
-        functional = get_functional(what)
+def _functional(description: str | dict[str, Any]) -> Functional:
+    if isinstance(description, str):
+        functional = get_functional(description)
     else:
-        _check_keys("functional.", what, ("architecture", "version", "config"))
+        _check_keys("functional.", description, ("architecture", "version", "config"))
         try:
-            functional = build({"version": 1, "config": {}, **what})
-        except (TypeError, ValueError, KeyError, LookupError) as error:
+            functional = build({"version": 1, "config": {}, **description})
+        except (TypeError, ValueError, LookupError) as error:  # of the constructor that gets these arguments
             raise InputError(f"functional: {error}") from error
     if not any(p.requires_grad for p in functional.parameters()):
-        raise InputError(f"functional: {what!r} has no trainable parameters")
+        raise InputError(f"functional: {description!r} has no trainable parameters")
     return functional.train()
 
 
@@ -173,33 +177,37 @@ def _records(paths: str | list[str], base: Path) -> list[Record]:
 
 def _objectives(chosen: Mapping[str, Any]) -> list[Any]:
     _check_keys("objectives.", chosen, OBJECTIVES)
-    made = []
+    objectives = []
     for name, arguments in chosen.items():
         arguments = {} if arguments is None else arguments
         arguments = arguments if isinstance(arguments, dict) else {"weight": arguments}
         _check_keys(f"objectives.{name}.", arguments, ("weight", "norm"))
-        if not _is_number(arguments.get("weight", 1.0)) or arguments.get("norm", "l2") not in NORMS:
-            raise InputError(f"objectives.{name}: weight is a number, norm one of {', '.join(NORMS)}")
-        made.append(OBJECTIVES[name](**arguments))
-    return made
+        if not _is_number(arguments.get("weight", 1.0)):
+            raise InputError(f"objectives.{name}.weight={arguments['weight']!r} must be a number")
+        if arguments.get("norm", "l2") not in NORMS:
+            raise InputError(f"objectives.{name}.norm={arguments['norm']!r} must be one of {', '.join(NORMS)}")
+        objectives.append(OBJECTIVES[name](**arguments))
+    return objectives
 
 
 def _penalties(chosen: Mapping[str, Any], functional: Functional) -> list[Penalty]:
-    known: dict[str, Callable[..., Penalty]] = {
-        "parameter_anchor": lambda weight: ParameterAnchor(functional, weight),
-        "functional_anchor": lambda weight, parent: FunctionalAnchor(get_functional(parent), weight),
-        "bounds": Bounds,
-        "kernel_size": KernelSize,
-    }
-    _check_keys("penalties.", chosen, known)
-    made = []
+    _check_keys("penalties.", chosen, PENALTIES)
+    penalties: list[Penalty] = []
     for name, arguments in chosen.items():
-        needed = {"weight", "parent"} if name == "functional_anchor" else {"weight"}
         arguments = arguments if isinstance(arguments, dict) else {"weight": arguments}
-        if arguments.keys() != needed or not _is_number(arguments["weight"]):
-            raise InputError(f"penalties.{name}: {' and '.join(sorted(needed))} must be given, weight is a number")
-        made.append(known[name](**arguments))
-    return made
+        required = {"weight", "parent"} if name == "functional_anchor" else {"weight"}
+        if arguments.keys() != required:
+            raise InputError(f"penalties.{name}: expected {' and '.join(sorted(required))}, got {', '.join(arguments)}")
+        weight = arguments["weight"]
+        if not _is_number(weight):
+            raise InputError(f"penalties.{name}.weight={weight!r} must be a number")
+        if name == "parameter_anchor":
+            penalties.append(ParameterAnchor(functional, weight))
+        elif name == "functional_anchor":
+            penalties.append(FunctionalAnchor(get_functional(arguments["parent"]), weight))
+        else:
+            penalties.append(PENALTIES[name](weight))
+    return penalties
 
 
 def _optimizer(chosen: Mapping[str, Any], functional: Functional) -> torch.optim.Optimizer:
@@ -218,36 +226,41 @@ def _scheduler(chosen: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> A
     return _instance("scheduler", chosen, classes, optimizer)
 
 
-def _instance(what: str, chosen: Mapping[str, Any], classes: Mapping[str, type], argument: Any) -> Any:
-    """An object of the class that is called by its name, made of an argument and those in `chosen`."""
+def _instance(key: str, chosen: Mapping[str, Any], classes: Mapping[str, type], argument: Any) -> Any:
+    """Return an object of the class with the name in `chosen`, from an argument and those in `chosen`."""
     arguments = dict(chosen)
     name = arguments.pop("name", None)
     if name not in classes:
-        raise InputError(f"{what}.name: unknown {name!r}{_hint(name, classes)}")
+        raise InputError(f"{key}.name: unknown {name!r}{_hint(name, classes)}")
     known = inspect.signature(classes[name]).parameters
-    for key in arguments:
-        if key not in known:
-            raise InputError(f"{what}: {name} has no {key!r}{_hint(key, known)}")
+    for keyword in arguments:
+        if keyword not in known:
+            raise InputError(f"{key}: {name} has no argument {keyword!r}{_hint(keyword, known)}")
     try:
         return classes[name](argument, **arguments)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what}: {error}") from error
+    except (TypeError, ValueError) as error:  # of the constructor in torch that gets these arguments
+        raise InputError(f"{key}: {error}") from error
 
 
-def _settings(chosen: Mapping[str, Any]) -> Settings:
-    known = {field.name: field.type for field in fields(Settings)}
+def _settings(chosen: Mapping[str, Any]) -> TrainerSettings:
+    known = {field.name: field.type for field in fields(TrainerSettings)}
     _check_keys("settings.", chosen, known)
     for key, value in chosen.items():
-        whole = "int" in str(known[key])
-        if not _is_number(value) or (whole and not isinstance(value, int)):
-            raise InputError(f"settings.{key}={value!r}: a {'whole ' if whole else ''}number is expected")
-    return Settings(**chosen)
+        integer = "int" in str(known[key])
+        if not _is_number(value) or (integer and not isinstance(value, int)):
+            raise InputError(f"settings.{key}={value!r} must be {'an integer' if integer else 'a number'}")
+    return TrainerSettings(**chosen)
 
 
-def _check_keys(where: str, data: Mapping[str, Any], known: Collection[str]) -> None:
+def _check_keys(prefix: str, data: Mapping[str, Any], known: Collection[str]) -> None:
     for key in data:
         if key not in known:
-            raise InputError(f"unknown key {where}{key}{_hint(key, known)} (known: {', '.join(sorted(known))})")
+            raise InputError(f"unknown key {prefix}{key}{_hint(key, known)} (known keys: {', '.join(sorted(known))})")
+
+
+def _type_names(types: type | tuple[type, ...]) -> str:
+    names = {str: "a string", int: "an integer", dict: "a mapping", list: "a list"}
+    return " or ".join(names[t] for t in (types if isinstance(types, tuple) else (types,)))
 
 
 def _hint(name: object, known: Collection[str]) -> str:

@@ -1,28 +1,30 @@
-"""Objectives: what a functional is asked to get right, as losses on predictions for the structures of a record.
+"""Objectives: losses on the predictions for the structures of a record.
 
-Free energies are stationary in the density, so losses on these have their exact gradient by the functional's parameters
-without the response of the density. That holds for lattice constants and bulk moduli, too, which come from free
-energies by a linear fit (`ase_nnxc.fit`). Forces, stress, densities and band gaps take the response; in epochs at fixed
-densities (`Settings.fixed_density_epochs`) they are left out, as nothing is known of them there.
+Free energies are stationary in the density, so the gradient of a loss on them by the parameters of the functional is
+exact without the response of the density. This also holds for lattice constants and bulk moduli, which follow from free
+energies by a linear fit (`ase_nnxc.eos.birch_murnaghan`). Forces, stress, densities and band gaps need the response.
+They are left out in epochs at fixed densities (`TrainerSettings.fixed_density_epochs`), where they are not known.
 
-An objective makes errors of a `Prediction` and its record; its loss is `weight` times the mean square ("l2"), the mean
-absolute value ("l1"), or any callable of these errors. In place of an objective the trainer also takes any callable of
-(prediction, record) that returns a loss, a tensor ().
+An objective computes the errors of a `Prediction` for a record. Its loss is `weight` times the mean square ("l2"), the
+mean absolute value ("l1"), or any callable of these errors. The trainer also accepts any callable of (prediction,
+record) that returns a loss, a tensor (). If a run has a folder, such a callable must be a function at the top level of
+a module or have a `config()`, as `Objective` has, so that a resumed run can be compared with the one before.
 
-Absolute energies are compared between equal pseudopotentials. Those of another code are first shifted to ours by a
-constant for each element (`ase_nnxc.train.records.align_energies`).
+Absolute energies are compared only between equal pseudopotentials. Energies of another code are first shifted to those
+of the calculator by a constant for each element (`ase_nnxc.train.records.align_energies`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from ase.calculators.calculator import InputError
 from torch import Tensor
 
-from ..calculator import NNXCCalculator
+from ..calculator import NNXCCalculator, has_stress
 from ..eos.birch_murnaghan import BirchMurnaghan, fit_birch_murnaghan
+from .identity import plain, registered_name
 from .prediction import Prediction
 from .records import Record, calculators_for, other_table
 
@@ -41,16 +43,16 @@ class Objective:
     weight : float
         Factor of the loss.
     norm : {"l2", "l1"} or callable
-        What makes a loss () of errors.
+        Function that takes the errors to a loss ().
 
     Attributes
     ----------
     absolute : bool
-        Whether what is compared depends on the pseudopotentials, so that these must be equal.
+        Whether the compared quantity depends on the pseudopotentials, so that these must be equal.
     response : bool
-        Whether more than free energies is read.
+        Whether quantities other than free energies are read.
     unit : str
-        Of the errors.
+        Unit of the errors.
     """
 
     weight: float = 1.0
@@ -62,29 +64,33 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not callable(self.norm) and self.norm not in NORMS:
-            raise InputError(f"norm={self.norm!r}: {', '.join(map(repr, NORMS))} or a callable is expected")
+            raise InputError(f"norm={self.norm!r}: expected {', '.join(map(repr, NORMS))} or a callable")
+
+    def config(self) -> dict[str, Any]:
+        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
+        return {"name": registered_name(self, OBJECTIVES)} | {name: plain(value) for name, value in vars(self).items()}
 
     def applies(self, record: Record) -> bool:
-        """Whether the record has what is compared."""
+        """Whether the record has the target that is compared."""
         raise NotImplementedError
 
     def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
-        """Why the record cannot be compared with what the calculator predicts; None if it can."""
+        """Return why the record cannot be compared with predictions of the calculator; None if it can."""
         symbol = other_table(record, calculator) if self.absolute else None
         if symbol is None:
             return None
         return (
             f"absolute energies and densities of record {record.name!r} ({record.provenance.code}) cannot be compared: "
-            f"its pseudopotential of {symbol} is another one, or not told. Use differences of energies, or "
-            "align_energies (nnxc dataset --align)"
+            f"its pseudopotential of {symbol} is different or unknown. Use differences of energies, or align_energies "
+            "(nnxc dataset --align)"
         )
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """Of the prediction, in `unit`; any shape."""
+        """Return the errors of the prediction in `unit`; any shape."""
         raise NotImplementedError
 
     def __call__(self, prediction: Prediction, record: Record) -> Tensor:
-        """The loss ()."""
+        """Return the loss ()."""
         norm = self.norm if callable(self.norm) else NORMS[self.norm]
         return self.weight * norm(self.errors(prediction, record))
 
@@ -92,20 +98,20 @@ class Objective:
 class TotalEnergy(Objective):
     """Total energies in the relative form of arXiv:2602.15923, eq. 3: mean of (E - E_ref)^2 / |E_ref|, eV.
 
-    As printed there, the denominator is E_ref without the absolute value. Energies of bound systems are negative, so
-    that loss falls without limit as errors grow. The weight of a structure depends on the pseudopotential through
-    E_ref.
+    The printed equation has E_ref without the absolute value in the denominator. Energies of bound systems are
+    negative, so that loss would decrease without limit as the errors grow. The weight of a structure depends on the
+    pseudopotential through E_ref.
     """
 
     absolute = True
     unit = "eV^(1/2)"
 
     def applies(self, record: Record) -> bool:
-        """With energies."""
+        """Whether the record has energies."""
         return "energy" in record.targets
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """(E - E_ref) / |E_ref|^(1/2), (n,)."""
+        """Return (E - E_ref) / |E_ref|^(1/2), (n,)."""
         reference = _like(record.targets["energy"], prediction.energies)
         return (prediction.energies - reference) / reference.abs().sqrt()
 
@@ -117,28 +123,28 @@ class EnergyPerAtom(Objective):
     unit = "eV/atom"
 
     def applies(self, record: Record) -> bool:
-        """With energies."""
+        """Whether the record has energies."""
         return "energy" in record.targets
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """(E - E_ref) / N, (n,)."""
+        """Return (E - E_ref) / N, (n,)."""
         return _per_atom(prediction.energies, record)
 
 
 class EnergyDifferences(Objective):
     """Energies per atom of structures of the same atoms relative to their mean, such as those of an equation of state.
 
-    A constant in all energies of the record drops out, so these may be another program's.
+    A constant in all energies of the record cancels, so the energies may come from another program.
     """
 
     unit = "eV/atom"
 
     def applies(self, record: Record) -> bool:
-        """With energies of several structures of the same atoms."""
+        """Whether the record has energies of several structures of the same atoms."""
         return "energy" in record.targets and _one_composition(record)
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """((E - <E>) - (E_ref - <E_ref>)) / N, (n,)."""
+        """Return ((E - <E>) - (E_ref - <E_ref>)) / N, (n,)."""
         errors = _per_atom(prediction.energies, record)
         return errors - errors.mean()
 
@@ -147,28 +153,31 @@ class ReactionEnergy(Objective):
     """Energy of a reaction, the sum over structures of coefficient times energy."""
 
     def applies(self, record: Record) -> bool:
-        """With a reaction energy."""
+        """Whether the record has a reaction energy."""
         return "reaction_energy" in record.targets
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """Predicted minus target (), eV."""
+        """Return the predicted energy minus the target (), eV."""
         energies = prediction.energies
         return _like(record.coefficients, energies) @ energies - _like(record.targets["reaction_energy"], energies)
 
 
-class _OfEquationOfState(Objective):
-    """Relative error of a power of what `fit_birch_murnaghan` finds, by the record or a fit of its energies."""
+class _EquationOfState(Objective):
+    """Relative error of a power of a quantity of `BirchMurnaghan`.
+
+    The reference is the target of the record, or that of a fit of the record's energies.
+    """
 
     unit = "relative"
-    quantity: ClassVar[str]  # of targets and fits
+    quantity: ClassVar[str]  # name of the target and of the attribute of the fit
     power: ClassVar[float] = 1.0
 
     def applies(self, record: Record) -> bool:
-        """With four volumes or more, and the quantity or energies."""
+        """Whether the record has four volumes or more, and the quantity or energies."""
         return _is_scan(record) and bool({self.quantity, "energy"} & record.targets.keys())
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """(X / X_ref)^power - 1, ()."""
+        """Return (X / X_ref)^power - 1, ()."""
         energies = prediction.energies
         if self.quantity in record.targets:
             reference = _like(record.targets[self.quantity], energies)
@@ -177,20 +186,20 @@ class _OfEquationOfState(Objective):
         return (getattr(_fit(energies, record), self.quantity) / reference) ** self.power - 1
 
 
-class LatticeConstant(_OfEquationOfState):
+class LatticeConstant(_EquationOfState):
     """Relative error of the equilibrium lattice constant of an equation of state, a / a_ref = (V0 / V0_ref)^(1/3).
 
-    V0_ref is the record's volume, or, without one, that of a fit of its energies.
+    V0_ref is the target volume of the record or, without one, that of a fit of its energies.
     """
 
     quantity = "volume"
     power = 1 / 3
 
 
-class BulkModulus(_OfEquationOfState):
+class BulkModulus(_EquationOfState):
     """Relative error of the bulk modulus of an equation of state.
 
-    The reference is the record's bulk modulus, or, without one, that of a fit of its energies.
+    The reference is the target bulk modulus of the record or, without one, that of a fit of its energies.
     """
 
     quantity = "bulk_modulus"
@@ -203,35 +212,41 @@ class Forces(Objective):
     unit = "eV/Angstrom"
 
     def applies(self, record: Record) -> bool:
-        """With forces."""
+        """Whether the record has forces."""
         return "forces" in record.targets
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """F - F_ref of all structures, (3 natoms,)."""
+        """Return F - F_ref of all structures, (3 natoms,)."""
         pairs = zip(prediction.forces, record.targets["forces"], strict=True)
         return torch.cat([(forces - _like(reference, forces)).flatten() for forces, reference in pairs])
 
 
 class Stress(Objective):
-    """Components of the stress, in Voigt's order."""
+    """Components of the stress, in Voigt order."""
 
     response = True
     unit = "eV/Angstrom^3"
 
     def applies(self, record: Record) -> bool:
-        """With stresses."""
+        """Whether the record has stresses."""
         return "stress" in record.targets
 
+    def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
+        """Return why not; structures without a stress, such as molecules, are an obstacle."""
+        if not all(has_stress(atoms) for atoms in record.structures):
+            return f"record {record.name!r} has a target stress, but a structure without periodic cell has no stress"
+        return super().obstacle(record, calculator)
+
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """sigma - sigma_ref, (n, 6)."""
+        """Return sigma - sigma_ref, (n, 6)."""
         return prediction.stress - _like(record.targets["stress"], prediction.stress)
 
 
 class Density(Objective):
     """Density of the valence electrons, on the points of equal FFT boxes.
 
-    With the norm "l1" the loss is the integral of |n - n_ref| divided by the number of electrons, or, of several
-    structures with equal boxes, the mean of it.
+    With the norm "l1" the loss is the integral of |n - n_ref| divided by the number of electrons or, for several
+    structures with equal boxes, its mean.
     """
 
     absolute = True
@@ -239,20 +254,23 @@ class Density(Objective):
     unit = "relative"
 
     def applies(self, record: Record) -> bool:
-        """With densities."""
+        """Whether the record has densities."""
         return "density" in record.targets
 
     def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
-        """Also a box that the calculator does not take."""
+        """Return why not; an FFT box other than that of the calculator is an obstacle, too."""
         calculators = calculators_for(record.structures, calculator, record.settings)
         for atoms, calc, density in zip(record.structures, calculators, record.targets["density"]):
             box = tuple(calc.resolve(atoms)["gpts"])
             if box != density.shape:
-                return f"the density of record {record.name!r} is on a box of {density.shape}, not of {box}: set gpts"
+                return (
+                    f"the density of record {record.name!r} is on an FFT box of {density.shape}, expected {box}: set "
+                    "gpts of the calculator"
+                )
         return super().obstacle(record, calculator)
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """(n - n_ref) / <n_ref> on the points of all structures, (npoints,); <n_ref> the electrons per volume."""
+        """Return (n - n_ref) / <n_ref> on the points of all structures, (npoints,); <n_ref> is the mean of n_ref."""
         pairs = zip(prediction.densities, record.targets["density"], strict=True)
         return torch.cat([((n - _like(n_ref, n)) / float(n_ref.mean())).flatten() for n, n_ref in pairs])
 
@@ -263,11 +281,11 @@ class BandGap(Objective):
     response = True
 
     def applies(self, record: Record) -> bool:
-        """With band gaps."""
+        """Whether the record has band gaps."""
         return "band_gap" in record.targets
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
-        """E_gap - E_gap,ref, (n,)."""
+        """Return E_gap - E_gap,ref, (n,)."""
         return prediction.band_gaps - _like(record.targets["band_gap"], prediction.band_gaps)
 
 
@@ -283,15 +301,16 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "density": Density,
     "band_gap": BandGap,
 }
-"""By the names that configurations and metrics use."""
+"""Objectives by their names in configurations and metrics."""
 
 
-def _like(values: object, energies: Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=energies.dtype, device=energies.device)
+def _like(values: object, tensor: Tensor) -> Tensor:
+    """Return values as a tensor with the dtype and the device of another one."""
+    return torch.as_tensor(values, dtype=tensor.dtype, device=tensor.device)
 
 
 def _per_atom(energies: Tensor, record: Record) -> Tensor:
-    """(E - E_ref) / N, (n,)."""
+    """Return (E - E_ref) / N, (n,)."""
     return (energies - _like(record.targets["energy"], energies)) / _like(record.natoms, energies)
 
 

@@ -1,11 +1,13 @@
-"""Penalties: what a functional is asked to be, whatever the data say; losses of the functional itself.
+"""Penalties: losses of the functional itself, whatever the records are.
 
-Any callable of a functional that returns a tensor () is a penalty. Those here look at points that cover density,
-polarisation, reduced gradient s and iso-orbital indicator alpha, and at enhancement factors F = e / (n eps_x^LDA(n)) of
-the energy per volume e at the total density n.
+Any callable of a functional that returns a tensor () is a penalty. If a run has a folder, it must be a function at the
+top level of a module or have a `config()`, so that a resumed run can be compared with the one before. The penalties
+here use points that cover density, polarisation, reduced gradient s and iso-orbital indicator alpha, and enhancement
+factors F = e / (n eps_x^LDA(n)) of the energy per volume e at the total density n.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +18,18 @@ from torch import Tensor
 from ..xc import Functional, UnknownArchitecture
 from ..xc.constraints import LIEB_OXFORD
 from ..xc.features import require_features
-from .clone import part_of, uniform_exchange
+from .clone import CloneError, part_of, uniform_exchange
+from .identity import plain, registered_name
 from .samples import FEATURES, Samples, mesh_points, sample_mesh
 
 
 class ParameterAnchor:
-    """Penalty on trainable parameters that leave their values of now: weight times the mean of (theta - theta_0)^2.
+    """Penalty on changes of the trainable parameters from their present values: weight times mean (theta - theta_0)^2.
 
     Parameters
     ----------
     functional : Functional
-        Whose parameters.
+        The functional with the parameters theta_0.
     weight : float
         Factor of the penalty.
     """
@@ -35,23 +38,27 @@ class ParameterAnchor:
         self.weight = weight
         self.start = {n: p.detach().clone() for n, p in functional.named_parameters() if p.requires_grad}
 
+    def config(self) -> dict[str, Any]:
+        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
+        return {"name": registered_name(self, PENALTIES), "weight": self.weight, "start": plain(self.start)}
+
     def __call__(self, functional: Functional) -> Tensor:
-        """The penalty ()."""
+        """Return the penalty ()."""
         moved = [(p - self.start[n]).flatten() for n, p in functional.named_parameters() if n in self.start]
         return self.weight * torch.cat(moved).square().mean()
 
 
 class FunctionalAnchor:
-    """Penalty on a functional that leaves another, point by point: weight times the mean of (F - F_parent)^2.
+    """Penalty on differences from another functional, point by point: weight times the mean of (F - F_parent)^2.
 
     Parameters
     ----------
     parent : Functional
-        Of the same kind; its parameters as they are now.
+        Functional of the same kind, with its present parameters.
     weight : float
         Factor of the penalty.
     points : int
-        Number of points, those of `sample_mesh`.
+        Number of points of `sample_mesh`.
     """
 
     def __init__(self, parent: Functional, weight: float, points: int = 1024) -> None:
@@ -59,33 +66,46 @@ class FunctionalAnchor:
         with torch.no_grad():
             self.parent = _enhancement(parent, self.samples)
 
+    def config(self) -> dict[str, Any]:
+        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
+        return {
+            "name": registered_name(self, PENALTIES),
+            "weight": self.weight,
+            "points": len(self.samples),
+            "parent": plain(self.parent),
+        }
+
     def __call__(self, functional: Functional) -> Tensor:
-        """The penalty ()."""
+        """Return the penalty ()."""
         factors = _enhancement(functional, self.samples)
         return self.weight * (factors - self.parent.to(factors)).square().mean()
 
 
 class Bounds:
-    """Penalty on enhancement factors beyond their bounds: weight times the mean square of what lies beyond.
+    """Penalty on enhancement factors beyond their bounds: weight times the mean square of the excess.
 
-    Exchange: 0 <= F_x <= 1.804 of each doubled spin channel; correlation: 0 <= F_c, its energy is not positive (J. P.
-    Perdew, K. Burke and M. Ernzerhof, Phys. Rev. Lett. 77, 3865 (1996)). Of a functional that cannot be split, both
+    Exchange: 0 <= F_x <= 1.804 for each doubled spin channel. Correlation: 0 <= F_c, as its energy is not positive (J.
+    P. Perdew, K. Burke and M. Ernzerhof, Phys. Rev. Lett. 77, 3865 (1996)). If a functional cannot be split, both
     together: 0 <= F_xc <= 2.273, the bound of E. H. Lieb and S. Oxford, Int. J. Quantum Chem. 19, 427 (1981), from
-    which that of exchange follows.
+    which the bound of exchange follows.
 
     Parameters
     ----------
     weight : float
         Factor of the penalty.
     points : int
-        Number of points, those of `sample_mesh`.
+        Number of points of `sample_mesh`.
     """
 
     def __init__(self, weight: float, points: int = 1024) -> None:
         self.weight, self.samples = weight, sample_mesh(points)
 
+    def config(self) -> dict[str, Any]:
+        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
+        return {"name": registered_name(self, PENALTIES), "weight": self.weight, "points": len(self.samples)}
+
     def __call__(self, functional: Functional) -> Tensor:
-        """The penalty ()."""
+        """Return the penalty ()."""
         squares = []
         for part in _split(functional):
             factors = _enhancement(part, self.samples)
@@ -94,7 +114,7 @@ class Bounds:
         return self.weight * torch.stack(squares).sum(0).mean()
 
     def _upper(self, kind: str) -> Tensor:
-        """Largest enhancement factors, (n,) or ()."""
+        """Return the largest allowed enhancement factors, (n,) or ()."""
         if kind == "c":
             return torch.tensor(torch.inf, device="cpu")
         if kind == "xc":
@@ -105,35 +125,39 @@ class Bounds:
 
 
 class KernelSize:
-    """Penalty on a large exchange-correlation kernel, which makes the SCF slow: weight times the mean of r^2.
+    """Penalty on a large exchange-correlation kernel, which slows down the SCF: weight times the mean of r^2.
 
-    r is the kernel in units of Coulomb's, of a wave of the density in a gas where density n, gradient g and kinetic
-    energy density are everywhere those of the point, averaged over the directions of the wave:
+    r is the ratio of the kernel to that of Coulomb for a wave of the density in a gas where density n, gradient g and
+    kinetic energy density are everywhere those of the point, averaged over the directions of the wave:
 
         r = K(q) / v_c(q),  K(q) = d^2e/dn^2 + q^2/3 sum_i d^2e/dg_i^2,  v_c(q) = 4 pi / q^2,  q = 2 k_F(n)
 
-    r is -1 for the exchange of the LDA at any density; its root mean square is about 1.1 for the LDA, 1.3 for PBE, 8
-    for r2SCAN and 30 for SCAN. The number of SCF steps itself has no derivative. What decides it are the eigenvalues of
-    1 - chi0 (v_c + K), which mixing has to bring together (M. F. Herbst and A. Levitt, J. Phys.: Condens. Matter 33,
-    085503 (2021)); of these, K is what the functional makes. It is a tendency, not a promise for each crystal.
+    r is -1 for the exchange of the LDA at any density. Its root mean square is about 1.1 for the LDA, 1.3 for PBE, 8
+    for r2SCAN and 30 for SCAN. The number of SCF steps itself has no derivative. It depends on the eigenvalues of
+    1 - chi0 (v_c + K), whose spread limits the mixing (M. F. Herbst and A. Levitt, J. Phys.: Condens. Matter 33, 085503
+    (2021)); the functional enters through K. The penalty acts on average, not for each crystal.
 
     Parameters
     ----------
     weight : float
         Factor of the penalty.
     points : int
-        Number of points, spread over what valence electrons see: r_s from 0.5 to 6 bohr, s up to 3, alpha up to 5.
+        Number of points, in the range of valence electrons: r_s from 0.5 to 6 bohr, s up to 3, alpha up to 5.
     """
 
     def __init__(self, weight: float, points: int = 1024) -> None:
         self.weight, self.samples = weight, _valence_points(points)
 
+    def config(self) -> dict[str, Any]:
+        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
+        return {"name": registered_name(self, PENALTIES), "weight": self.weight, "points": len(self.samples)}
+
     def __call__(self, functional: Functional) -> Tensor:
-        """The penalty ()."""
+        """Return the penalty ()."""
         return self.weight * self.ratios(functional).square().mean()
 
     def ratios(self, functional: Functional) -> Tensor:
-        """r (n,), with a graph for the gradient by the functional's parameters."""
+        """Return r (n,), with a graph for the gradient by the parameters of the functional."""
         features = _features(functional, self.samples)
         density, slope = features["density"].sum(0), features["gradient"].sum(0)[2]  # the gradient is along z
         share = features["density"] / density
@@ -148,6 +172,15 @@ class KernelSize:
         return (by_density + q2 / 3 * (along + 2 * first[1] / slope)) * q2 / (4 * math.pi)
 
 
+PENALTIES: dict[str, type] = {
+    "parameter_anchor": ParameterAnchor,
+    "functional_anchor": FunctionalAnchor,
+    "bounds": Bounds,
+    "kernel_size": KernelSize,
+}
+"""Penalties by their names in configurations."""
+
+
 def _valence_points(count: int) -> Samples:
     sequence = qmc.Sobol(4, rng=np.random.default_rng(0)).random_base2(math.ceil(math.log2(count)))
     u = torch.from_numpy(sequence[:count].T.copy())
@@ -155,25 +188,25 @@ def _valence_points(count: int) -> Samples:
 
 
 def _features(functional: Functional, samples: Samples) -> dict[str, Tensor]:
-    """Features of the points, on the device of the functional."""
+    """Return the features of the points, on the device of the functional."""
     require_features(functional.features, FEATURES, type(functional).__name__, "a set of samples")
     device = next((tensor.device for tensor in functional.state_dict().values()), torch.device("cpu"))
     return {name: feature.to(device) for name, feature in samples.features.items()}
 
 
 def _enhancement(functional: Functional, samples: Samples) -> Tensor:
-    """F (n,) on the points."""
+    """Return F (n,) on the points."""
     features = _features(functional, samples)
     return functional(features) / uniform_exchange(features["density"])
 
 
 def _split(functional: Functional) -> list[Functional]:
-    """Exchange and correlation, if a functional of both can be split, else the whole."""
+    """Return exchange and correlation if a functional of both can be split, else the whole functional."""
     if functional.kind == "correction":
-        raise InputError(f"{type(functional).__name__} is a correction to something: no bounds are known of it")
+        raise InputError(f"{type(functional).__name__} is a correction, for which no bounds are known")
     if functional.kind != "xc":
         return [functional]
     try:
         return [part_of(functional, "x"), part_of(functional, "c")]
-    except (ValueError, UnknownArchitecture):
+    except (CloneError, UnknownArchitecture):
         return [functional]

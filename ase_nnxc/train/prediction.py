@@ -1,9 +1,9 @@
-"""What a functional predicts of the structures of a record, as tensors that carry gradients by its parameters."""
+"""Predictions of a functional for the structures of a record, as tensors with gradients by its parameters."""
 
 from collections.abc import Sequence
 
 import torch
-from ase.calculators.calculator import InputError
+from ase.calculators.calculator import CalculationFailed, InputError
 from torch import Tensor
 
 from ..calculator import Differentiable
@@ -12,15 +12,15 @@ from ..calculator import Differentiable
 class Prediction:
     """Predictions for the n structures of a record, in ASE's units.
 
-    Gradients of losses on the free energies need no response of the density, those of all other losses one for each
-    structure (see `NNXCCalculator.differentiable`).
+    Gradients of losses on the free energies need no response of the density. Gradients of all other losses need one
+    response for each structure (see `NNXCCalculator.differentiable`).
 
     Parameters
     ----------
     energies : Tensor
         (n,) free energies, eV.
     solved : sequence of Differentiable, optional
-        One for each structure. Default: nothing is known but the energies, as at fixed densities.
+        One for each structure. Default: only the energies are known, as at fixed densities.
 
     Attributes
     ----------
@@ -30,7 +30,9 @@ class Prediction:
     Raises
     ------
     InputError
-        When something else is read, and there are but energies.
+        If another quantity is read and only the energies are known.
+    CalculationFailed
+        If a structure does not have the quantity that is read.
     """
 
     def __init__(self, energies: Tensor, solved: Sequence[Differentiable] | None = None) -> None:
@@ -38,27 +40,34 @@ class Prediction:
 
     @property
     def solved(self) -> tuple[Differentiable, ...]:
-        """The structures as `NNXCCalculator.differentiable` gives them, with all that is not told here."""
+        """The structures as returned by `NNXCCalculator.differentiable`, with all other quantities."""
         if self._solved is None:
             raise InputError("only energies are known at fixed densities (fixed_density_epochs)")
         return tuple(self._solved)
 
+    def _quantity(self, name: str) -> tuple[Tensor, ...]:
+        """Return an attribute of all structures."""
+        try:
+            return tuple(getattr(solution, name) for solution in self.solved)
+        except ValueError as error:  # a stress without a volume, a band gap without empty bands
+            raise CalculationFailed(str(error)) from error
+
     @property
     def forces(self) -> tuple[Tensor, ...]:
-        """Of each structure (natoms, 3), eV/Angstrom."""
-        return tuple(one.forces for one in self.solved)
+        """Forces of each structure (natoms, 3), eV/Angstrom."""
+        return self._quantity("forces")
 
     @property
     def stress(self) -> Tensor:
-        """(n, 6) in Voigt's order, eV/Angstrom^3."""
-        return torch.stack([one.stress for one in self.solved])
+        """Stresses (n, 6) in Voigt order, eV/Angstrom^3."""
+        return torch.stack(self._quantity("stress"))
 
     @property
     def densities(self) -> tuple[Tensor, ...]:
-        """Of each structure (n1, n2, n3) on the FFT box, electrons/Angstrom^3."""
-        return tuple(one.density for one in self.solved)
+        """Densities of each structure (n1, n2, n3) on the FFT box, electrons/Angstrom^3."""
+        return self._quantity("density")
 
     @property
     def band_gaps(self) -> Tensor:
-        """(n,) eV."""
-        return torch.stack([one.band_gap for one in self.solved])
+        """Band gaps (n,), eV."""
+        return torch.stack(self._quantity("band_gap"))

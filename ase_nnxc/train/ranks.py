@@ -1,4 +1,4 @@
-"""Processes that train one functional together, each on records of its own, by torch.distributed."""
+"""Ranks: processes of torch.distributed that train one functional together, each on its own records."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ from .records import Record
 
 Result = TypeVar("Result")
 
-MOLECULE = 1000.0  # Angstrom^3; the cell that a molecule gets is about so large
-PATIENCE = timedelta(days=7)  # one rank may wait for the SCFs of another; a rank that ends is noticed at once
+MOLECULE_VOLUME = 1000.0  # Angstrom^3, typical of the cell in which a molecule is calculated
+TIMEOUT = timedelta(days=7)  # a rank may wait for the SCFs of another; a rank that has ended is noticed at once
 
 
 class RankError(CalculationFailed):
@@ -22,14 +22,14 @@ class RankError(CalculationFailed):
 
 
 class Ranks:
-    """The processes that take part in a run: those of torch.distributed, or this one alone.
+    """The processes of a run: those of torch.distributed, or only this one.
 
-    A process group is made, with the backend gloo, if `torchrun` started this process and there is none.
+    A process group with the backend gloo is created if `torchrun` started this process and there is no group.
 
     Attributes
     ----------
     number, count : int
-        Which one this process is, from 0, and how many there are.
+        Number of this process, from 0, and number of processes.
     """
 
     def __init__(self) -> None:
@@ -40,33 +40,33 @@ class Ranks:
             dist.init_process_group("gloo")
         if dist.is_initialized():
             self.number, self.count = dist.get_rank(), dist.get_world_size()
-            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+            self._group = dist.new_group(backend="gloo", timeout=TIMEOUT)
 
     def gather(self, work: Callable[[], Result]) -> list[Result]:
-        """What `work` returns on each rank, in their order; an exception of one ends the call on all.
+        """Return the results of `work` on each rank, in their order; an exception on one rank is raised on all.
 
         Parameters
         ----------
         work : callable
-            Called on each rank; its result can be pickled and is on the CPU.
+            Called on each rank; its result must be on the CPU and can be pickled.
 
         Raises
         ------
         Exception
-            What `work` raised on this rank.
+            The exception that `work` raised on this rank.
         RankError
-            If it raised on another one.
+            If `work` raised an exception on another rank.
         """
         if self.count == 1:
             return [work()]
         result, failure = None, None
         try:
             result = work()
-        except Exception as error:  # the others must hear of it, whatever it is
+        except Exception as error:  # of any type: the other ranks wait for an answer
             failure = error
-        told = None if failure is None else f"{type(failure).__name__}: {failure}"
+        message = None if failure is None else f"{type(failure).__name__}: {failure}"
         answers: list[Any] = [None] * self.count
-        dist.all_gather_object(answers, (result, told), group=self._group)
+        dist.all_gather_object(answers, (result, message), group=self._group)
         if failure is not None:
             raise failure
         for rank, (_, message) in enumerate(answers):
@@ -75,24 +75,24 @@ class Ranks:
         return [answer for answer, _ in answers]
 
     def first(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns on rank 0, which alone calls it, on all ranks; errors as of `gather`."""
+        """Return on all ranks the result of `work` on rank 0, which alone calls it; raise as `gather`."""
         result: Any = self.gather(lambda: work() if self.number == 0 else None)[0]
         return result
 
 
 def shares(records: Sequence[Record], count: int) -> dict[str, int]:
-    """Rank of each record by name: the heaviest first, each to the rank that has least to do so far.
+    """Return the rank of each record by name: the largest first, each to the rank with the smallest load so far.
 
-    R. L. Graham, SIAM J. Appl. Math. 17, 416 (1969). The weight of a structure is atoms times volume, as its orbitals
-    times points of the grid.
+    R. L. Graham, SIAM J. Appl. Math. 17, 416 (1969). The load of a structure is its number of atoms times its volume,
+    proportional to orbitals times grid points.
     """
     loads, ranks = [0.0] * count, {}
-    for record in sorted(records, key=_weight, reverse=True):
+    for record in sorted(records, key=_load, reverse=True):
         rank = loads.index(min(loads))
         ranks[record.name] = rank
-        loads[rank] += _weight(record)
+        loads[rank] += _load(record)
     return ranks
 
 
-def _weight(record: Record) -> float:
-    return float(record.natoms @ np.where(record.volumes > 0, record.volumes, MOLECULE))
+def _load(record: Record) -> float:
+    return float(record.natoms @ np.where(record.volumes > 0, record.volumes, MOLECULE_VOLUME))

@@ -1,8 +1,8 @@
-"""Points of density, gradient and kinetic energy density on which a functional is cloned.
+"""Samples: points of density, gradient and kinetic energy density on which a functional is cloned.
 
-Three sources: a mesh in (rs, zeta, s, alpha), molecules from PySCF, crystals from our own core. A point counts in
-proportion to n |eps_x^LDA(n)| of the volume that it stands for, and this is what its weight holds: the weighted mean of
-the error of F = e / (n eps_x^LDA) over a system is the relative error of its energy.
+The points come from three sources: a mesh in (rs, zeta, s, alpha), molecules from PySCF, and crystals of this package.
+The weight of a point is proportional to n |eps_x^LDA(n)| times its volume, so that the weighted mean of the error of
+F = e / (n eps_x^LDA) over a system is the relative error of its energy.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Samples:
     tau : Tensor
         (2, n) Hartree bohr^-3, sum |grad psi|^2 / 2.
     weights : Tensor
-        (n,) shares of the loss; they add up to one.
+        (n,) shares of the loss; their sum is one.
     system : Tensor
         (n,) int64, index into `systems`, -1 for points of a mesh.
     systems : tuple of str
@@ -75,7 +75,7 @@ class Samples:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of numbers and names, for a card."""
+        """SHA-256 of the numbers and names, for a card."""
         digest = hashlib.sha256("\n".join(self.systems).encode())
         for name in _ARRAYS:
             array = getattr(self, name).numpy()
@@ -83,7 +83,7 @@ class Samples:
         return digest.hexdigest()
 
     def select(self, index: Tensor) -> "Samples":
-        """The points of an index or a mask; their weights add up to one again."""
+        """Return the points of an index or a mask, with weights whose sum is one again."""
         picked = {name: getattr(self, name)[..., index] for name in _ARRAYS}
         return Samples(**picked | {"weights": picked["weights"] / picked["weights"].sum()}, systems=self.systems)
 
@@ -94,21 +94,21 @@ class Samples:
 
     @classmethod
     def load(cls, path: str | Path) -> "Samples":
-        """Read what `save` wrote."""
+        """Read the archive that `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in _ARRAYS}
             return cls(**arrays, systems=tuple(file["systems"].tolist()))
 
 
 def join(sets: Sequence[Samples], shares: Sequence[float] | None = None) -> Samples:
-    """Several sets as one.
+    """Join several sets of points.
 
     Parameters
     ----------
     sets : sequence of Samples
-        What to join.
+        The sets.
     shares : sequence of float, optional
-        Of each in the weight; equal by default.
+        Share of each set in the weights; default: equal shares.
     """
     shares = [1.0] * len(sets) if shares is None else shares
     starts = np.cumsum([0, *(len(part.systems) for part in sets)]).tolist()
@@ -126,7 +126,7 @@ def join(sets: Sequence[Samples], shares: Sequence[float] | None = None) -> Samp
 
 
 def sample_mesh(count: int, seed: int = 0) -> Samples:
-    """Points spread evenly over the variables, all of one weight.
+    """Return points that are spread evenly over the variables, with equal weights.
 
     A scrambled Sobol sequence of log rs from 0.02 to 20 bohr, of zeta (zero in half of the points, else from -1 to 1),
     and of s / (1 + s) and alpha / (1 + alpha) up to s = alpha = `LARGEST_RATIO`.
@@ -136,7 +136,7 @@ def sample_mesh(count: int, seed: int = 0) -> Samples:
     count : int
         Number of points.
     seed : int
-        Of the scrambling.
+        Seed of the scrambling.
     """
     sequence = qmc.Sobol(4, rng=np.random.default_rng(seed)).random_base2(math.ceil(math.log2(count)))
     u = torch.from_numpy(sequence[:count].T.copy())
@@ -147,9 +147,9 @@ def sample_mesh(count: int, seed: int = 0) -> Samples:
 
 
 def mesh_points(rs: Tensor, zeta: Tensor, s: Tensor, alpha: Tensor) -> Samples:
-    """Points of given variables, all of one weight.
+    """Return points with given variables and equal weights.
 
-    Both channels have their share of the gradient, in one direction, and the same alpha.
+    The gradients of both spins are parallel, in proportion to the densities, and both spins have the same alpha.
 
     Parameters
     ----------
@@ -172,20 +172,20 @@ def mesh_points(rs: Tensor, zeta: Tensor, s: Tensor, alpha: Tensor) -> Samples:
 def sample_molecules(
     names: Sequence[str], functional: Functional, count: int, *, basis: str, pseudo: str | None = None, seed: int = 0
 ) -> Samples:
-    """Points of the self-consistent densities of molecules and atoms, from PySCF.
+    """Return points of the self-consistent densities of molecules and atoms, from PySCF.
 
     Parameters
     ----------
     names : sequence of str
-        As in ASE's G2 set.
+        Names in ASE's G2 set.
     functional : Functional
-        What they are calculated with.
+        Functional of the calculations.
     count : int
-        Points of each, drawn in proportion to their weight.
+        Number of points for each molecule, drawn in proportion to their weight.
     basis, pseudo : str
-        PySCF's names of a basis, and of pseudopotentials or None for all electrons.
+        PySCF's names of the basis and of the pseudopotentials; None for all electrons.
     seed : int
-        Of the drawing.
+        Seed of the drawing.
     """
     rng = np.random.default_rng(seed)
     systems = []
@@ -198,20 +198,20 @@ def sample_molecules(
 def sample_crystals(
     crystals: Mapping[str, Atoms], functional: Functional, count: int, *, seed: int = 0, **parameters: Any
 ) -> Samples:
-    """Points of the self-consistent densities of crystals.
+    """Return points of the self-consistent densities of crystals.
 
     Parameters
     ----------
     crystals : mapping of str to Atoms
-        By name.
+        Crystals by name.
     functional : Functional
-        What they are calculated with.
+        Functional of the calculations.
     count : int
-        Points of each, drawn in proportion to their weight.
+        Number of points for each crystal, drawn in proportion to their weight.
     seed : int
-        Of the drawing.
+        Seed of the drawing.
     **parameters
-        Of `NNXCCalculator`.
+        Parameters of `NNXCCalculator`.
     """
     rng = np.random.default_rng(seed)
     calculator = NNXCCalculator(functional, **parameters)
@@ -222,7 +222,7 @@ def sample_crystals(
 
 
 def _features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
-    """Features on one point of each orbit of equivalent grid points, and the volumes of the orbits, bohr^3."""
+    """Return features on one point of each orbit of equivalent grid points, and the volumes of the orbits, bohr^3."""
     crystal, basis = state.crystal, state.basis
     orbitals = state.system.kpoints, state.orbitals, state.electrons
     fields = basis.grid.to_real(fields_of_orbitals(crystal, basis, *orbitals, with_tau=True))
@@ -237,7 +237,7 @@ def _features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def _draw(features: Mapping[str, Tensor], volumes: Tensor, name: str, count: int, rng: np.random.Generator) -> Samples:
-    """Points drawn in proportion to n^(4/3) times `volumes` (n,), bohr^3, in even steps along the running sum."""
+    """Draw points in proportion to n^(4/3) times `volumes` (n,), bohr^3, in even steps along the cumulative sum."""
     energies = volumes * features["density"].sum(0).clamp(min=0) ** (4 / 3)
     marks = torch.from_numpy((np.arange(count) + rng.random(count)) / count) * energies.sum()
     index, times = torch.searchsorted(energies.cumsum(0), marks).clamp(max=len(energies) - 1).unique(return_counts=True)
@@ -256,16 +256,16 @@ CRYSTALS = ("C", "Ge", "Ca", "Ag", "Fe")
 
 
 def sample_defaults(functional: Functional, count: int, seed: int = 0) -> Samples:
-    """The set that clones are made of: a mesh, molecules with all and with valence electrons, crystals.
+    """Return the points of `nnxc clone`: a mesh, molecules with all and with valence electrons, and crystals.
 
     Parameters
     ----------
     functional : Functional
         The parent, with which densities are calculated.
     count : int
-        Number of points, about: half of them a mesh, a quarter molecules, a quarter crystals.
+        Approximate number of points: half of them in the mesh, a quarter in molecules, a quarter in crystals.
     seed : int
-        Of the drawing.
+        Seed of the mesh and of the drawing.
     """
     each = count // (8 * len(MOLECULES))
     crystals = {name: bulk(name) for name in CRYSTALS}

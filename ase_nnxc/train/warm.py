@@ -1,4 +1,4 @@
-"""Ground states kept warm: one calculator for each structure, within a limit of memory, on disk between runs."""
+"""Warm calculators: one for each structure, whose ground state is kept in memory, and on disk between runs."""
 
 import hashlib
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from ase import Atoms
+from ase.calculators.calculator import CalculationFailed, InputError
 
 from ..calculator import NNXCCalculator
 from ..ks.ground_state import GroundState
@@ -17,38 +18,44 @@ from .records import Record, calculators_for
 
 
 class WarmCalculators:
-    """Predictions for records by calculators that start from the ground states which they found last.
+    """Predictions for records by calculators that start from their last ground states.
 
     Parameters
     ----------
     calculator : NNXCCalculator
-        Its functional and parameters are those of all; see `calculators_for`.
+        All calculators have its functional and parameters; see `calculators_for`.
     memory : float
-        GiB of ground states to hold; beyond it, those of the structures calculated longest ago are forgotten.
+        GiB of ground states to keep; if they need more, those of the structures calculated longest ago are dropped.
     """
 
     def __init__(self, calculator: NNXCCalculator, memory: float) -> None:
         self.calculator, self.memory = calculator, memory * 2**30
         self._calculators: dict[str, list[NNXCCalculator]] = {}  # by the name of the record
-        self._held: OrderedDict[str, tuple[Atoms, NNXCCalculator]] = OrderedDict()  # with a ground state, oldest first
-        self._written: dict[str, GroundState] = {}  # as they lie in the last folder that was saved
+        self._held: OrderedDict[str, tuple[Atoms, NNXCCalculator]] = OrderedDict()  # by structure, oldest first
+        self._written: dict[str, GroundState] = {}  # in the folder that was saved last
 
     def predict(self, record: Record, fixed_density: bool = False) -> Prediction:
-        """What the functional predicts of the structures, with gradients by its parameters.
+        """Return the predictions of the functional for the structures, with gradients by its parameters.
 
         Parameters
         ----------
         record : Record
-            Whose structures.
+            The record with the structures.
         fixed_density : bool
-            Keep the orbitals where there are any, instead of solving for those of the functional as it is now; only
-            energies are then predicted.
+            Whether to keep the orbitals where there are any, instead of solving for those of the present functional;
+            only energies are then predicted.
 
         Raises
         ------
         SCFError, CalculationFailed
-            If a ground state is not found; those of the record are then forgotten.
+            If a structure cannot be calculated; its ground state is then dropped.
         """
+        try:
+            return self._predict(record, fixed_density)
+        except InputError as error:  # atoms on top of each other, too few bands ...
+            raise CalculationFailed(str(error)) from error
+
+    def _predict(self, record: Record, fixed_density: bool) -> Prediction:
         solved, energies = [], []
         for i, (atoms, calculator) in enumerate(zip(record.structures, self._calculators_of(record))):
             key = f"{record.name}/{i}"
@@ -58,7 +65,7 @@ class WarmCalculators:
                 else:
                     solved.append(calculator.differentiable(atoms))
                     energies.append(solved[-1].free_energy)
-            except Exception:  # whatever it was: its state is not gone on from
+            except Exception:  # of any type: the next calculation must not start from this state
                 calculator.reset()
                 self._held.pop(key, None)
                 raise
@@ -71,10 +78,10 @@ class WarmCalculators:
         return self._calculators[record.name]
 
     def _hold(self, key: str, atoms: Atoms, calculator: NNXCCalculator) -> None:
-        """Remember that this ground state is there, and forget the oldest until all fit."""
+        """Keep the ground state of a calculator, and drop the oldest ones until all fit in the memory."""
         self._held[key] = (atoms, calculator)
         self._held.move_to_end(key)
-        sizes = [_size(held.held_state) for _, held in self._held.values()]
+        sizes = [_size(kept.held_state) for _, kept in self._held.values()]
         total = sum(sizes)
         for size in sizes[:-1]:
             if total <= self.memory:
@@ -84,7 +91,7 @@ class WarmCalculators:
             total -= size
 
     def save(self, folder: Path, previous: Path | None) -> list[str]:
-        """Write the ground states to a folder, those that have not changed as links to a previous one; their names."""
+        """Write the ground states to a folder, unchanged ones as links to a previous folder; return their names."""
         written = {}
         for key, (_, calculator) in self._held.items():
             state, file = calculator.held_state, folder / _file_of(key)
@@ -98,7 +105,7 @@ class WarmCalculators:
         return list(written)
 
     def load(self, folder: Path, names: list[str], records: Mapping[str, Record]) -> None:
-        """Take up the ground states of these records that `save` wrote."""
+        """Load the ground states of these records, by name, that `save` wrote."""
         for key in names:
             name, _, i = key.rpartition("/")
             if name not in records:
@@ -112,11 +119,11 @@ class WarmCalculators:
 
 
 def _file_of(key: str) -> str:
-    """A file name for a structure: record names may hold anything."""
+    """Return a file name for a structure, as the name of its record may contain any character."""
     return hashlib.sha256(key.encode()).hexdigest()[:32] + ".pt"
 
 
 def _size(state: GroundState | None) -> int:
-    """Bytes of the orbitals, fields and secants."""
+    """Return the size of orbitals, fields and secants, bytes."""
     tensors = [] if state is None else [state.fields, state.secants, *state.orbitals]
     return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,175 @@
+"""A record: one or more structures with targets, and where the targets come from."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import InputError
+
+from ...calculator import NNXCCalculator
+from ..targets import target_from_data, target_to_data
+
+SHARED = ("xc", "ecut", "pseudos", "smooth_cutoff", "device", "txt")
+"""Keywords of the calculator that a structure cannot change: differences of energies need one value for all."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Origin of the targets of a record.
+
+    Attributes
+    ----------
+    code : str
+        Program with its version, or "experiment".
+    functional : str
+        Name of the functional.
+    tables : mapping of str to str
+        Digest (`Pseudopotential.digest`) of the pseudopotential of each element; empty for the potentials of other programs. Absolute
+        energies are compared only where these digests are equal.
+    settings : mapping
+        Parameters of the calculation, as plain data.
+    """
+
+    code: str = "unknown"
+    functional: str = "unknown"
+    tables: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def todict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"code": self.code, "functional": self.functional} | {
+            "tables": dict(self.tables),
+            "settings": dict(self.settings),
+        }
+
+
+MEASURED = Provenance("experiment", "none")
+"""Provenance of experiments."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One or more structures with targets.
+
+    Attributes
+    ----------
+    name : str
+        Shown in messages; unique in a set.
+    structures : tuple of Atoms
+        At least one.
+    targets : mapping of str to array
+        Keys are those of `TARGETS`.
+    coefficients : tuple of float, optional
+        Coefficients of the structures in a reaction, positive for products.
+    provenance : Provenance
+        Where the targets come from.
+    settings : tuple of mapping, optional
+        For each structure the keywords of `NNXCCalculator`, plain data, that differ from those of the calculator:
+        charge, hund, fixed_magmom, kpts ... but not those in `SHARED`.
+
+    Raises
+    ------
+    InputError
+        If a target is unknown, not finite, or has a shape that does not fit the structures; if a setting is unknown or
+        has a wrong value; if there is not one coefficient or one mapping of settings for each structure.
+    """
+
+    name: str
+    structures: tuple[Atoms, ...]
+    targets: Mapping[str, Any]
+    coefficients: tuple[float, ...] | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+    settings: tuple[Mapping[str, Any], ...] | None = None
+
+    def __post_init__(self) -> None:
+        set_attribute = object.__setattr__  # the class is frozen
+        set_attribute(self, "structures", tuple(_copy_structure(atoms) for atoms in self.structures))
+        if not self.structures:
+            raise InputError(f"record {self.name!r} must have at least one structure")
+        try:
+            targets = {key: target_from_data(key, value, self.structures) for key, value in self.targets.items()}
+        except InputError as error:
+            raise InputError(f"record {self.name!r}: {error}") from error
+        set_attribute(self, "targets", targets)
+        if self.coefficients is not None:
+            set_attribute(self, "coefficients", tuple(map(float, self.coefficients)))
+            self._check_count("coefficients", self.coefficients)
+        elif "reaction_energy" in self.targets:
+            raise InputError(f"record {self.name!r} has a reaction energy but no coefficients")
+        if self.settings is not None:
+            set_attribute(self, "settings", tuple(self._plain_settings(one) for one in self.settings))
+            self._check_count("settings", self.settings)
+
+    def _check_count(self, attribute: str, values: tuple[Any, ...]) -> None:
+        if len(values) != len(self.structures):
+            raise InputError(
+                f"record {self.name!r}: expected one of the {attribute} for each of the {len(self.structures)} "
+                f"structures, got {len(values)}"
+            )
+
+    def _plain_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of one structure as plain data, as they are read from a file."""
+        shared = [key for key in SHARED if key in settings]
+        if shared:
+            raise InputError(f"record {self.name!r}: {', '.join(shared)} must be the same for all structures")
+        try:
+            plain = json.loads(json.dumps(dict(settings), default=lambda array: np.asarray(array).tolist()))
+            NNXCCalculator().set(**plain)
+        except (InputError, TypeError, ValueError) as error:
+            raise InputError(f"record {self.name!r}: {error}") from error
+        return plain
+
+    @property
+    def natoms(self) -> np.ndarray:
+        """Number of atoms of each structure (n,)."""
+        return np.array([len(atoms) for atoms in self.structures])
+
+    @property
+    def volumes(self) -> np.ndarray:
+        """Volume of the cell of each structure (n,), Angstrom^3; zero for a molecule without a cell."""
+        return np.array([abs(np.linalg.det(atoms.cell.array)) for atoms in self.structures])
+
+    def todict(self) -> dict[str, Any]:
+        """Return plain data."""
+        settings = {} if self.settings is None else {"settings": list(self.settings)}
+        return settings | {
+            "name": self.name,
+            "structures": [_structure_to_data(atoms) for atoms in self.structures],
+            "targets": {key: target_to_data(key, value) for key, value in self.targets.items()},
+            "coefficients": None if self.coefficients is None else list(self.coefficients),
+            "provenance": self.provenance.todict(),
+        }
+
+    @classmethod
+    def fromdict(cls, data: Mapping[str, Any]) -> "Record":
+        """Return the record that `todict` was called on."""
+        return cls(
+            data["name"],
+            tuple(Atoms(**atoms) for atoms in data["structures"]),
+            data["targets"],
+            data.get("coefficients"),
+            Provenance(**data.get("provenance", {})),
+            data.get("settings"),
+        )
+
+
+def digest(records: Iterable[Record]) -> str:
+    """Return the SHA-256 of everything in the records, hexadecimal."""
+    text = json.dumps([record.todict() for record in records], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _copy_structure(atoms: Atoms) -> Atoms:
+    """Return a copy that holds only what a calculation depends on."""
+    return Atoms(**_structure_to_data(atoms))
+
+
+def _structure_to_data(atoms: Atoms) -> dict[str, Any]:
+    data = {"numbers": atoms.numbers.tolist(), "positions": atoms.positions.tolist(), "cell": atoms.cell.array.tolist()}
+    data["pbc"] = atoms.pbc.tolist()
+    moments = atoms.get_initial_magnetic_moments()
+    return data | ({"magmoms": moments.tolist()} if moments.any() else {})

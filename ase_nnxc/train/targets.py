@@ -1,0 +1,113 @@
+"""Targets: the quantities that a record may give for its structures, with their units and shapes.
+
+This module does not load torch, so that the command line can use the names.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.calculators.calculator import InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+TARGETS = {
+    "energy": "eV",
+    "reaction_energy": "eV",
+    "forces": "eV/Angstrom",
+    "stress": "eV/Angstrom^3",
+    "volume": "Angstrom^3",
+    "bulk_modulus": "eV/Angstrom^3",
+    "density": "electrons/Angstrom^3",
+    "band_gap": "eV",
+}
+"""Targets that a record may have, with their units.
+
+energy (n,) free energies of the n structures; reaction_energy () sum of the record's coefficients times energies;
+forces (natoms, 3) and stress (6,) of each structure, in ASE's form; volume () and bulk_modulus () at zero pressure, of
+the cell of the structures; density (n1, n2, n3) of each structure, of the valence electrons on the points of the FFT
+box; band_gap (n,), from the highest occupied to the lowest empty level.
+"""
+
+PROPERTIES = ("energy", "forces", "stress", "density", "band_gap")
+"""Targets that `ase_nnxc.train.records.label` calculates."""
+
+ASE_PROPERTIES = ("energy", "forces", "stress")
+"""Targets that any ASE calculator gives, and that files of ASE hold as results of each image."""
+
+ARRAY_PER_STRUCTURE = ("forces", "density")
+"""Targets with one array for each structure, as the shapes of these differ."""
+
+
+def target_from_data(name: str, value: Any, structures: Sequence[Atoms]) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Return a target as a float64 array, or as a tuple of arrays if it has one for each structure.
+
+    Parameters
+    ----------
+    name : str
+        One of `TARGETS`.
+    value : array_like or sequence of array_like
+        Numbers, or the plain data that `target_to_data` returns.
+    structures : sequence of Atoms
+        The structures of the record.
+
+    Raises
+    ------
+    InputError
+        If the target is unknown, is not made of finite numbers, or has the wrong shape.
+    """
+    if name not in TARGETS:
+        raise InputError(f"unknown target {name!r} (known targets: {', '.join(TARGETS)})")
+    try:
+        arrays = [_unpack(one) for one in value] if name in ARRAY_PER_STRUCTURE else [np.array(value, float)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"target {name} must be made of numbers: {error}") from error
+    expected, shapes = _expected_shapes(name, structures), [array.shape for array in arrays]
+    if len(shapes) != len(expected) or not all(map(_matches, shapes, expected)):
+        got, wanted = ", ".join(map(str, shapes)), ", ".join(str(shape).replace("None", "any") for shape in expected)
+        raise InputError(f"target {name}: expected the shape {wanted or 'of no structure'}, got {got or 'none'}")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InputError(f"target {name} must be finite")
+    return tuple(arrays) if name in ARRAY_PER_STRUCTURE else arrays[0]
+
+
+def target_to_data(name: str, value: np.ndarray | Sequence[np.ndarray]) -> Any:
+    """Return a target of a record as plain data, exact to the last bit."""
+    if name == "density":
+        return [_pack(array) for array in value]
+    if name in ARRAY_PER_STRUCTURE:
+        return [array.tolist() for array in value]
+    assert isinstance(value, np.ndarray)
+    return value.tolist()
+
+
+def _expected_shapes(name: str, structures: Sequence[Atoms]) -> list[tuple[int | None, ...]]:
+    """Shapes of the arrays of a target; None stands for any length."""
+    n = len(structures)
+    if name == "forces":
+        return [(len(atoms), 3) for atoms in structures]
+    if name == "density":
+        return [(None, None, None)] * n
+    if name == "stress":
+        return [(n, 6)]
+    return [(n,)] if name in ("energy", "band_gap") else [()]
+
+
+def _matches(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(b is None or a == b for a, b in zip(shape, expected))
+
+
+def _pack(array: np.ndarray) -> dict[str, Any]:
+    """Return a large array as plain data, exact to the last bit: little-endian float64 in base64."""
+    return {"shape": list(array.shape), "base64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
+
+
+def _unpack(value: Any) -> np.ndarray:
+    """Return the array of numbers, or of the data that `_pack` returned."""
+    if not isinstance(value, Mapping):
+        return np.array(value, float)
+    return np.frombuffer(base64.b64decode(value["base64"]), "<f8").reshape(value["shape"]).astype(float)

@@ -1,0 +1,94 @@
+"""Arguments of a run: their checks, and the identity by which a run is resumed."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from ase.calculators.calculator import InputError
+
+from ...calculator import NNXCCalculator, torch_device
+from ...xc import Functional, describe
+from ..identity import check_comparable, describe_optimizer, describe_scheduler, plain, scheduler_functions
+from ..records import Record, digest
+from .losses import Objectives, Penalty
+from .settings import TrainerSettings
+
+CHANGEABLE_SETTINGS = ("epochs", "patience", "memory", "tolerated_failures")
+"""Settings that a resumed run may change."""
+
+CHANGEABLE_PARAMETERS = ("xc", "txt", "device")
+"""Parameters of the calculator that a resumed run may change; the functional is compared separately."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """Arguments of a `Trainer`, with defaults filled in."""
+
+    calculator: NNXCCalculator
+    functional: Functional
+    training: Sequence[Record]
+    validation: Sequence[Record]
+    objectives: Objectives
+    penalties: Sequence[Penalty]
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    settings: TrainerSettings
+
+    def check(self) -> None:
+        """Raise an InputError if records, objectives and optimizer do not fit together."""
+        for name in ("training", "validation", "objectives"):
+            if not len(getattr(self, name)):
+                raise InputError(f"{name} must not be empty")
+        records = {record.name: record for record in (*self.training, *self.validation)}
+        if len(records) < len({id(record) for record in (*self.training, *self.validation)}):
+            raise InputError("two records of training and validation have the same name")
+        for record in records.values():
+            self.objectives.check(record, self.calculator, self.settings.fixed_density_epochs > 0)
+        optimized = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in optimized for p in self.functional.parameters() if p.requires_grad):
+            raise InputError("the optimizer has no trainable parameter of the calculator's functional")
+
+    def check_comparable(self) -> None:
+        """Raise an InputError if a resumed run could not compare a function with that of the run before."""
+        self.objectives.check_comparable()
+        for penalty in self.penalties:
+            check_comparable("penalty", penalty)
+        for function in scheduler_functions(self.scheduler):
+            check_comparable("function of the scheduler:", function)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same for a run to be resumed, as plain data; called before the run starts."""
+        parameters = {k: v for k, v in self.calculator.parameters.items() if k not in CHANGEABLE_PARAMETERS}
+        return {
+            "records": digest(self.training),
+            "validation records": digest(self.validation),
+            "functional": plain(describe(self.functional)),
+            "objectives": self.objectives.config(),
+            "penalties": [plain(penalty) for penalty in self.penalties],
+            "optimizer": describe_optimizer(self.optimizer),
+            "scheduler": describe_scheduler(self.scheduler),
+            "settings": {k: v for k, v in asdict(self.settings).items() if k not in CHANGEABLE_SETTINGS},
+            "calculator": json.loads(json.dumps(parameters)),
+        }
+
+
+def trainable_functional(calculator: NNXCCalculator) -> Functional:
+    """Return the functional object of a calculator.
+
+    Raises
+    ------
+    InputError
+        If it is not an object, has no parameters that require a gradient, or is on another device than the calculator.
+    """
+    functional = calculator.parameters["xc"]
+    if not isinstance(functional, Functional):
+        raise InputError(f"xc={functional!r}: the calculator must have a Functional object, which is trained in place")
+    parameters = [p for p in functional.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError(f"{type(functional).__name__} has no parameters that require a gradient")
+    device = torch_device(calculator.parameters["device"])
+    if any(p.device != device for p in parameters):
+        raise InputError(f"the functional is on {parameters[0].device}, but the calculator uses {device}")
+    return functional
