@@ -233,7 +233,6 @@ def test_symmetrized_density_is_invariant_under_each_operation(name):
     torch.testing.assert_close(symmetric, group_mean, rtol=0, atol=1e-13)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:spglib")
 def test_a_search_that_fails_leaves_time_reversal_alone():
     """Atoms on top of each other, which is for others to refuse."""
     symmetry = symmetry_of(Atoms("H2", cell=[3, 3, 3], positions=[[0, 0, 0], [0, 0, 1e-9]], pbc=True))
