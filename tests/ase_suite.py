@@ -3,31 +3,31 @@
 Further arguments are options of pytest, for example ``-k ch4``. A test of ASE that accepts a calculator has a fixture,
 `factory`, and a marker that names calculators, `calculator`; this file puts "nnxc" in their place. State with ASE 3.29:
 
-==================================== ============================================================================
-Test of ``ase/test``                 Result
-==================================== ============================================================================
-calculator/test_ch4_energy.py        passes
-calculator/test_h2_bond_force.py     passes
-calculator/test_si_stress.py         passes
-calculator/test_traj.py              passes
-calculator/siesta/test_dos.py        passes; in a folder of Siesta, but without anything of Siesta in it
-calculator/siesta/test_bandstructure passes; likewise
-calculator/socketio/test_h2_stiffness passes
-calculator/socketio/test_integration fails at its end: the test demands a warning that the process of the calculator
-                                     failed, and ours exits cleanly; the relaxation before that passes
-calculator/test_al.py                fails at ``restart="nnxc"``, see below
-calculator/test_h2.py                fails at ``restart="nnxc"``, see below
-calculator/test_dftd3.py             does not apply: keywords and numbers of DFT-D3
-calculator/test_eam_run.py           does not apply: files of EAM potentials
-calculator/test_orca*.py             do not apply: keywords and numbers of ORCA
-calculator/test_subprocess_...py     does not apply: the one test that accepts a calculator starts ``gpaw python``
-calculator/*/                        do not apply: the tests in folders of other calculators use keywords, files or
-                                     total energies of theirs; nwchem/test_nwchem_bands.py is that of Siesta again
-dft/                                 does not apply: these tests bring calculators of their own
-==================================== ============================================================================
+========================================== ============================================================================
+Test of ``ase/test``                       Result
+========================================== ============================================================================
+calculator/test_ch4_energy.py              passes
+calculator/test_h2_bond_force.py           passes
+calculator/test_si_stress.py               passes
+calculator/test_traj.py                    passes
+calculator/siesta/test_dos.py              passes; it is in Siesta's folder, but nothing in it is of Siesta
+calculator/siesta/test_bandstructure.py    passes; likewise
+calculator/socketio/test_h2_stiffness.py   passes
+calculator/socketio/test_integration.py    fails at its end: the test requires a warning that the process of the
+                                           calculator failed, and ours exits cleanly; its relaxation works
+calculator/test_al.py                      fails at ``restart="nnxc"``, see below
+calculator/test_h2.py                      fails at ``restart="nnxc"``, see below
+calculator/test_dftd3.py                   does not apply: keywords and numbers of DFT-D3
+calculator/test_eam_run.py                 does not apply: files of EAM potentials
+calculator/test_orca.py, test_orca_qmmm.py do not apply: keywords and numbers of ORCA
+calculator/test_subprocess_calculator.py   does not apply: the one test that takes a calculator runs GPAW
+calculator/*/                              do not apply: tests in the folder of another calculator use its keywords,
+                                           files or total energies; nwchem/test_nwchem_bands.py repeats Siesta's
+dft/                                       do not apply: these tests define their own calculators
+========================================== ============================================================================
 
-``restart="nnxc"`` after ``label="nnxc"`` is to find the last calculation with this label. The calculator writes a
-restart file only if `write` is called, so this ends in a ReadError, and the rest of the two tests does not run.
+With ``restart="nnxc"`` these two tests expect the last calculation that had ``label="nnxc"``. The calculator writes a
+restart file only when `write` is called, so a ReadError is raised, and the rest of the two tests does not run.
 """
 
 import os
@@ -61,7 +61,7 @@ FAILURES = {
     "calculator/test_al.py": NO_LABEL,
     "calculator/test_h2.py": NO_LABEL,
     "calculator/socketio/test_integration.py": pytest.mark.xfail(
-        strict=True, raises=pytest.fail.Exception, reason="the test demands that the process of the calculator fails"
+        strict=True, raises=pytest.fail.Exception, reason="the test requires that the process of the calculator fails"
     ),
 }
 
