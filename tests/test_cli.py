@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -574,11 +573,9 @@ def test_command_runs_as_a_module(tmp_path):
     assert run.stdout.startswith("nnxc 0.")
 
 
-def test_help_is_fast_and_loads_no_torch():
+def test_help_loads_no_torch():
     code = "import sys; from ase_nnxc import cli\ntry: cli.main(['eos', '--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'scipy', 'matplotlib', 'ase.io'} & set(sys.modules), 'slow imports'"
-    began = time.perf_counter()
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "--smooth-cutoff" in run.stdout
-    assert time.perf_counter() - began < 2  # 0.3 s on an idle machine
