@@ -627,20 +627,18 @@ def test_shipped_model_is_verified_and_told_of(name):
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no models are shipped yet")
-def test_shipped_models_load_fast_after_torch():
+def test_shipped_models_load_without_slow_imports():
+    heavy = "{'scipy', 'pyscf', 'matplotlib', 'spglib', 'ase.io'}"
     code = f"""
-import time, torch, ase_nnxc
-start = time.process_time()
+import sys
 from ase_nnxc.checkpoints import load_functional
 for name in {SHIPPED}:
     load_functional(name)
-    print(time.process_time() - start)
-    start = time.process_time()
+print({heavy} & set(sys.modules) or "")
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(ase_nnxc.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    # CPU seconds: 0.1 on an idle machine, up to three times that on one whose caches and clock others share
-    assert max(map(float, run.stdout.split())) < 0.3
+    assert run.stdout.strip() == ""
 
 
 def test_cards_are_read_and_models_listed_without_torch():

@@ -104,6 +104,7 @@ def test_second_derivatives_are_finite_and_translation_costs_nothing():
     assert hessian.sum(0).abs().max() < 1e-9 * hessian.abs().max()
 
 
+@pytest.mark.timing
 def test_two_atoms_take_milliseconds():
     charges = tensor([4.0, 4.0])
     ewald_energy(*SILICON, charges)

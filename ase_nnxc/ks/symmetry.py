@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from math import lcm
 
 import numpy as np
-import spglib
 import torch
 from torch import Tensor
 
-# a search that fails returns None in spglib 2 and, from 2.7 on where asked to, raises
-_SEARCH_FAILED = getattr(spglib, "SpglibError", ())
+from .space_group import SymmetrySearchError, search_space_group
+
 # fractions that translations of the space groups have in a suitable cell
 _FRACTIONS = sorted({i / n for n in (1, 2, 3, 4, 6) for i in range(n)})
 # k-points are told apart after rounding to multiples of 1 / this; no point p / q of a mesh, q < 2048, falls between two
@@ -207,15 +206,13 @@ def find_symmetry(
     cell = lattice.detach().cpu().numpy()
     x = positions.detach().cpu().numpy()
     sites = _distinct_sites(np.asarray(kinds), magmoms, tolerance)
-    try:
-        found = spglib.get_symmetry((cell.tolist(), x.tolist(), sites.tolist()), symprec=tolerance)
-    except _SEARCH_FAILED:
-        found = None
     none = replace(identity(len(x)), time_reversal=True)
-    if found is None:
+    try:
+        group = search_space_group(cell, x, sites, tolerance)
+    except SymmetrySearchError:
         return none
-    rotations = found["rotations"].astype(np.int64)
-    translations = _snap(found["translations"], tolerance / np.linalg.norm(cell, axis=1))
+    rotations = group.rotations.astype(np.int64)
+    translations = _snap(group.translations, tolerance / np.linalg.norm(cell, axis=1))
     periodic, operations = np.array(pbc), []
     for w, t in zip(rotations, translations):
         if t[~periodic].any() or w[np.ix_(periodic, ~periodic)].any() or w[np.ix_(~periodic, periodic)].any():

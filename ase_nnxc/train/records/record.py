@@ -28,8 +28,8 @@ class Provenance:
     functional : str
         Name of the functional.
     tables : mapping of str to str
-        Digest (`Pseudopotential.digest`) of the pseudopotential of each element; empty for the potentials of other programs. Absolute
-        energies are compared only where these digests are equal.
+        Digest (`Pseudopotential.digest`) of the pseudopotential of each element; empty for the potentials of other
+        programs. Absolute energies are compared only where these digests are equal.
     settings : mapping
         Parameters of the calculation, as plain data.
     """
