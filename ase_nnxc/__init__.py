@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ase.calculators.calculator import external_calculators, register_calculator_class
 
+from . import _moved
+
 if TYPE_CHECKING:
     from .calculator import NNXCCalculator
     from .checkpoints import list_models, load_functional, save_functional
@@ -63,3 +65,5 @@ def _calculator(*args: Any, **kwargs: Any) -> "NNXCCalculator":
 
 if "nnxc" not in external_calculators:  # it is there if the package is imported anew
     register_calculator_class("nnxc", _calculator)
+
+_moved.install()

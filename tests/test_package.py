@@ -15,6 +15,7 @@ import pytest
 import ase_nnxc
 from ase_nnxc import cli
 from ase_nnxc.cli.command import _parser
+from ase_nnxc.ks.terms import STANDARD_TERMS
 
 PACKAGE = Path(ase_nnxc.__file__).parent
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -23,7 +24,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Imports point down: a part may import itself and the parts on lines above its own. What is imported from the package
 # itself counts as "version" and "calculator". A new part is put on a line here.
 LAYERS = (
-    {"version", "units", "folder_lock", "xc", "pseudopotentials"},
+    {"version", "units", "folder_lock", "_moved"},
+    {"xc", "pseudopotentials"},
     {"ks"},
     {"conventional", "interop"},
     {"checkpoints"},
@@ -36,7 +38,12 @@ LAYERS = (
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # The core knows its own folder and these; ks also knows what a functional and a pseudopotential are.
-KNOWN_BELOW = ("ase_nnxc.xc.features.", "ase_nnxc.xc.functional.", "ase_nnxc.pseudopotentials.protocol.")
+KNOWN_BELOW = (
+    "ase_nnxc.xc.features.",
+    "ase_nnxc.xc.functional.",
+    "ase_nnxc.pseudopotentials.protocol.",
+    "ase_nnxc._moved.",
+)
 CORE_LIBRARIES = {"torch", "numpy", "scipy", "spglib"}
 
 
@@ -106,6 +113,19 @@ def test_core_knows_nothing_of_ase_files_or_names(core):
                 assert part(name) == core or name.startswith(KNOWN_BELOW), f"{relative(path)}: {name}"
             else:
                 assert library in CORE_LIBRARIES or library in sys.stdlib_module_names, f"{relative(path)}: {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "ks").glob("*.py")), ids=relative)
+def test_core_beside_the_terms_names_no_single_term(path):
+    """It asks for the list of the terms and for what a term is."""
+    allowed = {"ase_nnxc.ks.terms.STANDARD_TERMS"}
+    imported = {name for name in imports(path) if name.startswith("ase_nnxc.ks.terms.")}
+    assert {name for name in imported - allowed if not name.startswith("ase_nnxc.ks.terms.term.")} == set()
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert texts & {term.name for term in STANDARD_TERMS} == set()  # state.terms["hartree"]
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    assert names & {term.__name__ for term in STANDARD_TERMS} == set()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jacrev, vmap
 from tqdm import tqdm
 
+from .._moved import renamed
 from ..xc import NNGGA, NNLDA, NNMGGA, Functional, NeuralCorrelation, NeuralExchange, Sum, build, describe
 from ..xc.features import require_features
 from .samples import FEATURES, Samples
@@ -340,3 +341,6 @@ def _system_averages(samples: Samples) -> Tensor:
     total = weights.sum(1, keepdim=True)
     present = total[:, 0] > 0
     return weights[present] / total[present] / math.sqrt(max(1, int(present.sum())))
+
+
+__getattr__ = renamed(__name__, {"Settings": "ase_nnxc.train.clone:CloneSettings"})

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._moved import renamed
 from .features import FEATURES, features_at_test_points
 from .names import check_names
 
@@ -135,3 +136,7 @@ def _three_points(names: Sequence[str], device: torch.device) -> dict[str, Tenso
     points = {"density": density, "gradient": 0.3 * density[:, None].expand(2, 3, 3), "tau": density}
     features = features_at_test_points(names, points)
     return {name: value.detach().clone().requires_grad_() for name, value in features.items()}
+
+
+_IN_SPINS = ("DENSITY_THRESHOLD", "SPIN_THRESHOLD", "ZETA_LIMIT", "Spins")
+__getattr__ = renamed(__name__, {name: f"ase_nnxc.xc.spins:{name}" for name in _IN_SPINS})
