@@ -1,10 +1,9 @@
 """Structures of a scan: scaled cells, and the conventional cell of a cubic crystal."""
 
-import warnings
-
 import numpy as np
-import spglib
 from ase import Atoms
+
+from ..ks.space_group import SymmetrySearchError, search_space_group
 
 
 def scaled(atoms: Atoms, factor: float) -> Atoms:
@@ -24,13 +23,10 @@ def without_calculator(atoms: Atoms) -> Atoms:
 
 def cubic_lattice_constant(atoms: Atoms) -> float | None:
     """Return the lattice constant of the conventional cell, Angstrom; None if the crystal is not cubic."""
-    cell = (atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # spglib's, about how it reports errors
-            dataset = spglib.get_symmetry_dataset(cell, symprec=1e-4)
-    except getattr(spglib, "SpglibError", ()):
+        dataset = search_space_group(atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers, tolerance=1e-4)
+    except SymmetrySearchError:
         return None
-    if dataset is None or dataset.number < 195:  # the cubic space groups are 195 to 230
+    if dataset.number < 195:  # the cubic space groups are 195 to 230
         return None
     return float(np.linalg.det(dataset.std_lattice) ** (1 / 3))
