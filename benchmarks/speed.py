@@ -67,7 +67,7 @@ def records(case: str) -> list[dict[str, Any]]:
 
 def worker(case: str, threshold: float) -> Run:
     """Run ase_nnxc in this process with one calculator for all crystals of the case; imports are not timed."""
-    import ase_nnxc.ks.scf  # noqa: F401  (the calculator imports it when it is first used)
+    import ase_nnxc.calculator  # noqa: F401  (loads torch and all that a calculation needs; ase_nnxc alone does not)
 
     crystals = records(case)
     start = time.perf_counter()

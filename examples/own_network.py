@@ -10,7 +10,7 @@ import torch
 from ase.build import bulk
 
 from ase_nnxc import Functional, NNXCCalculator, load_functional, register_architecture, save_functional
-from ase_nnxc.xc import PBE
+from ase_nnxc.xc import PBE, spin_sum
 
 
 @register_architecture("my-network", 1)
@@ -18,6 +18,7 @@ class MyNetwork(Functional):
     """PBE times 1 + network(n^(1/3)). The network is zero before training."""
 
     features = ("density", "gradient")
+    closed_shell = True  # forward also accepts one spin channel, which stands for two equal ones
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class MyNetwork(Functional):
 
     def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the energy per volume on each point, shape (n,), in Hartree bohr^-3."""
-        density = features["density"].sum(0).clamp(min=1e-12)
+        density = spin_sum(features["density"]).clamp(min=1e-12)
         return self.parent(features) * (1 + self.network(density.pow(1 / 3)[:, None])[:, 0])
 
     def config(self) -> dict[str, int]:

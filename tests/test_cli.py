@@ -544,6 +544,10 @@ def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys)
         ("models import nagai FILE --name blyp", "already used by a functional of ase_nnxc, libxc or PySCF"),
         ("models import nagai FILE --name Theirs", "is not a name of a model"),
         ("models import nagai FILE --name weaker", "weaker@1 exists"),
+        ("clone PBE --name PBE", "already used by a functional of ase_nnxc, libxc or PySCF"),
+        ("clone PBE --name Theirs", "is not a name of a model"),
+        ("clone PBE --name weaker", "weaker@1 exists"),
+        ("clone PBE --name theirs --seeds 0", "argument --seeds: expected a positive integer, got '0'"),
     ],
 )
 def test_bad_input_about_models_is_one_line_and_exit_code_2(models, tmp_path, monkeypatch, capsys, command, message):

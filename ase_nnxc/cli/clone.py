@@ -7,16 +7,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Parser, UsageError
+from .arguments import count
+from .common import Parser, UsageError, folder_of_new_model
 
 if TYPE_CHECKING:
     from ase_nnxc.train.samples import Samples
     from ase_nnxc.xc import Functional
 
-TEXT = """It was fitted, point by point, to {parent}, from random weights, and is meant as a test of networks in
-self-consistent calculations and as a starting point for training. Use it where you would use {parent}; it is not more
-accurate. Metrics gives its differences from {parent} where it was not fitted: errors of the enhancement factor
-F = e / (n eps_x^LDA), and of self-consistent total energies."""
+TEXT = """This network was fitted, point by point, to {parent}, starting from random weights. It is meant as a test of
+networks in self-consistent calculations and as a starting point for training. Use it where you would use {parent}; it
+is not more accurate. The section Metrics gives its deviation from {parent} on data outside the fit: errors of the
+enhancement factor F = e / (n eps_x^LDA), and of self-consistent total energies."""
 
 
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -29,13 +30,13 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
         "--network", choices=("constrained", "mlp"), default="constrained", help="kind of network (default constrained)"
     )
     clone.add_argument(
-        "--seeds", type=_count, default=1, metavar="N", help="number of fits, of which the best is kept (default 1)"
+        "--seeds", type=count, default=1, metavar="N", help="number of fits, of which the best is kept (default 1)"
     )
     clone.add_argument(
-        "--points", type=_count, default=12000, metavar="N", help="approximate number of points (default 12000)"
+        "--points", type=count, default=12000, metavar="N", help="approximate number of points (default 12000)"
     )
     clone.add_argument(
-        "--steps", type=_count, default=200, metavar="N", help="largest number of steps of a fit (default 200)"
+        "--steps", type=count, default=200, metavar="N", help="largest number of steps of a fit (default 200)"
     )
     clone.add_argument(
         "--samples", type=Path, metavar="FILE", help="file of the points: read if it exists, otherwise written"
@@ -48,18 +49,12 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     clone.set_defaults(run=_clone)
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
-
-
 def _clone(args: argparse.Namespace) -> int:
     from ase_nnxc.checkpoints import save_functional
     from ase_nnxc.registry import get_functional, pseudo_family
     from ase_nnxc.train.clone import CloneError
 
-    root = _root(args)
+    root = folder_of_new_model(args)  # before the fit, because the name may be taken
     parent = get_functional(args.parent)
     samples = _samples(args, parent)
     try:
@@ -90,23 +85,6 @@ def _clone(args: argparse.Namespace) -> int:
     else:
         print(f"wrote {folder.name} to {folder}", *_rows(metrics), sep="\n")
     return 0
-
-
-def _root(args: argparse.Namespace) -> Path:
-    """Return the folder for the model, after a check that its name is free; called before the fit."""
-    from ase_nnxc.checkpoints import is_reserved, model_roots, parse_name
-
-    parse_name(f"{args.name}@{args.version}")
-    if is_reserved(args.name, args.root):
-        raise UsageError(
-            f"--name {args.name}: this is the name of a functional of the package, of libxc or of PySCF; choose another"
-        )
-    root: Path = args.root or model_roots()[-1].folder
-    if (root / f"{args.name}@{args.version}").exists():
-        raise UsageError(
-            f"{args.name}@{args.version} exists in {root}: a version is never overwritten, use the next one"
-        )
-    return root
 
 
 def _samples(args: argparse.Namespace, parent: Functional) -> Samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -44,6 +45,28 @@ def import_modules(names: Iterable[str]) -> None:
             importlib.import_module(name)
         except Exception as error:  # a module may raise anything
             raise UsageError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
+def folder_of_new_model(args: argparse.Namespace) -> Path:
+    """Return the folder that a new model is saved in, from the options --name, --version and --root.
+
+    Raises
+    ------
+    UsageError
+        If the name is taken, by a functional or by a model of this version.
+    CheckpointError
+        If the name or the version is not valid.
+    """
+    from ase_nnxc.checkpoints import is_reserved, model_roots, parse_name
+
+    if is_reserved(args.name, args.root):
+        raise UsageError(f"--name {args.name}: the name is already used by a functional of ase_nnxc, libxc or PySCF")
+    name = f"{args.name}@{args.version}"
+    parse_name(name)
+    root: Path = args.root or model_roots()[-1].folder
+    if (root / name).exists():
+        raise UsageError(f"{root / name} exists: versions are never overwritten, use the next one")
+    return root
 
 
 def printable(text: str) -> str:

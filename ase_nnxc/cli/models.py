@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import Parser, UsageError, add_import_option, printable
+from .common import Parser, UsageError, add_import_option, folder_of_new_model, printable
 
 if TYPE_CHECKING:
     from ase_nnxc.checkpoints import Model
@@ -106,16 +106,14 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from ase_nnxc.checkpoints import is_reserved, model_roots, save_functional
+    from ase_nnxc.checkpoints import save_functional
     from ase_nnxc.interop.published_weights import import_weights
 
-    if is_reserved(args.name, args.root):
-        raise UsageError(f"--name {args.name}: the name is already used by a functional of ase_nnxc, libxc or PySCF")
+    root = folder_of_new_model(args)
     try:
         functional, fields = import_weights(args.kind, args.paths)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    root = args.root or model_roots()[-1].folder
     folder = save_functional(functional, root, name=args.name, version=args.version, **fields)
     print(json.dumps({"model": folder.name, "folder": str(folder)}) if args.json else f"{folder.name} is in {folder}")
     return 0

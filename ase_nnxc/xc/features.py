@@ -62,12 +62,12 @@ class Feature:
         calculation one with a kinetic energy density.
     make : callable
         Function of the fields {name: (nspin, n1, n2, n3)} and of the `Grid` that returns the feature
-        (nspin, *components, n1, n2, n3). It may use the whole grid, as a convolution does. It must be differentiable
+        `(nspin, *components, n1, n2, n3)`. It may use the whole grid, as a convolution does. It must be differentiable
         twice in the fields and in the reciprocal lattice, treat the spin channels alike, and keep the symmetry of the
         crystal: the feature of a rotated density is the rotated feature.
     test_points : callable
         Function of ordinary points {"density": (2, n), "gradient": (2, 3, n), "tau": (2, n)} that returns plausible
-        values (2, *components, n), on which functionals are tested when they are saved, loaded and used.
+        values `(2, *components, n)`, on which functionals are tested when they are saved, loaded and used.
     """
 
     name: str
@@ -134,7 +134,7 @@ def fields_needed(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def features_at_test_points(names: Iterable[str], points: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return features (2, *components, n) of ordinary points.
+    """Return features `(2, *components, n)` of ordinary points.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ class Functional(torch.nn.Module):
         Parameters
         ----------
         features : dict of str to Tensor
-            At least those named in the attribute `features`, (nspin, *components, n), spin channel (up, down) first.
+            At least those named in the attribute `features`, `(nspin, *components, n)`, spin channel (up, down) first.
             nspin is 2, or 1 if `closed_shell` is true.
         """
         raise NotImplementedError
@@ -130,7 +130,7 @@ def _check_closed_shell(functional: Functional, name: str, one: dict[str, Tensor
 
 
 def _three_points(names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-    """Features (2, *components, 3) of three ordinary points, polarised, that require gradients."""
+    """Features `(2, *components, 3)` of three ordinary points, polarised, that require gradients."""
     up = torch.tensor([0.02, 0.1, 0.5], dtype=torch.float64, device=device)
     density = torch.stack((up, 0.5 * up))
     points = {"density": density, "gradient": 0.3 * density[:, None].expand(2, 3, 3), "tau": density}
