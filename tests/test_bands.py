@@ -95,7 +95,7 @@ def test_bands_of_graphene_touch_at_the_corner_of_its_plane() -> None:
         ({"path": "GX", "points": 3}, None, "not a path of this lattice"),
         ([[0.0, 0.0]], None, "scaled coordinates"),
         (bulk("Si", cubic=True).cell.bandpath("GX", npoints=3), None, "path belongs to another cell"),
-        ("GX", 2000, "nbands=2000: 2000 bands of"),
+        ("GX", 2000, "nbands=2000: 2000 bands were asked for"),
         ("GX", 0, "nbands=0: expected a positive integer"),
     ],
 )

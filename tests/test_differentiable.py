@@ -155,7 +155,7 @@ def test_gradients_by_parameters_are_those_of_shifted_ground_states(
     atoms: Atoms, ecut: float, kpts, xc: str, smearing: Smearing, losses
 ) -> None:
     crystal = crystal_of(atoms)
-    state = scf(crystal, basis_of(crystal, ecut, kpts), Bent(xc), smearing, settings=TIGHT)
+    state = scf(System(crystal, basis_of(crystal, ecut, kpts), Bent(xc)), smearing, settings=TIGHT)
     check_parameters(state, losses, rel=1e-5)
 
 

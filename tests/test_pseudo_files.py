@@ -441,7 +441,7 @@ def test_symmetry_does_not_change_numbers_with_core_correction(tmp_path):
 
 
 def test_meta_gga_with_core_correction_warns(tmp_path):
-    with pytest.warns(UserWarning, match="not to the kinetic energy density that r2SCAN reads"):
+    with pytest.warns(UserWarning, match="not to the kinetic energy density, and r2SCAN depends on both"):
         NNXCCalculator("r2SCAN", ecut=100, pseudos=write(tmp_path, table("Si"), core=True)).resolve(bulk("Si"))
 
 

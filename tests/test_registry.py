@@ -341,9 +341,9 @@ def test_parameters_written_with_another_model_of_the_same_name_are_refused(mode
     written = NNXCCalculator("scaled@2").todict()
     shutil.rmtree(models / "scaled@2")
     save_functional(LDA(), models, name="scaled", version=2, description="Another.")
-    with pytest.raises(InputError, match=r"written with scaled@2 \(sha256 .*, here is scaled@2 \(sha256 "):
+    with pytest.raises(InputError, match=r"written with scaled@2 \(sha256 .*, but here it is scaled@2 \(sha256 "):
         NNXCCalculator(**written)
-    with pytest.raises(InputError, match="what `todict` tells"):
+    with pytest.raises(InputError, match="as `todict` returns it"):
         NNXCCalculator(versions="0.1.0")
 
 

@@ -8,6 +8,7 @@ from ase.calculators.calculator import InputError
 from torch import Tensor
 
 from ..ks.ground_state import GroundState
+from ..ks.total_energy import TotalEnergy
 from ..xc.functional import Functional
 from .plan import Plan
 
@@ -82,7 +83,7 @@ def packed_fingerprint(data: Mapping[str, Any]) -> tuple[bytes, ...] | None:
 def _has_size_of_basis(state: GroundState) -> bool:
     """Whether orbitals and fields have the size that the basis and the functional give them."""
     waves = [psi.shape[-1] for psi in state.orbitals]
-    fields = (state.total_energy().nfields, len(state.basis.grid.index))
+    fields = (TotalEnergy(state.system).nfields, len(state.basis.grid.index))
     return waves == [block.sphere.npw for block in state.system.kpoints.blocks] and state.fields.shape == fields
 
 
