@@ -194,8 +194,8 @@ def find_symmetry(
     Operations that flip spins are excluded, so that the sublattices of an antiferromagnet stay distinct. Operations
     that translate along a direction that is not periodic, or mix it with a periodic one, are also excluded. For a
     molecule with moments only those operations are kept that map each cell vector to itself or its opposite, because
-    whole electrons in an open shell break the others. If the search for the space group fails, only the identity and time
-    reversal are returned.
+    whole electrons in an open shell break the others. If the search for the space group fails, only the identity and
+    time reversal are returned.
 
     Parameters
     ----------
