@@ -241,7 +241,7 @@ def test_a_search_that_fails_leaves_time_reversal_alone():
 
 
 def test_orbits_of_a_box_that_an_operation_leaves_are_an_error():
-    with pytest.raises(ValueError, match="do not map a box"):
+    with pytest.raises(ValueError, match="do not map an FFT box"):
         symmetry_of(bulk("Si")).grid_orbits((30, 30, 30))
 
 

@@ -1,1 +1,1 @@
-"""The Kohn-Sham core: plane waves in torch, Hartree atomic units; knows nothing of ASE, files or names."""
+"""The Kohn-Sham core: plane waves in torch, in Hartree atomic units. It does not depend on ASE or read files."""

@@ -1,13 +1,14 @@
-"""What an SCF gives, as differentiable functions of atoms, strain and the functional's parameters.
+"""Results of an SCF as differentiable functions of displacements, strain and the functional's parameters.
 
-The free energy E(lambda, x) is stationary in the orbitals and occupations x, so that F' = dE/dlambda at fixed x. For
-a loss L(F', fields, eigenvalues) take the perturbation of H that L itself makes, H_L = dL/dx: its first-order response
-dx gives all gradients at once,
+The free energy E(lambda, x) is stationary in the orbitals and occupations x, so that F' = dE/dlambda at fixed x. A loss
+L(F', fields, eigenvalues) defines a perturbation of H, H_L = dL/dx. The first-order response dx to H_L gives all
+gradients at once,
 
     dL/dlambda = d/dlambda [ w E_lambda + E_x dx + L ] at fixed x and dx,    w = dL/dF',
 
-one linear system for any number of parameters (S. Baroni, S. de Gironcoli, A. Dal Corso and P. Giannozzi, Rev. Mod.
-Phys. 73, 515 (2001), section II, with the roles of the two perturbations exchanged where the loss is one of them).
+so that any number of parameters requires only one linear system. The method is that of S. Baroni, S. de Gironcoli,
+A. Dal Corso and P. Giannozzi, Rev. Mod. Phys. 73, 515 (2001), section II. The loss is one of the two perturbations, and
+the roles of the two are exchanged.
 """
 
 from collections.abc import Sequence
@@ -27,28 +28,28 @@ from .movement import Movement
 from .response import FirstOrder, OrbitalPerturbation, Response
 from .response_solvers import ResponseError
 
-NO_FERMI_LEVEL = 1e-6  # larger derivatives of a loss by the Fermi level of an insulator are an error
+NO_FERMI_LEVEL = 1e-6  # larger derivatives of a loss with respect to the Fermi level of an insulator are an error
 
 
 @dataclass(frozen=True, eq=False)
 class Differentiable:
-    """A ground state as tensors with gradients; anything made of them goes through `backward`.
+    """A ground state as tensors with gradients; any function of them can be differentiated by `backward`.
 
-    Losses on the free energy alone are differentiated without a response; any other loss solves one system of linear
-    equations, which raises `ResponseError` if there is no response or it was not found.
+    The gradient of a loss that depends only on the free energy needs no response. Any other loss requires the solution
+    of one linear system. `backward` raises `ResponseError` if there is no solution or it does not converge.
 
     Attributes
     ----------
     state : GroundState
-        That of these numbers.
+        The ground state.
     free_energy : Tensor
-        Scalar F, Hartree.
+        Scalar, F, Hartree.
     fields : Tensor
-        (nfields, n1, n2, n3): `GroundState.fields` on the grid.
+        (nfields, n1, n2, n3) `GroundState.fields` in real space.
     eigenvalues : Tensor
-        (nspin, nk, nbands) Hartree. Of degenerate levels only symmetric functions have derivatives.
+        (nspin, nk, nbands), Hartree. For degenerate levels only symmetric functions of them have derivatives.
     fermi_levels : Tensor
-        (nspin,) Hartree.
+        (nspin,), Hartree.
     """
 
     state: GroundState
@@ -56,23 +57,23 @@ class Differentiable:
     fields: Tensor
     eigenvalues: Tensor
     fermi_levels: Tensor
-    _displacements: Tensor  # (natoms, 3) and
-    _strain: Tensor  # (3, 3), that this is a function of, both zero
-    _slopes: tuple[Tensor, Tensor]  # zeros that carry the gradients of dF by them
+    _displacements: Tensor  # (natoms, 3), zero
+    _strain: Tensor  # (3, 3), zero
+    _slopes: tuple[Tensor, Tensor]  # zeros that carry the gradients of dF/d(displacements) and dF/d(strain)
 
     @property
     def fermi_level(self) -> Tensor:
-        """(), Hartree; the higher one where the spins have their own."""
+        """Fermi level, (), Hartree; the higher one if each spin channel has its own."""
         return self.fermi_levels.max()
 
     @cached_property
     def occupations(self) -> Tensor:
-        """(nspin, nk, nbands) in [0, 1] per spin orbital."""
+        """(nspin, nk, nbands) electrons in [0, 1] per spin orbital."""
         return self.state.smearing.occupations(self.eigenvalues, self.fermi_levels[:, None, None])
 
     @cached_property
     def energy(self) -> Tensor:
-        """Free energy extrapolated to zero width of the smearing (), Hartree."""
+        """Free energy extrapolated to zero width of the smearing, (), Hartree."""
         smearing, degeneracy = self.state.smearing, 2 / self.state.crystal.nspin
         entropy = (
             smearing.entropy(self.eigenvalues, self.fermi_levels[:, None, None]).sum((0, 2)) @ self.state.basis.weights
@@ -81,15 +82,15 @@ class Differentiable:
 
     @cached_property
     def forces(self) -> Tensor:
-        """(natoms, 3) Hartree/bohr."""
+        """(natoms, 3) forces, Hartree/bohr."""
         forces, _ = self._derivatives
-        # displacements come before the strain: r = (1 + strain)^T (r_0 + u)
+        # displacements are applied before the strain: r = (1 + strain)^T (r_0 + u)
         stretch = torch.eye(3, dtype=torch.float64, device=forces.device) + self._strain
         return (forces - self._slopes[0]) @ torch.linalg.inv(stretch).mT
 
     @cached_property
     def stress(self) -> Tensor:
-        """(3, 3) of the strained cell, Hartree/bohr^3."""
+        """(3, 3) stress of the strained cell, Hartree/bohr^3."""
         _, stress = self._derivatives
         volume = self.state.crystal.volume
         stretch = torch.eye(3, dtype=torch.float64, device=stress.device) + self._strain
@@ -107,28 +108,28 @@ def differentiable(
     strain: Tensor | None = None,
     tolerance: float | None = None,
 ) -> Differentiable:
-    """A ground state as a differentiable function of the functional's parameters and, where given, of the atoms.
+    """Return a ground state as a function of the functional's parameters and, if given, of displacements and strain.
 
     Parameters
     ----------
     state : GroundState
-        Already found.
+        Converged ground state.
     displacements : Tensor, optional
-        (natoms, 3) zeros, bohr, before the strain.
+        (natoms, 3) zeros, bohr. Displacements are applied before the strain.
     strain : Tensor, optional
-        (3, 3) zeros: r -> (1 + strain) r, along periodic directions.
+        (3, 3) zeros, dimensionless: r -> (1 + strain) r along periodic directions.
     tolerance : float, optional
-        Relative error of the response; by default that of the state's own density.
+        Relative error of the response; default: that of the state's density.
 
     Raises
     ------
     ValueError
-        If atoms or cell are to move in a basis that uses the symmetry of the crystal.
+        If displacements or strain require gradients, and the basis uses the symmetry of the crystal.
     """
     crystal = state.crystal
     moving = any(x is not None and x.requires_grad for x in (displacements, strain))
     if moving and len(state.basis.symmetry) > 1:
-        raise ValueError("derivatives by positions and strain need a ground state without symmetry")
+        raise ValueError("derivatives with respect to positions and strain need a ground state without symmetry")
     displacements = torch.zeros_like(crystal.positions) if displacements is None else displacements
     strain = crystal.along_periods(torch.zeros_like(crystal.lattice) if strain is None else strain)
     numbers = _GroundState.apply(state, tolerance, displacements, strain, *state.parameters)
@@ -139,7 +140,7 @@ def differentiable(
 
 
 class _GroundState(torch.autograd.Function):
-    """(displacements, strain, parameters) -> (free energy, fields, eigenvalues, Fermi levels, zeros for dF/d...)."""
+    """(displacements, strain, parameters) -> (free energy, fields, eigenvalues, Fermi levels, zeros of `_slopes`)."""
 
     @staticmethod
     def forward(
@@ -152,7 +153,7 @@ class _GroundState(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.state, ctx.tolerance = state, tolerance
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*parameters)  # torch notices if they have changed in between
+        ctx.save_for_backward(*parameters)  # torch raises an error if they change before `backward`
         free_energy = torch.full_like(state.fields.real[0, 0], state.free_energy)
         fields = state.basis.grid.to_real(state.fields)
         zeros = torch.zeros_like(displacements), torch.zeros_like(strain)
@@ -181,7 +182,7 @@ class _GroundState(torch.autograd.Function):
 
 
 def _first_derivatives(state: GroundState, parameters: Sequence[Tensor], moving: bool) -> list[Tensor]:
-    """Derivatives of the free energy by displacements, strain and parameters."""
+    """Return derivatives of the free energy with respect to displacements, strain and parameters."""
     crystal = state.crystal
     movements = [torch.zeros_like(crystal.positions), torch.zeros_like(crystal.lattice)]
     if moving:
@@ -193,18 +194,18 @@ def _first_derivatives(state: GroundState, parameters: Sequence[Tensor], moving:
 
 
 class _Adjoint:
-    """The perturbation that a loss makes, the response to it, and the gradients which follow.
+    """The perturbation defined by a loss, the response to it, and the gradients of the loss.
 
     Parameters
     ----------
     state, tolerance
-        As for `differentiable`.
+        Parameters of `differentiable`.
     fields, eigenvalues, fermi_levels : Tensor or None
-        Derivatives of the loss by these.
+        Derivatives of the loss with respect to these.
     along : sequence of Tensor or None
-        Those by dF/d(displacements) and dF/d(strain).
+        Derivatives of the loss with respect to dF/d(displacements) and dF/d(strain).
     moving : bool
-        Whether gradients by displacements and strain are wanted.
+        Whether to compute gradients with respect to displacements and strain.
     """
 
     def __init__(
@@ -220,7 +221,7 @@ class _Adjoint:
         self.state, self.moving, self.response = state, moving, Response(state, tolerance)
         crystal, basis = state.crystal, state.basis
         real = basis.grid.to_real(state.fields)
-        # all that a functional sees is symmetric, and so is what acts on a loss
+        # the fields are symmetric, so only the symmetric part of the derivatives matters
         self.by_fields = torch.zeros_like(real) if fields is None else basis.orbits.symmetrize(fields)
         self.levels = self._levels(eigenvalues, fermi_levels)
         zeros = torch.zeros_like(crystal.positions), torch.zeros_like(crystal.lattice)
@@ -234,7 +235,7 @@ class _Adjoint:
         self.kinetic = state.kinetic_tensors() if strained else None
 
     def _levels(self, eigenvalues: Tensor | None, fermi_levels: Tensor | None) -> Tensor:
-        """Derivatives of the loss by eigenvalues, those by Fermi levels included: occupations of its density."""
+        """Return derivatives of the loss with respect to eigenvalues, including those through the Fermi levels."""
         response = self.response
         levels = torch.zeros_like(self.state.eigenvalues) if eigenvalues is None else eigenvalues.clone()
         if fermi_levels is None:
@@ -244,11 +245,11 @@ class _Adjoint:
             if metallic:  # dmu = sum f' de / sum f'
                 levels[spins, :, : response.nbands] += weight * derivatives / derivatives.sum()
             elif abs(float(weight)) > NO_FERMI_LEVEL:
-                raise ResponseError("the Fermi level lies in a gap: it has no derivatives")
+                raise ResponseError("the Fermi level lies in a gap, where it has no derivatives")
         return levels
 
     def derivatives(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients of the loss by displacements, strain (zero if not wanted) and parameters."""
+        """Return gradients of the loss with respect to displacements, strain (zero unless `moving`) and parameters."""
         state, response = self.state, self.response
         crystal, basis, energy = state.crystal, state.basis, response.energy
         perturbation = self.by_fields * (basis.grid.size / crystal.volume)
@@ -257,7 +258,7 @@ class _Adjoint:
             movement = Movement(response, self.along, self.kinetic)
             perturbation, added = perturbation + movement.perturbation, movement.apply
         change = torch.zeros_like(state.fields)
-        # de_n = <n|dH|n>: a loss on eigenvalues is one on H, with these as occupations
+        # de_n = <n|dH|n>: derivatives with respect to eigenvalues act as occupations of the orbitals
         if bool(self.levels.any()):
             change = energy.fields_of(state.orbitals, self.levels)
             perturbation = perturbation + response.kernel(change)
@@ -273,7 +274,10 @@ class _Adjoint:
         return total
 
     def _by_density(self, change: Tensor, first: FirstOrder | None, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients of w E_lambda + E_x dx + L, of the energies that depend on fields (nfields, n1, n2, n3)."""
+        """Return gradients of w E_lambda + E_x dx + L, without the part of orbital terms.
+
+        `change` (nfields, n1, n2, n3) is the change of the fields.
+        """
         state, basis = self.state, self.state.basis
         with torch.enable_grad():
             movements, crystal = movable(state.crystal)
@@ -292,14 +296,14 @@ class _Adjoint:
 
     def _changed_kinetic(self, first: FirstOrder) -> Tensor:
         energy = self.response.energy
-        of_first = energy.kinetic_tensors(first.orbitals, first.electrons)
-        of_levels = energy.kinetic_tensors(self.state.orbitals, self.levels)
-        assert of_first is not None
-        assert of_levels is not None
-        return of_first + of_levels
+        by_response = energy.kinetic_tensors(first.orbitals, first.electrons)
+        by_levels = energy.kinetic_tensors(self.state.orbitals, self.levels)
+        assert by_response is not None
+        assert by_levels is not None
+        return by_response + by_levels
 
     def _by_orbitals(self, first: FirstOrder) -> list[Tensor]:
-        """Gradients by displacements and strain of the same, of the energies that depend on orbitals."""
+        """Return the part of orbital terms in these gradients, with respect to displacements and strain."""
         state, electrons = self.state, self.state.electrons
 
         def of_block(block: Block, psi: Tensor, changed: Tensor) -> list[Tensor]:
@@ -307,8 +311,8 @@ class _Adjoint:
             with torch.enable_grad():
                 movements, crystal = movable(state.crystal)
                 energy = state.total_energy(state.system.at(crystal))
-                of_first = energy.of_orbitals(block, changed, first.electrons[at]).sum()
-                total = of_first + energy.of_orbitals(block, psi, self.levels[at]).sum()
+                first_order = energy.of_orbitals(block, changed, first.electrons[at]).sum()
+                total = first_order + energy.of_orbitals(block, psi, self.levels[at]).sum()
                 if self.moved:
                     energies = energy.of_orbitals(block, psi, electrons[at]).sum()
                     slopes = gradients(energies, movements, create_graph=True)

@@ -1,7 +1,8 @@
-"""The spherical pseudo-atom: densities and orbitals to start from.
+"""The spherical pseudo-atom, which provides initial densities and orbitals.
 
-The neutral atom in the configuration of its table, in even-tempered Gaussians r^l exp(-a r^2), with the exchange of the
-uniform gas; the density is the table's own, if it has one. It needs no more accuracy than a start: some milli-Hartree.
+The neutral atom has the configuration of its pseudopotential table. Its orbitals are expanded in even-tempered
+Gaussians r^l exp(-a r^2), and its exchange energy is that of the uniform electron gas. If the table contains a density,
+it replaces the computed one. An accuracy of some milli-Hartree is sufficient for an initial guess.
 """
 
 import math
@@ -22,14 +23,14 @@ Array = NDArray[np.float64]
 EXPONENTS = 0.04 * 1.9 ** np.arange(13)  # bohr^-2, up to 88
 _X = (np.arange(500) + 0.5) / 500
 RADII = 14.0 * _X**2  # bohr
-WEIGHTS = 28.0 * _X / 500  # of the integral over r
-TAIL = 0.03  # electrons outside of an atom's radius
-WAVE_NUMBERS = np.linspace(0.0, 40.0, 401)  # bohr^-1; no start density has waves beyond
+WEIGHTS = 28.0 * _X / 500  # weights of integrals over r, bohr
+TAIL = 0.03  # number of electrons outside of the radius of an atom
+WAVE_NUMBERS = np.linspace(0.0, 40.0, 401)  # bohr^-1; initial densities are zero beyond
 
 
 @dataclass(frozen=True)
 class Shell:
-    """One occupied level: l, its electrons, and its coefficients (nexponents,) of r^l exp(-a r^2) Y_lm."""
+    """An occupied level: angular momentum, number of electrons, coefficients (nexponents,) of r^l exp(-a r^2) Y_lm."""
 
     l: int  # noqa: E741
     electrons: float
@@ -38,17 +39,17 @@ class Shell:
 
 @dataclass(frozen=True, eq=False)
 class PseudoAtom:
-    """A solved pseudo-atom.
+    """The solution of a pseudo-atom.
 
     Attributes
     ----------
     shells : tuple of Shell
         Occupied levels.
     spline : CubicSpline
-        Fourier transforms of the density, electrons, and of the kinetic energy density, Hartree, of the wave number in
-        bohr^-1.
+        Fourier transforms of the density, electrons, and of the kinetic energy density, Hartree, as functions of the
+        wave number, bohr^-1.
     radius : float
-        Of the sphere that holds all electrons but `TAIL` of them, bohr.
+        Radius of the sphere outside of which there are `TAIL` electrons, bohr.
     """
 
     shells: tuple[Shell, ...]
@@ -56,11 +57,11 @@ class PseudoAtom:
     radius: float
 
     def density(self, q2: Tensor) -> Tensor:
-        """Fourier transform of the density, electrons, at squared wave numbers `q2` (any shape), bohr^-2."""
+        """Return the Fourier transform of the density, electrons, at squared wave numbers `q2` (any shape), bohr^-2."""
         return self._transforms(q2)[..., 0]
 
     def tau(self, q2: Tensor) -> Tensor:
-        """Fourier transform of the kinetic energy density, Hartree, at squared wave numbers `q2` (any shape)."""
+        """Return the Fourier transform of tau, Hartree, at squared wave numbers `q2` (any shape), bohr^-2."""
         return self._transforms(q2)[..., 1]
 
     def _transforms(self, q2: Tensor) -> Tensor:
@@ -68,9 +69,9 @@ class PseudoAtom:
         return torch.as_tensor(self.spline(q), dtype=q2.dtype, device=q2.device)
 
     def orbital(self, shell: Shell, q2: Tensor) -> Tensor:
-        """Radial Fourier transform of a shell divided by q^l, shaped as `q2`.
+        """Return the radial Fourier transform of a shell divided by q^l, with the shape of `q2` (bohr^-2).
 
-        r^l exp(-a r^2) Y_lm -> (-i)^l (pi/a)^(3/2) (q / 2a)^l exp(-q^2 / 4a) Y_lm; the phase is the caller's.
+        r^l exp(-a r^2) Y_lm -> (-i)^l (pi/a)^(3/2) (q / 2a)^l exp(-q^2 / 4a) Y_lm, here without the phase (-i)^l.
         """
         total = torch.zeros_like(q2)
         for c, a in zip(shell.coefficients.tolist(), EXPONENTS.tolist()):
@@ -80,7 +81,7 @@ class PseudoAtom:
 
 @lru_cache(maxsize=256)
 def pseudo_atom(table: Pseudopotential) -> PseudoAtom:
-    """Solve the pseudo-atom of a table; each table once in a process."""
+    """Solve the pseudo-atom of a table; the result is kept for later calls."""
     local = table.local_in_space(RADII)
     core = np.zeros_like(RADII) if table.core is None else table.core.in_space(RADII)
     fixed = [_basis_and_ion(table, angular) for angular in range(len(table.configuration))]
@@ -111,7 +112,7 @@ def pseudo_atom(table: Pseudopotential) -> PseudoAtom:
 
 
 def _kinetic(shell: Shell) -> Array:
-    """Kinetic energy density on RADII, Hartree bohr^-3: f / 4 pi * 1/2 (R'^2 + l (l + 1) R^2 / r^2)."""
+    """Return tau of a shell on RADII, Hartree bohr^-3: f / 4 pi * 1/2 (R'^2 + l (l + 1) R^2 / r^2)."""
     a = EXPONENTS[:, None]
     waves = RADII**shell.l * np.exp(-a * RADII**2)
     value, slope = shell.coefficients @ waves, shell.coefficients @ (waves * (shell.l / RADII - 2 * a * RADII))
@@ -119,7 +120,7 @@ def _kinetic(shell: Shell) -> Array:
 
 
 def _basis_and_ion(table: Pseudopotential, angular: int) -> tuple[Array, Array, Array]:
-    """r times the Gaussians (n, nr), their overlap (n, n), kinetic plus separable energy (n, n)."""
+    """Return r times the Gaussians (n, nr), their overlap (n, n), and kinetic plus nonlocal energy (n, n), Hartree."""
     a = EXPONENTS[:, None]
     waves = RADII ** (angular + 1) * np.exp(-a * RADII**2)
     slopes = waves * ((angular + 1) / RADII - 2 * a * RADII)
@@ -132,13 +133,13 @@ def _basis_and_ion(table: Pseudopotential, angular: int) -> tuple[Array, Array, 
 
 
 def _filling(electrons: float, angular: int) -> list[float]:
-    """Electrons in each level of one l, lowest first."""
+    """Return the number of electrons in each level of one angular momentum, lowest level first."""
     full = 2 * (2 * angular + 1)
     return [min(full, electrons - start) for start in range(0, math.ceil(electrons), full)]
 
 
 def _screening(density: Array, core: Array) -> Array:
-    """Hartree potential on RADII of a spherical density, and exchange potential of it with that of the core."""
+    """Return the Hartree potential of the density plus the exchange potential of density and core, on RADII."""
     shells = 4 * math.pi * RADII**2 * density * WEIGHTS
     inside = np.cumsum(shells) - 0.5 * shells
     outside = np.cumsum((shells / RADII)[::-1])[::-1] - 0.5 * shells / RADII

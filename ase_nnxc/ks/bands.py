@@ -1,4 +1,4 @@
-"""Bands in the potential of a ground state: its own, the empty ones included, or those at any other k-points."""
+"""Bands in the potential of a ground state, at its own k-points with all empty bands, or at other k-points."""
 
 from dataclasses import replace
 
@@ -14,14 +14,14 @@ from .kpoints import Block
 from .scf import missing_bands
 from .total_energy import TotalEnergy
 
-TOLERANCE = 1e-5  # residual norm of a band, Hartree; the error of an eigenvalue is of the order of its square
-ROUNDS = 30  # most diagonalisations of a k-point
+TOLERANCE = 1e-5  # residual norm of a band, Hartree; the error of an eigenvalue is of second order in it
+ROUNDS = 30  # the largest number of diagonalisations of a block
 
 
 def converge_bands(state: GroundState) -> tuple[Tensor, list[Tensor]]:
-    """Eigenpairs of H at the density of a ground state, as many as it has bands.
+    """Return converged eigenpairs of all bands of a ground state, in its potential.
 
-    An SCF converges the higher empty ones no better than it needs them.
+    An SCF does not converge the higher empty bands.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def converge_bands(state: GroundState) -> tuple[Tensor, list[Tensor]]:
     Raises
     ------
     ConvergenceError
-        If some do not converge.
+        If some bands do not converge.
     """
     energy = state.total_energy()
     nbands = state.eigenvalues.shape[-1]
@@ -41,23 +41,23 @@ def converge_bands(state: GroundState) -> tuple[Tensor, list[Tensor]]:
 
 
 def bands_at(state: GroundState, kpoints: Tensor, nbands: int | None = None) -> GroundState:
-    """A ground state with the bands at other k-points in place of those that made its density.
+    """Return the ground state with its bands replaced by bands at other k-points.
 
     Parameters
     ----------
     state : GroundState
-        Whose potential and Fermi level are kept.
+        Ground state; its potential and Fermi level are kept.
     kpoints : Tensor
-        (nk, 3) fractional, in any order; all have the same weight.
+        (nk, 3), fractional, in any order; all have the same weight.
     nbands : int, optional
-        At each k-point; default: as many as the state has.
+        Number of bands at each k-point; default: that of the state.
 
     Raises
     ------
     ConvergenceError
-        If some do not converge.
+        If some bands do not converge.
     ValueError
-        If there are not so many plane waves.
+        If `nbands` is larger than the number of plane waves.
     """
     crystal, shape = state.crystal, state.basis.grid.shape
     points = kpoints.to(crystal.device)
@@ -66,7 +66,7 @@ def bands_at(state: GroundState, kpoints: Tensor, nbands: int | None = None) -> 
     energy = state.total_energy(system)
     nbands = nbands or state.eigenvalues.shape[-1]
     if nbands > system.basis.fewest_waves:
-        raise ValueError(f"{nbands} bands were asked for; there are only {system.basis.fewest_waves} plane waves")
+        raise ValueError(f"nbands={nbands}: expected at most {system.basis.fewest_waves}, the number of plane waves")
     start = rough_orbitals(energy, state.fields, nbands + missing_bands(system, nbands))
     eigenvalues, orbitals = _converge(energy, state, start, nbands)
     occupations = state.smearing.occupations(eigenvalues, state.fermi_levels[:, None, None])
@@ -74,10 +74,10 @@ def bands_at(state: GroundState, kpoints: Tensor, nbands: int | None = None) -> 
 
 
 def _converge(energy: TotalEnergy, state: GroundState, start: list[Tensor], nbands: int) -> tuple[Tensor, list[Tensor]]:
-    """The lowest `nbands` eigenpairs in the potential of a state.
+    """Return the lowest `nbands` eigenpairs in the potential of a state.
 
-    `start` has a few more orbitals: without these the highest would converge slowly, as it lies next to bands that are
-    left out.
+    `start` should contain a few more orbitals. Without them the highest band would converge slowly, because the next
+    bands have similar energies.
     """
     potential, kpoints = energy.potential(state.fields).values, energy.system.kpoints
 

@@ -1,8 +1,9 @@
-"""Plane waves: spheres |k+G|^2 / 2 <= ecut, the FFT box they live in, and the grid of the density.
+"""Plane waves: spheres |k+G|^2 / 2 <= ecut, the FFT box that holds them, and the grid of the density.
 
-Normalisation, stated here for the whole core: an orbital is psi(r) = Omega^(-1/2) sum_G c_G exp(i (k+G) r) with
-sum_G |c_G|^2 = 1, so that on the FFT box Omega^(1/2) psi = sum_G c_G exp(i G r) has mean square one. A density or a
-potential is f(r) = sum_G f_G exp(i G r); real fields keep only the half of their coefficients that torch's rfftn keeps.
+The whole core uses this normalisation. An orbital is psi(r) = Omega^(-1/2) sum_G c_G exp(i (k+G) r) with
+sum_G |c_G|^2 = 1; on the FFT box Omega^(1/2) psi = sum_G c_G exp(i G r), without the phase exp(i k r), has mean square
+one. A density or a potential is f(r) = sum_G f_G exp(i G r). Real fields store the half of their coefficients that
+torch's rfftn returns.
 """
 
 import math
@@ -18,7 +19,7 @@ from .symmetry import GridOrbits, Symmetry
 
 
 def smooth_size(minimum: int, multiple: int = 1) -> int:
-    """Smallest number >= `minimum` that `multiple` divides and that has no prime factor above 7."""
+    """Return the smallest multiple of `multiple` that is at least `minimum` and has no prime factor above 7."""
     n = math.ceil(minimum / multiple) * multiple
     while not _is_smooth(n):
         n += multiple
@@ -33,13 +34,13 @@ def _is_smooth(n: int) -> bool:
 
 
 def sphere_extents(lattice: Tensor, ecut: float) -> list[float]:
-    """Half-extents of the density's sphere |G| <= 2 sqrt(2 ecut) along the three indices of G."""
+    """Return the largest values of the three indices of G in the density's sphere |G| <= 2 sqrt(2 ecut), as floats."""
     lengths = torch.linalg.vector_norm(lattice, dim=1).tolist()
     return [2 * math.sqrt(2 * ecut) * a / (2 * math.pi) for a in lengths]
 
 
 def fft_box(lattice: Tensor, ecut: float, multiples: Sequence[int] = (1, 1, 1)) -> tuple[int, int, int]:
-    """Smallest FFT box that holds products of two orbitals without aliasing.
+    """Return the smallest FFT box that holds products of two orbitals without aliasing.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def fft_box(lattice: Tensor, ecut: float, multiples: Sequence[int] = (1, 1, 1)) 
     ecut : float
         Cutoff of the orbitals, Hartree.
     multiples : sequence of int
-        What each size must be a multiple of (symmetry).
+        Each size is a multiple of the respective number; see `Symmetry.box_multiples`.
     """
     extents = sphere_extents(lattice, ecut)
     sizes = [smooth_size(2 * math.floor(g + 1e-9) + 1, m) for g, m in zip(extents, multiples)]
@@ -56,12 +57,12 @@ def fft_box(lattice: Tensor, ecut: float, multiples: Sequence[int] = (1, 1, 1)) 
 
 
 def box_holds_sphere(shape: Sequence[int], lattice: Tensor, ecut: float) -> bool:
-    """Whether the density's sphere of this cutoff fits the FFT box `shape`."""
+    """Whether the FFT box `shape` holds the density's sphere of the cutoff `ecut` (Hartree)."""
     return all(n >= 2 * math.floor(g + 1e-9) + 1 for n, g in zip(shape, sphere_extents(lattice, ecut)))
 
 
 def _integers_in_sphere(reciprocal: Tensor, centre: Tensor, radius: float) -> Tensor:
-    """All integer triples (n, 3) with |(triple + centre) @ reciprocal| <= radius."""
+    """Return all integer triples (n, 3) with |(triple + centre) @ reciprocal| <= radius."""
     lengths = torch.linalg.vector_norm(torch.linalg.inv(reciprocal), dim=0)  # |a_i| / 2 pi
     bounds = [(radius * a, c) for a, c in zip(lengths.tolist(), centre.tolist())]
     axes = [
@@ -84,11 +85,11 @@ class Sphere:
     kpoint : Tensor
         (3,), fractional.
     weight : float
-        Share of the k-point in an average over the zone; the shares add up to one.
+        Weight of the k-point in an average over the Brillouin zone. The weights add up to one.
     miller : Tensor
-        (npw, 3) int64, the G of each plane wave.
+        (npw, 3) int64, integer indices of the G of each plane wave.
     index : Tensor
-        (npw,) int64, place of each G in the flattened FFT box.
+        (npw,) int64, index of each G in the flattened FFT box.
     """
 
     kpoint: Tensor
@@ -102,15 +103,15 @@ class Sphere:
         return len(self.miller)
 
     def wavevectors(self, reciprocal: Tensor) -> Tensor:
-        """k+G (npw, 3), bohr^-1, differentiable in the reciprocal lattice."""
+        """Return k+G (npw, 3), bohr^-1, differentiable in the reciprocal lattice."""
         return (self.miller.to(reciprocal.dtype) + self.kpoint) @ reciprocal
 
     def half_squares(self, reciprocal: Tensor) -> Tensor:
-        """|k+G|^2 / 2 (npw,), Hartree, differentiable in the reciprocal lattice."""
+        """Return |k+G|^2 / 2 (npw,), Hartree, differentiable in the reciprocal lattice."""
         return 0.5 * self.wavevectors(reciprocal).square().sum(-1)
 
     def phases(self, positions: Tensor) -> Tensor:
-        """exp(-i (k+G) R) of atoms at fractional `positions` (natoms, 3): complex (natoms, npw), differentiable."""
+        """Return exp(-i (k+G) R) (natoms, npw) for fractional `positions` (natoms, 3), differentiable."""
         angle = -2 * math.pi * (positions @ (self.miller.to(positions.dtype) + self.kpoint).mT)
         return torch.complex(torch.cos(angle), torch.sin(angle))
 
@@ -124,11 +125,11 @@ class DensityGrid:
     shape : tuple of int
         FFT box (n1, n2, n3).
     miller : Tensor
-        (ng, 3) int64; the first is G = 0.
+        (ng, 3) int64, integer indices of each G; the first is G = 0.
     index : Tensor
-        (ng,) int64, place in the flattened half box (n1, n2, n3 // 2 + 1) of torch's rfftn.
+        (ng,) int64, index of each G in the flattened half box (n1, n2, n3 // 2 + 1) of torch's rfftn.
     multiplicity : Tensor
-        (ng,) float64: how often a coefficient stands for itself and its complex conjugate, 1 or 2.
+        (ng,) float64, 2 for a coefficient that also represents -G, which is not stored; otherwise 1.
     """
 
     shape: tuple[int, int, int]
@@ -138,15 +139,15 @@ class DensityGrid:
 
     @property
     def size(self) -> int:
-        """Number of points of the box."""
+        """Number of points of the FFT box."""
         return math.prod(self.shape)
 
     def wavevectors(self, reciprocal: Tensor) -> Tensor:
-        """G (ng, 3), bohr^-1, differentiable in the reciprocal lattice."""
+        """Return G (ng, 3), bohr^-1, differentiable in the reciprocal lattice."""
         return self.miller.to(reciprocal.dtype) @ reciprocal
 
     def to_real(self, coefficients: Tensor) -> Tensor:
-        """Real field (..., n1, n2, n3) of Fourier coefficients (..., ng)."""
+        """Return the real field (..., n1, n2, n3) of Fourier coefficients (..., ng)."""
         n1, n2, n3 = self.shape
         lead = coefficients.shape[:-1]
         half = coefficients.new_zeros((*lead, n1 * n2 * (n3 // 2 + 1)))
@@ -154,31 +155,31 @@ class DensityGrid:
         return torch.fft.irfftn(half.view(*lead, n1, n2, n3 // 2 + 1), s=self.shape, dim=(-3, -2, -1), norm="forward")
 
     def to_fourier(self, field: Tensor) -> Tensor:
-        """Fourier coefficients (..., ng) of a real field (..., n1, n2, n3)."""
+        """Return the Fourier coefficients (..., ng) of a real field (..., n1, n2, n3)."""
         half = torch.fft.rfftn(field, dim=(-3, -2, -1), norm="forward")
         return half.flatten(-3).index_select(-1, self.index)
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
-        """Sum over all G of conj(a_G) b_G for the coefficients (..., ng) of two real fields: a real number."""
+        """Return the sum over all G of conj(a_G) b_G, real (...), for the coefficients (..., ng) of two real fields."""
         return ((a.real * b.real + a.imag * b.imag) * self.multiplicity).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Everything about the plane waves of one cell.
+    """The plane waves, k-points and density grid of one cell.
 
     Attributes
     ----------
     ecut : float
-        Cutoff, Hartree.
+        Cutoff energy, Hartree.
     spheres : tuple of Sphere
-        One for each irreducible k-point.
+        Plane waves of each irreducible k-point.
     grid : DensityGrid
-        FFT box and the density's coefficients.
+        FFT box and Fourier coefficients of the density.
     symmetry : Symmetry
-        Operations kept: those that map the k mesh and the FFT box onto themselves.
+        Symmetry operations that map the mesh of k-points and the FFT box onto themselves.
     smooth_cutoff : bool
-        Whether the kinetic energy rises to infinity at the cutoff (see `terms.kinetic`).
+        Whether the kinetic energy rises to infinity at the cutoff; see `terms.kinetic`.
     """
 
     ecut: float
@@ -189,12 +190,12 @@ class Basis:
 
     @cached_property
     def orbits(self) -> GridOrbits:
-        """Sets of grid points that symmetry makes equal."""
+        """Sets of grid points that are equivalent by symmetry."""
         return self.symmetry.grid_orbits(self.grid.shape).to(self.grid.index.device)
 
     @property
     def fewest_waves(self) -> int:
-        """Number of plane waves of the k-point that has the fewest."""
+        """Smallest number of plane waves of any k-point."""
         return min(sphere.npw for sphere in self.spheres)
 
     @cached_property
@@ -211,22 +212,22 @@ def make_basis(
     fft_shape: tuple[int, int, int],
     smooth_cutoff: bool = False,
 ) -> Basis:
-    """Build spheres and grid for a crystal.
+    """Return the plane waves and the grid of a crystal.
 
     Parameters
     ----------
     crystal : Crystal
-        The cell.
+        Cell and atoms.
     ecut : float
-        Cutoff, Hartree.
+        Cutoff energy, Hartree.
     kpoints : Tensor
-        (nk, 3) the whole mesh, fractional.
+        (nk, 3) the complete mesh, fractional.
     symmetry : Symmetry
-        Operations of the crystal; those that break mesh or box are left out.
+        Operations of the crystal. Those that do not map the mesh and the box onto themselves are removed.
     fft_shape : tuple of int
-        FFT box.
+        FFT box (n1, n2, n3).
     smooth_cutoff : bool
-        Use the kinetic energy that rises to infinity at the cutoff.
+        Whether the kinetic energy rises to infinity at the cutoff.
 
     Raises
     ------
@@ -245,7 +246,7 @@ def make_basis(
 
 
 def make_sphere(crystal: Crystal, ecut: float, kpoint: Tensor, weight: float, shape: Sequence[int]) -> Sphere:
-    """The plane waves up to `ecut` (Hartree) of a k-point (3,) of this weight, in an FFT box."""
+    """Return the plane waves up to `ecut` (Hartree) of a k-point (3,), with their indices in an FFT box `shape`."""
     miller = _integers_in_sphere(crystal.reciprocal, kpoint, math.sqrt(2 * ecut))
     return Sphere(kpoint, weight, miller, _box_index(miller, shape))
 
@@ -263,14 +264,14 @@ def _make_grid(crystal: Crystal, ecut: float, shape: tuple[int, int, int]) -> De
 
 
 def shared_waves(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the triples that two lists (nold, 3) and (nnew, 3) share stand in each: two index tensors (nshared,)."""
+    """Return the indices in `old` (nold, 3) and in `new` (nnew, 3) of the triples in both: two tensors (nshared,)."""
     reach = int(max(old.abs().max(), new.abs().max()))
     shape = (2 * reach + 1,) * 3
-    place = torch.full((math.prod(shape),), -1, dtype=torch.int64, device=new.device)
-    place[_box_index(old, shape)] = torch.arange(len(old), device=new.device)
-    found = place[_box_index(new, shape)]
-    kept = (found >= 0).nonzero().squeeze(-1)
-    return found[kept], kept
+    index_in_old = torch.full((math.prod(shape),), -1, dtype=torch.int64, device=new.device)
+    index_in_old[_box_index(old, shape)] = torch.arange(len(old), device=new.device)
+    index = index_in_old[_box_index(new, shape)]
+    shared = (index >= 0).nonzero().squeeze(-1)
+    return index[shared], shared
 
 
 def _box_index(miller: Tensor, shape: Sequence[int]) -> Tensor:

@@ -1,16 +1,17 @@
-"""When an SCF has converged: what ends it, how well orbitals are solved on the way, and the record of its steps."""
+"""Convergence of the SCF: its tolerance, the schedule of tolerances for the orbitals, and the record of its steps."""
 
 import math
 from dataclasses import dataclass
 
-# residual norms of the first diagonalisation, Hartree: from atoms; from a ground state of other positions; from one of
-# the same positions and another functional, whose small change of the density rougher orbitals would hide
+# Residual norms of the first diagonalisation, Hartree, for a start from atoms, from a ground state at other positions,
+# and from a ground state at the same positions. The last one is small, because a change of the functional alone changes
+# the density only slightly, and the errors of rougher orbitals would be larger than this change.
 FROM_ATOMS, FROM_MOVED, FROM_SAME_POSITIONS = 1e-2, 1e-3, 3.1e-4
-SINGLE_PRECISION = 3e-4  # looser residual norms than this are reached in complex64
+SINGLE_PRECISION = 3e-4  # Hartree; for tolerances above it orbitals are solved in complex64
 
 
 class ConvergenceError(RuntimeError):
-    """The SCF did not reach its tolerance; `history` holds its steps."""
+    """Raised when an SCF or a band calculation does not converge; `history` holds the steps of the SCF."""
 
     def __init__(self, message: str, history: "list[Step]"):
         super().__init__(message)
@@ -24,19 +25,19 @@ class Step:
     Attributes
     ----------
     number : int
-        From 1.
+        Number of the step, from 1.
     free_energy : float
         Harris-Foulkes functional of the input density, Hartree.
     error : float
-        Electrostatic energy of the density's residual, an estimate of the energy's error, Hartree.
+        Estimated error of the energy, Hartree: the electrostatic energy of the density's residual.
     tolerance, residual : float
-        Largest residual norm asked of the occupied orbitals, and the one reached, Hartree.
+        Largest residual norm of the occupied orbitals that was allowed, and that was reached, Hartree.
     fermi_level : float
-        Hartree.
+        Fermi level, Hartree; the higher one if each spin channel has its own.
     moment : float
-        Bohr magnetons.
+        Total magnetic moment, Bohr magnetons.
     applications : int
-        Applications of H, summed over k-points.
+        Number of products of H with an orbital, summed over all blocks.
     seconds : float
         Wall time of the step.
     """
@@ -54,14 +55,14 @@ class Step:
 
 @dataclass(frozen=True)
 class SCFSettings:
-    """What ends an SCF.
+    """Settings that end an SCF.
 
     Attributes
     ----------
     energy : float
-        Error of the energy, Hartree, as estimated by the electrostatic energy of the density's residual.
+        Largest estimated error of the energy, Hartree: the electrostatic energy of the density's residual.
     maxiter : int
-        Largest number of steps.
+        The largest number of steps.
     """
 
     energy: float = 1e-9
@@ -69,23 +70,23 @@ class SCFSettings:
 
 
 class OrbitalTolerance:
-    """Schedule of the residual norms that orbitals must reach: no better than the density deserves.
+    """Schedule of tolerances for the residual norms of orbitals, which follow the error of the density.
 
     Parameters
     ----------
     first : float
-        Of the first diagonalisation, Hartree.
+        Residual norm of the first diagonalisation, Hartree.
     energy : float
-        Error of the energy at which the SCF ends, Hartree.
+        Estimated error of the energy at which the SCF ends, Hartree.
     nelectrons : float
         Number of electrons.
 
     Attributes
     ----------
     value : float
-        For the next diagonalisation, Hartree.
+        Residual norm of the next diagonalisation, Hartree.
     final : float
-        Norm at which an error of the orbitals changes the energy by less than `energy`, Hartree.
+        Residual norm below which errors of the orbitals change the energy by less than `energy`, Hartree.
     """
 
     def __init__(self, first: float, energy: float, nelectrons: float):
@@ -94,11 +95,11 @@ class OrbitalTolerance:
         self._nelectrons = nelectrons
 
     def is_final(self, residual: float) -> bool:
-        """Whether orbitals with this largest residual norm, Hartree, are good enough to end the SCF."""
+        """Whether orbitals with this largest residual norm (Hartree) are accurate enough to end the SCF."""
         return self.value <= self.final and residual <= self.final
 
     def tighten(self, error: float) -> None:
-        """Set `value` for the next step after one with this estimated error of the energy, Hartree."""
+        """Set `value` for the next step from the estimated error of the energy (Hartree) in this step."""
         self.value = min(self.value, 0.2 * math.sqrt(error / self._nelectrons))
-        if self.value < 3 * self.final:  # no further step for its sake
+        if self.value < 3 * self.final:  # avoids an additional step that would only improve the orbitals
             self.value = 0.5 * self.final

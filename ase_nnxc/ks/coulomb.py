@@ -1,16 +1,16 @@
-"""The Coulomb interaction of a boundary condition, as the factor K(G) on each Fourier coefficient of a charge density.
+"""The Coulomb interaction for each boundary condition, as the factor K(G) of a charge density's Fourier coefficients.
 
-Between periodic directions it is 1/r of all images. Along the others it is cut off where the images begin: charges
-that extend over less than half of the cell there interact as isolated ones, and only with each other.
+Along periodic directions charges interact by 1/r with all images. Along the other directions the interaction is cut off
+so that charges which extend over less than half of the cell interact only with each other, not with their images.
 
-- three periodic directions: K = 4 pi / G^2, zero at G = 0 (a neutralising background).
-- two, the third being z: 1/r where |z| < L/2,
+- Three periodic directions: K = 4 pi / G^2, and zero at G = 0 (a neutralising background).
+- Two periodic directions, with z the third: 1/r where |z| < L/2,
       K = 4 pi / G^2 (1 - exp(-G_xy L/2) cos(G_z L/2)),   K(0) = -2 pi (L/2)^2,
   C. A. Rozzi, D. Varsano, A. Marini, E. K. U. Gross and A. Rubio, Phys. Rev. B 73, 205119 (2006); S. Ismail-Beigi,
   Phys. Rev. B 73, 233103 (2006). The potential of a neutral layer goes to zero far from it.
-- none: 1/r in the cell around each charge, that is, of the nearest image (R. Sundararaman and T. A. Arias, Phys. Rev. B
-  87, 165122 (2013)),
-      1/r = erfc(a r) / r + erf(a r) / r,   K = 4 pi / G^2 (1 - exp(-G^2 / 4 a^2)) + FFT of the second.
+- No periodic direction: 1/r of the nearest image, in the cell around each charge (R. Sundararaman and T. A. Arias,
+  Phys. Rev. B 87, 165122 (2013)),
+      1/r = erfc(a r) / r + erf(a r) / r,   K = 4 pi / G^2 (1 - exp(-G^2 / 4 a^2)) + FFT of the second term.
 """
 
 import math
@@ -22,8 +22,8 @@ from torch import Tensor
 from .basis import DensityGrid
 from .crystal import Crystal
 
-# a times half of the shortest length of an isolated cell: erfc(SPLIT) = 2e-12 of the first part is left there, and the
-# grid holds the second for cutoffs above some (10 SPLIT / length)^2 / 2
+# a times half of the shortest length of an isolated cell. The first term is reduced by erfc(SPLIT) = 2e-12 at the cell
+# boundary, and the grid resolves the second term for cutoffs above about (10 SPLIT / length)^2 / 2
 SPLIT = 5.0
 
 
@@ -31,47 +31,47 @@ _kernels: "WeakKeyDictionary[Crystal, tuple[DensityGrid, Tensor]]" = WeakKeyDict
 
 
 def coulomb_kernel(grid: DensityGrid, crystal: Crystal) -> Tensor:
-    """K (ng,), bohr^2, on the density's grid; differentiable in a strain of periodic directions.
+    """Return K (ng,), bohr^2, on the grid of the density, differentiable in a strain along periodic directions.
 
-    It is computed once for a crystal, whose terms share it.
+    The result is kept for the crystal, so that all terms share it.
 
     Raises
     ------
     ValueError
-        If one direction alone is periodic.
+        If exactly one direction is periodic.
     """
-    known = _kernels.get(crystal)
-    if known is None or known[0] is not grid:
+    cached = _kernels.get(crystal)
+    if cached is None or cached[0] is not grid:
         nearest = not any(crystal.pbc)
         kernel = _nearest_image(grid, crystal) if nearest else lattice_kernel(grid.miller, crystal.lattice, crystal.pbc)
-        known = _kernels[crystal] = grid, kernel
-    return known[1]
+        cached = _kernels[crystal] = grid, kernel
+    return cached[1]
 
 
 def lattice_kernel(miller: Tensor, lattice: Tensor, pbc: tuple[bool, bool, bool]) -> Tensor:
-    """K of reciprocal lattice vectors.
+    """Return K for reciprocal lattice vectors, with two or three periodic directions.
 
     Parameters
     ----------
     miller : Tensor
-        (n, 3) integers.
+        (n, 3) integer indices of G.
     lattice : Tensor
-        (3, 3), rows are lattice vectors, bohr; one that is not periodic is perpendicular to the others.
+        (3, 3), rows are lattice vectors, bohr. A vector that is not periodic is perpendicular to the others.
     pbc : tuple of bool
         Which directions are periodic: three or two.
 
     Returns
     -------
     Tensor
-        (n,) bohr^2.
+        (n,), bohr^2.
 
     Raises
     ------
     ValueError
-        If fewer directions are periodic.
+        If fewer than two directions are periodic.
     """
     if sum(pbc) < 2:
-        raise ValueError(f"no Coulomb interaction on a lattice is known for pbc={pbc}")
+        raise ValueError(f"no Coulomb interaction for pbc={pbc}: expected two or three periodic directions")
     reciprocal = 2 * math.pi * torch.linalg.inv(lattice).mT
     g2 = (miller.to(lattice.dtype) @ reciprocal).square().sum(-1)
     origin = (miller == 0).all(-1)
@@ -90,17 +90,33 @@ def lattice_kernel(miller: Tensor, lattice: Tensor, pbc: tuple[bool, bool, bool]
 
 
 def of_gaussian(kernel: Tensor, g2: Tensor, variance: float, pbc: tuple[bool, bool, bool]) -> Tensor:
-    """Potential (n,), bohr^2, of a unit charge exp(-variance G^2) at wave vectors of these squares (n,), bohr^-2.
+    """Return the potential of a unit Gaussian charge exp(-variance G^2).
 
-    With three periodic directions its mean is what the Gaussian lacks of a point: 4 pi / G^2 (exp(-variance G^2) - 1)
-    at G = 0.
+    With three periodic directions the coefficient of G = 0 is the limit of the difference from a point charge,
+    4 pi / G^2 (exp(-variance G^2) - 1) = -4 pi variance.
+
+    Parameters
+    ----------
+    kernel : Tensor
+        (n,) K, bohr^2.
+    g2 : Tensor
+        (n,) |G|^2, bohr^-2.
+    variance : float
+        Coefficient of G^2 in the exponent, bohr^2.
+    pbc : tuple of bool
+        Which directions are periodic.
+
+    Returns
+    -------
+    Tensor
+        (n,), bohr^2.
     """
     potential = kernel * torch.exp(-variance * g2)
     return torch.where(g2 == 0, -4 * math.pi * variance, potential) if all(pbc) else potential
 
 
 def _nearest_image(grid: DensityGrid, crystal: Crystal) -> Tensor:
-    """K of an isolated system in a right-angled cell."""
+    """Return K (ng,), bohr^2, of an isolated system in a cell with right angles."""
     lattice = crystal.lattice.detach()
     lengths = torch.linalg.vector_norm(lattice, dim=1)
     a = 2 * SPLIT / float(lengths.min())

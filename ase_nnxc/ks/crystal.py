@@ -1,4 +1,4 @@
-"""A crystal, layer or molecule: its cell, atoms, their pseudopotentials and the moments to start from."""
+"""A crystal, layer or molecule: cell, atoms, pseudopotentials and initial magnetic moments."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..pseudopotentials.protocol import Pseudopotential
 
-SHORTER, LONGER = 1.0, 6.0  # bohr, of the cell along a direction that is not periodic; see `open_cell`
+SHORTER, LONGER = 1.0, 6.0  # bohr: how much shorter or longer than needed a previous cell may be; see `open_cell`
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +28,13 @@ class Crystal:
     potentials : tuple of Pseudopotential
         One pseudopotential for each atom.
     magmoms : Tensor or None
-        (natoms,) collinear moments to start from, Bohr magnetons; None: spin-paired.
+        (natoms,) initial collinear moments, Bohr magnetons. None: the calculation is spin-paired.
     charge : float
-        Of the cell, elementary charges; with three periods a uniform background neutralises it.
+        Charge of the cell, elementary charges. With three periodic directions a uniform background neutralises it.
     fixed_moment : float or None
-        Total moment that is held, Bohr magnetons: both spins then have Fermi levels of their own.
+        Fixed total moment, Bohr magnetons. Each spin channel then has its own Fermi level.
     pbc : tuple of bool
-        Which of the lattice vectors are periods.
+        Which of the lattice vectors are periodic.
     """
 
     lattice: Tensor
@@ -57,39 +57,39 @@ class Crystal:
 
     @property
     def reservoirs(self) -> list[tuple[slice, float]]:
-        """The spin channels that share a Fermi level, and the number of their electrons."""
+        """Spin channels that share a Fermi level, with the number of their electrons, for each Fermi level."""
         if self.fixed_moment is None:
             return [(slice(None), self.nelectrons)]
         return [(slice(s, s + 1), 0.5 * (self.nelectrons + (1 - 2 * s) * self.fixed_moment)) for s in (0, 1)]
 
     @cached_property
     def charges(self) -> Tensor:
-        """(natoms,) charges of the ion cores, electrons."""
+        """(natoms,) charges of the ion cores, elementary charges."""
         return torch.tensor([p.valence for p in self.potentials], dtype=torch.float64, device=self.device)
 
     @cached_property
     def volume(self) -> Tensor:
-        """Cell volume, bohr^3, a scalar tensor."""
+        """Cell volume, a scalar tensor, bohr^3."""
         return torch.linalg.det(self.lattice).abs()
 
     @cached_property
     def reciprocal(self) -> Tensor:
-        """(3, 3), rows are reciprocal lattice vectors, bohr^-1."""
+        """(3, 3) reciprocal lattice vectors in rows, bohr^-1."""
         return 2 * math.pi * torch.linalg.inv(self.lattice).mT
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the tensors."""
         return self.lattice.device
 
     def to(self, device: torch.device) -> "Crystal":
-        """The same crystal on a device."""
+        """Return the same crystal on another device."""
         moments = None if self.magmoms is None else self.magmoms.to(device)
         return replace(self, lattice=self.lattice.to(device), positions=self.positions.to(device), magmoms=moments)
 
     @cached_property
     def species(self) -> dict[Pseudopotential, list[int]]:
-        """The distinct pseudopotentials, each with the atoms that carry it."""
+        """Distinct pseudopotentials, each with the indices of its atoms."""
         atoms: dict[Pseudopotential, list[int]] = {}
         for atom, potential in enumerate(self.potentials):
             atoms.setdefault(potential, []).append(atom)
@@ -97,28 +97,28 @@ class Crystal:
 
     @cached_property
     def _open(self) -> Tensor:
-        """(3, 3) projector on the directions that are not periodic, which are perpendicular to each other."""
+        """(3, 3) projector on the directions that are not periodic; these are perpendicular to each other."""
         rows = self.lattice[[not periodic for periodic in self.pbc]]
         unit = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         return unit.mT @ unit
 
     def along_periods(self, tensor: Tensor) -> Tensor:
-        """Components of a Cartesian tensor (3, 3), a strain or a stress, along periodic directions; else zero."""
+        """Return a Cartesian tensor (3, 3), such as a strain, with zeros along directions that are not periodic."""
         if all(self.pbc):
             return tensor
         periodic = torch.eye(3, dtype=tensor.dtype, device=tensor.device) - self._open
         return periodic @ tensor @ periodic
 
     def deformed(self, strain: Tensor, displacements: Tensor) -> "Crystal":
-        """The crystal under a strain and Cartesian displacements (before the strain), differentiable in both.
+        """Return the crystal after Cartesian displacements and a strain, differentiable in both.
 
-        Directions that are not periodic have no strain, and an origin that moves with the atoms: displacing all of them
-        changes nothing.
+        The displacements are applied first. Along directions that are not periodic the strain is ignored, and the
+        origin moves with the atoms: a displacement of all atoms changes nothing.
 
         Parameters
         ----------
         strain : Tensor
-            (3, 3), symmetric, without unit: r -> (1 + strain) r.
+            (3, 3), symmetric, dimensionless: r -> (1 + strain) r.
         displacements : Tensor
             (natoms, 3), bohr.
         """
@@ -131,12 +131,13 @@ class Crystal:
 def open_cell(
     cell: Tensor, positions: Tensor, radii: Tensor, pbc: tuple[bool, bool, bool], held: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A cell for atoms that are not periodic in all directions, and their places in it.
+    """Return a cell for atoms that are not periodic in all directions, and the positions in this cell.
 
-    A vector that is no period is made perpendicular to the others (of a molecule: along x, y, z), and its origin is the
-    mean of the positions. It is as long as the given one, or at least twice the extent of the density, as the truncated
-    interaction needs (see `terms.coulomb`), rounded up to whole bohr. So that moving atoms stay in one cell, a held
-    length is kept if it is at most `SHORTER` and `LONGER` than needed.
+    A vector that is not periodic becomes perpendicular to the others; those of a molecule point along x, y and z. The
+    mean of the positions becomes the origin along this vector. The truncated Coulomb interaction (see `coulomb`) needs
+    a length of at least twice the extent of the density. A longer vector keeps its length; a shorter one is extended
+    to the needed length, rounded up to whole bohr. The length in `held` is used instead if it is at most `SHORTER`
+    shorter and at most `LONGER` longer than needed, so that the cell does not change with every move of the atoms.
 
     Parameters
     ----------
@@ -147,9 +148,9 @@ def open_cell(
     radii : Tensor
         (natoms,) radii of the atoms' densities, bohr.
     pbc : tuple of bool
-        Which vectors are periods: none, or two.
+        Which vectors are periodic: none, or two.
     held : Tensor, optional
-        (3,) lengths for the same atoms before, bohr.
+        (3,) lengths of the previous cell of the same atoms, bohr.
 
     Returns
     -------
@@ -161,7 +162,7 @@ def open_cell(
     lattice, open_ = cell.clone(), [not periodic for periodic in pbc]
     for axis in (i for i in range(3) if open_[i]):
         if any(pbc):
-            unit = torch.linalg.cross(cell[axis - 2], cell[axis - 1])  # a right-handed lattice
+            unit = torch.linalg.cross(cell[axis - 2], cell[axis - 1])  # keeps the lattice right-handed
             unit = unit / torch.linalg.vector_norm(unit)
         else:
             unit = torch.eye(3, dtype=cell.dtype, device=cell.device)[axis]
@@ -169,9 +170,9 @@ def open_cell(
         needed = 2 * float((height + radii).max() - (height - radii).min())
         length = float((cell[axis] @ unit).abs())
         if length < needed:
-            before = 0.0 if held is None else float(held[axis])
-            fits = needed - SHORTER <= before <= needed + LONGER
-            length = before if fits else math.ceil(needed - 1e-6)
+            previous = 0.0 if held is None else float(held[axis])
+            fits = needed - SHORTER <= previous <= needed + LONGER
+            length = previous if fits else math.ceil(needed - 1e-6)
         lattice[axis] = length * unit
     vectors = lattice[open_]
     fractional = positions @ torch.linalg.inv(lattice)

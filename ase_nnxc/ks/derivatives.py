@@ -1,7 +1,7 @@
-"""Derivatives of the free energy by positions and strain.
+"""Derivatives of the free energy with respect to positions and strain.
 
-The free energy F = E - T S is stationary in orbitals and occupations, so at fixed orbital coefficients and occupations
-its derivatives by positions, strain (and a functional's parameters) are the exact first-order ones.
+The free energy F = E - T S is stationary in orbitals and occupations. Its first derivatives with respect to positions,
+strain and parameters of a functional are therefore exact at fixed orbital coefficients and occupations.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def movable(crystal: Crystal) -> tuple[list[Tensor], Crystal]:
-    """Displacements (natoms, 3) and strain (3, 3), zero, that record gradients, and the crystal under them."""
+    """Return zero displacements (natoms, 3) and strain (3, 3) that require gradients, and the crystal after them."""
     displacements = torch.zeros_like(crystal.positions, requires_grad=True)
     strain = torch.zeros_like(crystal.lattice, requires_grad=True)
     return [displacements, strain], crystal.deformed(strain, displacements)
 
 
 def gradients(energy: Tensor, inputs: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
-    """Derivatives of an energy by inputs, zero by those that it does not depend on."""
+    """Return derivatives of an energy with respect to each input; they are zero if it does not depend on the input."""
     if not energy.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
     return list(
@@ -37,10 +37,10 @@ def gradients(energy: Tensor, inputs: Sequence[Tensor], create_graph: bool = Fal
 
 
 def forces_and_stress(state: GroundState) -> tuple[Tensor, Tensor]:
-    """Forces -dF/dR (natoms, 3), Hartree/bohr, and stress (1/Omega) dF/dstrain (3, 3), Hartree/bohr^3.
+    """Return forces -dF/dR (natoms, 3), Hartree/bohr, and stress (1/Omega) dF/dstrain (3, 3), Hartree/bohr^3.
 
-    Both are derivatives at fixed orbital coefficients, which makes the stress the one of a fixed set of plane waves.
-    Along directions that are not periodic the forces add up to zero, and there is no stress.
+    Both are derivatives at fixed orbital coefficients: the stress is that of a fixed set of plane waves. Along
+    directions that are not periodic the forces add up to zero, and the stress is zero.
     """
     system, crystal, basis = state.system, state.crystal, state.basis
     electrons, kinetic = state.electrons, state.kinetic_tensors()

@@ -1,8 +1,9 @@
-"""The lowest eigenpairs of H at one k-point: block Davidson with a growing basis.
+"""The lowest eigenpairs of H at one k-point, by the block Davidson method with a growing basis.
 
-The basis holds the orbitals and, step by step, the preconditioned residuals of those that have not converged; in it the
-small generalised eigenproblem is solved in double precision (Rayleigh-Ritz). Method: Davidson, J. Comput. Phys. 17,
-87 (1975), in blocks as in Kresse and Furthmueller, Phys. Rev. B 54, 11169 (1996), section III.
+The basis contains the orbitals. Each step adds the preconditioned residuals of the orbitals that have not converged,
+and solves the small generalised eigenproblem of the basis in double precision (Rayleigh-Ritz). The method is that of
+Davidson, J. Comput. Phys. 17, 87 (1975), in blocks as in Kresse and Furthmueller, Phys. Rev. B 54, 11169 (1996),
+section III.
 """
 
 from dataclasses import dataclass
@@ -12,23 +13,24 @@ from torch import Tensor
 
 from .hamiltonian import Hamiltonian
 
-MAX_EXPANSIONS = 4  # of the basis, in one call
+MAX_EXPANSIONS = 4  # the largest number of expansions of the basis in one call
 
 
 @dataclass(frozen=True, eq=False)
 class Eigenpairs:
-    """Result of one diagonalisation.
+    """The result of one diagonalisation.
 
     Attributes
     ----------
     values : Tensor
-        (nbands,) Hartree, ascending, float64.
+        (nbands,) eigenvalues in ascending order, float64, Hartree.
     vectors : Tensor
-        (nbands, npw), orthonormal.
+        (nbands, npw) orthonormal orbitals.
     residuals : Tensor
-        (nbands,) norms |H psi - e psi|, Hartree, as `davidson` weighs them; infinite for bands that were not asked for.
+        (nbands,) norms |H psi - e psi|, Hartree, with the weights of `davidson`. They are infinite for bands that need
+        not converge.
     applications : int
-        How many times H was applied to an orbital.
+        Number of products of H with an orbital.
     """
 
     values: Tensor
@@ -38,17 +40,17 @@ class Eigenpairs:
 
 
 def _overlaps(a: Tensor, b: Tensor) -> Tensor:
-    """<a_i|b_j> in double precision."""
+    """Return <a_i|b_j> in double precision."""
     return torch.mm(a.conj(), b.mT).to(torch.complex128)
 
 
 def _norms(vectors: Tensor) -> Tensor:
-    """Norms (n,) of complex vectors (n, npw); torch's own norm of complex numbers is slow."""
+    """Return norms (n,) of complex vectors (n, npw); torch's own norm of complex numbers is slow."""
     return torch.linalg.vector_norm(torch.view_as_real(vectors).flatten(1), dim=1)
 
 
 def _solve_small(overlap: Tensor, matrix: Tensor, nbands: int) -> tuple[Tensor, Tensor]:
-    """A c = e S c through S = L L^H."""
+    """Solve A c = e S c by S = L L^H; return the lowest `nbands` eigenvalues and eigenvectors."""
     lower = torch.linalg.cholesky(overlap)
     half = torch.linalg.solve_triangular(lower, matrix, upper=False)
     reduced = torch.linalg.solve_triangular(lower, half.mH, upper=False)
@@ -57,7 +59,7 @@ def _solve_small(overlap: Tensor, matrix: Tensor, nbands: int) -> tuple[Tensor, 
 
 
 def precondition(residual: Tensor, values: Tensor, psi: Tensor, hamiltonian: Hamiltonian) -> Tensor:
-    """Teter, Payne and Allan's preconditioner in the form of Kresse and Furthmueller, eq. (38) of their paper.
+    """Apply the preconditioner K of Teter, Payne and Allan in the form of Kresse and Furthmueller, eq. (38).
 
     x = T / (3/2 <T>_n),  K = (27 + 18 x + 12 x^2 + 8 x^3) / (27 + 18 x + 12 x^2 + 8 x^3 + 16 x^4).
     """
@@ -68,21 +70,22 @@ def precondition(residual: Tensor, values: Tensor, psi: Tensor, hamiltonian: Ham
 
 
 def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
-    """Improve orbitals until their residuals are below `tolerance` or `MAX_EXPANSIONS` are made.
+    """Improve orbitals until their residuals are below `tolerance`, with at most `MAX_EXPANSIONS` expansions.
 
-    A residual r(G) changes the eigenvalue by |r(G)|^2 / (T(G) - e): it weighs less where a smooth cutoff lifts T above
-    the cutoff, as the square root of ecut / T. (Unweighted, norms of 40 Ha stand beside converged energies.)
+    A residual r(G) changes the eigenvalue by |r(G)|^2 / (T(G) - e). Where a smooth cutoff raises T above the cutoff,
+    the residual is therefore weighted with the square root of ecut / T. (Without weights the norms can be 40 Ha when
+    the energies have converged.)
 
     Parameters
     ----------
     hamiltonian : Hamiltonian
-        H.
+        H of a block.
     psi : Tensor
-        (nbands, npw) start, linearly independent.
+        (nbands, npw) initial orbitals, not necessarily orthonormal.
     tolerance : float
-        For the norm of each residual, Hartree.
+        The largest norm of a residual, Hartree.
     nconverge : int
-        How many of the lowest orbitals must meet it.
+        Number of the lowest orbitals that must converge.
     """
     nbands = len(psi)
     basis = _independent(psi)
@@ -113,14 +116,17 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         bordered_h = _border(matrix, _overlaps(grown, h_new))
         try:
             values, c = _solve_small(bordered_s, bordered_h, nbands)
-        except torch.linalg.LinAlgError:  # the new directions add nothing that this precision can tell
+        except torch.linalg.LinAlgError:  # in this precision the new vectors depend on the basis
             break
         basis, h_basis, overlap, matrix = grown, h_grown, bordered_s, bordered_h
     return Eigenpairs(values, c.mT.to(psi.dtype) @ basis, residuals, applications)
 
 
 def _independent(psi: Tensor) -> Tensor:
-    """Orbitals (nbands, npw); if they depend on each other, as a smaller sphere can make them, some are made anew."""
+    """Return the orbitals (nbands, npw); if they are linearly dependent, some are replaced by random vectors.
+
+    Orbitals can become dependent if they are moved to a smaller set of plane waves.
+    """
     weights, vectors = torch.linalg.eigh(_overlaps(psi, psi))
     if weights[0] > 1e-8 * weights[-1]:
         return psi
@@ -133,6 +139,6 @@ def _independent(psi: Tensor) -> Tensor:
 
 
 def _border(matrix: Tensor, columns: Tensor) -> Tensor:
-    """Hermitian matrix (n+m, n+m) from its first block (n, n) and its last columns (n+m, m)."""
+    """Return a Hermitian matrix (n+m, n+m) from its first block (n, n) and its last columns (n+m, m)."""
     n = len(matrix)
     return torch.cat((torch.cat((matrix, columns[:n]), dim=1), torch.cat((columns[:n].mH, columns[n:]), dim=1)))

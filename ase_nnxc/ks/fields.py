@@ -1,7 +1,8 @@
-"""Densities on the grid: what orbitals make, what functionals read and what is mixed.
+"""Density fields on the grid. Orbitals produce them, functionals read them, and the SCF mixes them.
 
-Fields (nfields, ...) are the total density and, with spin, the magnetisation, bohr^-3; if the energy depends on the
-kinetic energy density tau = 1/2 sum_n f_n |grad psi_n|^2, the same of tau follow, Hartree bohr^-3.
+The fields (nfields, ...) are the total density and, with spin, the magnetisation, bohr^-3. If the energy depends on the
+kinetic energy density tau = 1/2 sum_n f_n |grad psi_n|^2, the total tau and, with spin, its magnetisation follow,
+Hartree bohr^-3.
 """
 
 from collections.abc import Sequence
@@ -17,18 +18,23 @@ from .transforms import chunk_size, to_box
 
 
 class Fields:
-    """Fields in real space and as Fourier coefficients, each made of the other when it is first asked for.
+    """Fields in real space and as Fourier coefficients; each is computed from the other at first access.
 
     Parameters
     ----------
     grid : DensityGrid
-        Where they live.
+        Grid of the density.
     nspin : int
-        1, or 2 if each field of the total is followed by that of the magnetisation.
+        Number of spin channels. With 2 the field of each total is followed by the field of its magnetisation.
     real : Tensor, optional
-        (nfields, n1, n2, n3); it may carry gradients.
+        (nfields, n1, n2, n3); may carry gradients.
     fourier : Tensor, optional
-        (nfields, ng), if there is no `real`.
+        (nfields, ng); used if `real` is not given.
+
+    Raises
+    ------
+    ValueError
+        If neither is given.
     """
 
     def __init__(self, grid: DensityGrid, nspin: int, *, real: Tensor | None = None, fourier: Tensor | None = None):
@@ -38,26 +44,29 @@ class Fields:
         elif fourier is not None:
             self.__dict__["fourier"] = fourier
         else:
-            raise ValueError("fields need values in real space or Fourier coefficients")
+            raise ValueError("expected `real` or `fourier`, got neither")
 
     @cached_property
     def real(self) -> Tensor:
-        """(nfields, n1, n2, n3)."""
+        """(nfields, n1, n2, n3) values on the grid."""
         return self.grid.to_real(self.fourier)
 
     @cached_property
     def fourier(self) -> Tensor:
-        """(nfields, ng)."""
+        """(nfields, ng) Fourier coefficients."""
         return self.grid.to_fourier(self.real)
 
     @cached_property
     def electrons(self) -> Tensor:
-        """Fourier coefficients (ng,) of the total density."""
+        """(ng,) Fourier coefficients of the total density."""
         return self.__dict__["fourier"][0] if "fourier" in self.__dict__ else self.grid.to_fourier(self.real[0])
 
 
 def spin_channels(total_and_moment: Tensor) -> Tensor:
-    """Spin channels along the first axis: (up, down) of (total, moment); half of (total,), which stands for two."""
+    """Return the spin channels (nspin, ...) of totals and moments (nspin, ...).
+
+    (total, moment) becomes (up, down). (total,) becomes half of it, one channel that represents two equal ones.
+    """
     if len(total_and_moment) == 1:
         return 0.5 * total_and_moment
     n, m = total_and_moment
@@ -65,7 +74,7 @@ def spin_channels(total_and_moment: Tensor) -> Tensor:
 
 
 def by_channels(derivatives: Tensor) -> Tensor:
-    """Derivatives by the spin channels (nspin, ...), of those by total and moment."""
+    """Return derivatives with respect to spin channels from those with respect to total and moment, (nspin, ...)."""
     if len(derivatives) == 1:
         return derivatives
     by_total, by_moment = derivatives
@@ -73,7 +82,7 @@ def by_channels(derivatives: Tensor) -> Tensor:
 
 
 def _total_and_moment(up_and_down: Tensor) -> Tensor:
-    """The total, and with spin the moment (nspin, ...), of spin channels that hold all electrons."""
+    """Return (total, moment) of the spin channels (up, down), and (total,) unchanged."""
     if len(up_and_down) == 1:
         return up_and_down
     up, down = up_and_down
@@ -83,20 +92,25 @@ def _total_and_moment(up_and_down: Tensor) -> Tensor:
 def fields_of_orbitals(
     crystal: Crystal, basis: Basis, kpoints: KPoints, orbitals: Sequence[Tensor], electrons: Tensor, with_tau: bool
 ) -> Tensor:
-    """Symmetrised fields (nfields, ng) of orbitals.
+    """Return the symmetrised fields of orbitals.
 
     tau = 1/2 sum_n f_n |grad psi_n|^2 = sum_n f_n Re(psi_n* T psi_n) + 1/4 lap n, T = |k+G|^2 / 2.
 
     Parameters
     ----------
     crystal, basis, kpoints
-        Where.
+        Cell, plane waves, and blocks of the orbitals.
     orbitals : sequence of Tensor
         (nbands, npw) of each block.
     electrons : Tensor
         (nspin, nk, nbands) occupations including spin degeneracy and the weight of the k-point.
     with_tau : bool
-        Whether the kinetic energy density is wanted.
+        Whether to compute the kinetic energy density.
+
+    Returns
+    -------
+    Tensor
+        (nfields, ng) Fourier coefficients.
     """
     shape, count = basis.grid.shape, 2 if with_tau else 1
 
@@ -108,12 +122,12 @@ def fields_of_orbitals(
         sums = torch.zeros(count, 2 * basis.grid.size, dtype=torch.float64, device=psi.device)  # real, imaginary parts
         step = chunk_size(basis.grid.size, psi.device)
         for start in range(0, len(psi), step):
-            some, factors = psi[start : start + step], occupations[start : start + step].to(psi.dtype.to_real())
-            waves = torch.cat((some, half_squares * some)) if with_tau else some
+            chunk, factors = psi[start : start + step], occupations[start : start + step].to(psi.dtype.to_real())
+            waves = torch.cat((chunk, half_squares * chunk)) if with_tau else chunk
             parts = torch.view_as_real(to_box(waves, block.sphere, shape)).flatten(1)
             if with_tau:
-                sums[1] += factors @ parts[len(some) :].mul_(parts[: len(some)])
-            sums[0] += factors @ parts[: len(some)].square_()
+                sums[1] += factors @ parts[len(chunk) :].mul_(parts[: len(chunk)])
+            sums[0] += factors @ parts[: len(chunk)].square_()
         return sums
 
     sums = kpoints.sum_of_spins(of_block, orbitals)
@@ -127,12 +141,17 @@ def fields_of_orbitals(
 def kinetic_tensors(
     crystal: Crystal, basis: Basis, kpoints: KPoints, orbitals: Sequence[Tensor], electrons: Tensor
 ) -> Tensor:
-    """t_ij = sum_n f_n Re(D_i psi_n* D_j psi_n) Omega, total and of the magnetisation: (nspin, 3, 3, n1, n2, n3).
+    """Return t_ij = sum_n f_n Re(D_i psi_n* D_j psi_n) Omega, total and, with spin, of the magnetisation.
 
-    D_i psi = sum_G (k+G)_i c_G exp(i (k+G) r) Omega^(-1/2) with the components of k+G along the reciprocal vectors, so
-    that strain leaves t as it is. tau Omega = 1/2 sum_ij t_ij b_i b_j.
+    D_i psi = sum_G (k+G)_i c_G exp(i (k+G) r) Omega^(-1/2) with the components of k+G along the reciprocal vectors. A
+    strain therefore does not change t, and tau Omega = 1/2 sum_ij t_ij b_i b_j.
 
-    Parameters are those of `fields_of_orbitals`.
+    The parameters are those of `fields_of_orbitals`.
+
+    Returns
+    -------
+    Tensor
+        (nspin, 3, 3, n1, n2, n3), dimensionless, not symmetrised.
     """
 
     def of_block(block: Block, psi: Tensor) -> Tensor:
@@ -156,20 +175,25 @@ def kinetic_tensors(
 def strained_fields(
     basis: Basis, crystal: Crystal, strained: Crystal, fields: Tensor, kinetic: Tensor | None
 ) -> Tensor:
-    """Fields (nfields, n1, n2, n3) that orbitals of the same coefficients make in a strained crystal.
+    """Return the fields of orbitals with the same coefficients in a strained crystal.
 
-    n Omega stays as it is, and tau Omega = 1/2 sum_ij t_ij b_i b_j changes with the reciprocal vectors b.
+    n Omega does not change, and tau Omega = 1/2 sum_ij t_ij b_i b_j changes with the reciprocal vectors b.
 
     Parameters
     ----------
     basis : Basis
-        Of the crystal.
+        Basis of the crystal.
     crystal, strained : Crystal
-        Before and after.
+        The crystal before and after the strain.
     fields : Tensor
-        (nfields, n1, n2, n3) before.
+        (nfields, n1, n2, n3) before the strain.
     kinetic : Tensor or None
-        `kinetic_tensors` (nspin, 3, 3, n1, n2, n3), if there are fields of tau.
+        (nspin, 3, 3, n1, n2, n3) from `kinetic_tensors`; required if the fields include tau.
+
+    Returns
+    -------
+    Tensor
+        (nfields, n1, n2, n3).
     """
     fields = fields * (crystal.volume / strained.volume)
     if kinetic is None:

@@ -1,4 +1,4 @@
-"""A converged Kohn-Sham state, and the properties that follow from it."""
+"""A converged Kohn-Sham ground state and its properties."""
 
 from dataclasses import dataclass, field
 
@@ -26,23 +26,23 @@ class GroundState:
     system : System
         Crystal, basis, functional and terms of the energy.
     smearing : Smearing
-        Of the occupations.
+        Smearing of the occupations.
     orbitals : list of Tensor
         (nbands, npw) complex128 of each block of `system.kpoints`.
     eigenvalues, occupations : Tensor
         (nspin, nk, nbands), Hartree and electrons in [0, 1] per spin orbital.
     fermi_levels : Tensor
-        (nspin,) Hartree; they differ only where the moment is fixed.
+        (nspin,), Hartree. They differ only if the moment is fixed.
     fields : Tensor
-        (nfields, ng) Fourier coefficients of what the functional is evaluated with, made of the orbitals: total density
-        and magnetisation, bohr^-3, and for a functional of the kinetic energy density tau the same of it, Hartree
-        bohr^-3.
+        (nfields, ng) Fourier coefficients of the fields of the orbitals, without core densities: total density and,
+        with spin, magnetisation, bohr^-3; if the energy depends on the kinetic energy density tau, the same for tau,
+        Hartree bohr^-3.
     terms : dict of str to float
-        Energy components, Hartree; their sum is the free energy F.
+        Components of the energy by name, Hartree. Their sum is the free energy F.
     history : list of Step
-        The steps of the SCF.
+        Steps of the SCF.
     secants : Tensor
-        (n, 2, nfields, ng) complex64, for the next SCF; see `AndersonMixer.secants`.
+        (n, 2, nfields, ng) complex64, for the SCF of a similar system; see `AndersonMixer.secants`.
     """
 
     system: System
@@ -63,44 +63,51 @@ class GroundState:
 
     @property
     def basis(self) -> Basis:
-        """Plane waves, k-points, grid."""
+        """Plane waves, k-points and grid."""
         return self.system.basis
 
     @property
     def functional(self) -> Functional:
-        """Exchange and correlation."""
+        """Exchange-correlation functional."""
         return self.system.functional
 
     @property
     def density(self) -> Tensor:
-        """Total density and, with spin, magnetisation (nspin, ng) of `fields`."""
+        """(nspin, ng) Fourier coefficients of the total density and, with spin, of the magnetisation, bohr^-3."""
         return self.fields[: self.crystal.nspin]
 
     @property
     def fermi_level(self) -> float:
-        """Hartree; the higher one where the spins have their own."""
+        """Fermi level, Hartree; the higher one if each spin channel has its own."""
         return float(self.fermi_levels.max())
 
     @property
     def free_energy(self) -> float:
-        """F = E - T S, Hartree."""
+        """Free energy F = E - T S, Hartree."""
         return sum(self.terms.values())
 
     @property
     def energy(self) -> float:
-        """F extrapolated to zero width of the smearing, Hartree."""
+        """Free energy extrapolated to zero width of the smearing, Hartree."""
         return self.free_energy + self.smearing.extrapolation * self.terms["entropy"]
 
     def total_energy(self, system: System | None = None) -> TotalEnergy:
-        """The terms of a system's energy, by default this one's, which have been shown these orbitals."""
+        """Return the terms of the energy, prepared with the orbitals of this state.
+
+        Parameters
+        ----------
+        system : System, optional
+            System of the terms; by default that of this state.
+        """
         energy = TotalEnergy(system or self.system)
         energy.prepare(self.system.kpoints, self.orbitals, self.electrons)
         return energy
 
     def energy_tensor(self) -> Tensor:
-        """Free energy F, Hartree, whose gradient by the parameters of the terms is exact to first order.
+        """Return the free energy F, Hartree, as a differentiable function of the parameters of the terms.
 
-        With other parameters than the state was found with, it is that of its orbitals, the variational upper bound.
+        The gradient is exact, because F is stationary in the orbitals. If the parameters have changed since the SCF,
+        the value is the free energy of the unchanged orbitals, a variational upper bound.
         """
         energy = self.total_energy()
         fields = energy.fields(fourier=self.fields)
@@ -115,7 +122,7 @@ class GroundState:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What can be trained in the terms of the energy."""
+        """Trainable parameters of the terms of the energy."""
         return [p for term in TotalEnergy(self.system).density_terms for p in term.parameters]
 
     @property
@@ -125,14 +132,14 @@ class GroundState:
 
     @property
     def electrons(self) -> Tensor:
-        """Electrons in each orbital times the weight of its k-point, (nspin, nk, nbands)."""
+        """(nspin, nk, nbands) electrons in each orbital times the weight of its k-point."""
         return self.occupations * (2 / self.crystal.nspin) * self.basis.weights[:, None]
 
     def atomic_moments(self) -> Tensor:
-        """Moments of the atoms (natoms,), Bohr magnetons: the magnetisation shared in proportion to start densities.
+        """Return the magnetic moments of the atoms (natoms,), Bohr magnetons, by Hirshfeld partitioning.
 
-        m_a = integral m(r) n_a(r) / sum_b n_b(r), n_a the start density of atom a (F. L. Hirshfeld, Theor. Chim. Acta
-        44, 129 (1977)).
+        m_a = integral m(r) n_a(r) / sum_b n_b(r), where n_a is the initial density of atom a (F. L. Hirshfeld, Theor.
+        Chim. Acta 44, 129 (1977)).
         """
         natoms = len(self.crystal.potentials)
         if self.crystal.nspin == 1:
@@ -140,26 +147,32 @@ class GroundState:
         one = torch.eye(natoms, dtype=torch.float64, device=self.crystal.device)
         grid = self.basis.grid
         atoms = torch.stack([superposition(self.crystal, grid, atomic_density, scale) for scale in one])
-        shares = grid.to_real(atoms).clamp(min=1e-12)  # Fourier sums may dip below zero far from atoms
+        shares = grid.to_real(atoms).clamp(min=1e-12)  # Fourier sums can be negative far from atoms
         shares = shares / shares.sum(0)
         return (shares * grid.to_real(self.density[1])).sum((1, 2, 3)) * (self.crystal.volume / grid.size)
 
     def dipole_moment(self) -> Tensor:
-        """sum_a Z_a R_a - int r n(r) (3,), e bohr, of a system without periods, about the origin of its cell."""
+        """Return the dipole moment sum_a Z_a R_a - int r n(r) (3,), e bohr, of a system without periodic directions.
+
+        The reference point is the origin of the cell.
+        """
         grid, lattice = self.basis.grid, self.crystal.lattice
         density = grid.to_real(self.density[0]) * (self.crystal.volume / grid.size)
         electrons = []
         for axis, points in enumerate(grid.shape):
             step = torch.arange(points, dtype=lattice.dtype, device=lattice.device) / points
             others = [i for i in range(3) if i != axis]
-            step = step - 0.5 * ((step - 0.5).ceil() + (step + 0.5).floor())  # from -1/2 to 1/2, where it is 0
+            step = step - 0.5 * ((step - 0.5).ceil() + (step + 0.5).floor())  # in (-1/2, 1/2), and 0 at +-1/2
             electrons.append(step @ density.sum(others))
         return (self.crystal.charges @ self.crystal.positions - torch.stack(electrons)) @ lattice
 
     def derivatives(self) -> tuple[Tensor, Tensor]:
-        """Forces (natoms, 3), Hartree/bohr, and stress (3, 3), Hartree/bohr^3; see `derivatives.forces_and_stress`."""
+        """Return forces (natoms, 3), Hartree/bohr, and stress (3, 3), Hartree/bohr^3.
+
+        See `derivatives.forces_and_stress`.
+        """
         return forces_and_stress(self)
 
     def kinetic_tensors(self) -> Tensor | None:
-        """`fields.kinetic_tensors` of the orbitals, if the energy depends on tau."""
+        """Return `fields.kinetic_tensors` of the orbitals, or None if the energy does not depend on tau."""
         return self.total_energy().kinetic_tensors(self.orbitals, self.electrons)

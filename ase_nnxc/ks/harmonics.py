@@ -7,19 +7,24 @@ from torch import Tensor
 
 
 def solid_harmonics(l: int, q: Tensor) -> Tensor:  # noqa: E741
-    """Real solid harmonics q^l Y_lm(q), polynomials of the components of q, orthonormal on the unit sphere.
+    """Return real solid harmonics q^l Y_lm(q), polynomials in the components of q, orthonormal on the unit sphere.
 
     Parameters
     ----------
     l : int
         Angular momentum, 0 to 3.
     q : Tensor
-        Vectors (n, 3).
+        (n, 3) vectors.
 
     Returns
     -------
     Tensor
         (2 l + 1, n), m from -l to l.
+
+    Raises
+    ------
+    ValueError
+        If `l` is larger than 3.
     """
     x, y, z = q.unbind(-1)
     x2, y2, z2 = x * x, y * y, z * z
@@ -44,4 +49,4 @@ def solid_harmonics(l: int, q: Tensor) -> Tensor:  # noqa: E741
                 a * x * (x2 - 3 * y2),
             )
         )
-    raise ValueError(f"angular momentum {l} is not one of 0, 1, 2, 3")
+    raise ValueError(f"angular momentum {l}: expected one of 0, 1, 2, 3")

@@ -1,4 +1,4 @@
-"""The initial guess: superposed atoms for the density, a small dense diagonalisation for the orbitals."""
+"""The initial guess: superposed atomic densities, and orbitals from a small dense diagonalisation."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,25 +15,26 @@ from .kpoints import Block
 from .superposition import superposition
 from .total_energy import TotalEnergy
 
-NOISE = 1e-3  # on every plane wave, so that no symmetry is missed
-SMEARED = (0.0, 0.1, 0.2)  # bohr^2 along x, y, z: variance by which an open shell is out of round at the start
+NOISE = 1e-3  # amplitude of random numbers in every plane wave, which break symmetries of the initial orbitals
+SMEARED = (0.0, 0.1, 0.2)  # bohr^2 along x, y, z: variances that make the initial density of an open shell anisotropic
 
 
 def atomic_density(table: Pseudopotential, q2: Tensor) -> Tensor:
-    """Fourier transform of the pseudo-atom's density, electrons, shaped as `q2` (bohr^-2)."""
+    """Return the Fourier transform of the pseudo-atom's density, electrons, with the shape of `q2` (bohr^-2)."""
     return pseudo_atom(table).density(q2)
 
 
 def atomic_tau(table: Pseudopotential, q2: Tensor) -> Tensor:
-    """Fourier transform of the pseudo-atom's kinetic energy density, Hartree, shaped as `q2` (bohr^-2)."""
+    """Return the Fourier transform of the pseudo-atom's tau, Hartree, with the shape of `q2` (bohr^-2)."""
     return pseudo_atom(table).tau(q2)
 
 
 def start_density(crystal: Crystal, basis: Basis) -> Tensor:
-    """Superposed atoms (nspin, ng), bohr^-3; the magnetisation is the same densities, scaled to the moments.
+    """Return the superposed densities of the atoms and, with spin, their magnetisation, (nspin, ng), bohr^-3.
 
-    Those of a molecule with moments are smeared out, differently along x, y and z. This sets levels of an open shell
-    apart, which whole electrons then fill; a round start would leave it with equal fractions, a state of higher energy.
+    The magnetisation is the sum of the same atomic densities, scaled to the initial moments. In a molecule with moments
+    both are smeared by different widths along x, y and z. This separates the levels of an open shell, so that they hold
+    whole electrons. A spherical start would give fractional occupations, a state of higher energy.
     """
     density = superposition(crystal, basis.grid, atomic_density)
     density = density * (crystal.nelectrons / (density[0].real * crystal.volume))
@@ -45,21 +46,21 @@ def start_density(crystal: Crystal, basis: Basis) -> Tensor:
 
 
 def start_tau(crystal: Crystal, basis: Basis) -> Tensor:
-    """Superposed kinetic energy densities of the atoms (nspin, ng), Hartree bohr^-3, polarised as `start_density`."""
+    """Return the superposed tau of the atoms (nspin, ng), Hartree bohr^-3, with the moments of `start_density`."""
     return _with_moments(crystal, basis, superposition(crystal, basis.grid, atomic_tau), atomic_tau)
 
 
 def _with_moments(
     crystal: Crystal, basis: Basis, total: Tensor, form_factor: Callable[[Pseudopotential, Tensor], Tensor]
 ) -> Tensor:
-    """A superposition (ng,) of atomic fields and, with spin, the same fields scaled to the moments: (nspin, ng)."""
+    """Return (nspin, ng): `total` (ng,) and, with spin, the atomic fields scaled to the moments."""
     if crystal.magmoms is None:
         return total[None]
     return torch.stack((total, superposition(crystal, basis.grid, form_factor, crystal.magmoms / crystal.charges)))
 
 
 def atomic_orbitals(crystal: Crystal, sphere: Sphere) -> Tensor:
-    """Orbitals of the pseudo-atoms in plane waves (norbitals, npw), complex128, not orthonormal."""
+    """Return orbitals of the pseudo-atoms in plane waves (norbitals, npw), complex128, not orthonormal."""
     q = sphere.wavevectors(crystal.reciprocal)
     q2 = q.square().sum(-1)
     phases = sphere.phases(crystal.positions) / crystal.volume.sqrt()
@@ -73,28 +74,28 @@ def atomic_orbitals(crystal: Crystal, sphere: Sphere) -> Tensor:
 
 
 def start_orbitals(hamiltonian: Hamiltonian, atoms: Tensor, nbands: int, seed: int) -> Tensor:
-    """Lowest eigenvectors of H in the space of the longest plane waves and the orbitals of the atoms.
+    """Return the lowest eigenvectors of H in the space of the longest plane waves and the atomic orbitals.
 
     Parameters
     ----------
     hamiltonian : Hamiltonian
-        H at one k-point.
+        H of one block.
     atoms : Tensor
         (norbitals, npw) from `atomic_orbitals`.
     nbands : int
-        Number of orbitals wanted.
+        Number of orbitals.
     seed : int
-        Of the noise that is added.
+        Seed of the noise that is added.
 
     Returns
     -------
     Tensor
-        (nbands, npw) complex128.
+        (nbands, npw) complex128, not orthonormal.
     """
     kinetic = hamiltonian.diagonal
     few = torch.argsort(kinetic)[: max(80, 2 * nbands)]
     rest = atoms.clone()
-    rest[:, few] = 0.0  # orthogonal to the plane waves taken
+    rest[:, few] = 0.0  # orthogonal to these plane waves
     rest /= torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
     weights, mixing = torch.linalg.eigh(rest.conj() @ rest.mT)
     kept = weights > 1e-4
@@ -115,7 +116,7 @@ def start_orbitals(hamiltonian: Hamiltonian, atoms: Tensor, nbands: int, seed: i
 
 
 def noise(norbitals: int, kinetic: Tensor, seed: int) -> Tensor:
-    """Random orbitals (norbitals, npw) complex128, smaller for plane waves of larger kinetic energy (npw,)."""
+    """Return random orbitals (norbitals, npw), complex128, which decrease with the kinetic energy (npw,), Hartree."""
     generator = torch.Generator(device=kinetic.device).manual_seed(seed)
     shape = (norbitals, len(kinetic), 2)
     random = torch.randn(shape, dtype=torch.float64, device=kinetic.device, generator=generator)
@@ -123,13 +124,13 @@ def noise(norbitals: int, kinetic: Tensor, seed: int) -> Tensor:
 
 
 def atomic_fields(crystal: Crystal, basis: Basis, count: int) -> Tensor:
-    """The first `count` fields (count, ng) of superposed atoms."""
+    """Return the fields (count, ng) of superposed atoms, without tau if `count` is the number of spin channels."""
     density = start_density(crystal, basis)
     return density if count == len(density) else torch.cat((density, start_tau(crystal, basis)))
 
 
 def rough_orbitals(energy: TotalEnergy, fields: Tensor, nbands: int) -> list[Tensor]:
-    """Orbitals (nbands, npw) of each block in the potential of fields (nfields, ng): where a diagonalisation begins."""
+    """Return approximate orbitals (nbands, npw) of each block in the potential of fields (nfields, ng)."""
     potential = energy.potential(fields).values
 
     def diagonalise(block: Block) -> Tensor:
@@ -141,7 +142,7 @@ def rough_orbitals(energy: TotalEnergy, fields: Tensor, nbands: int) -> list[Ten
 
 
 def more_orbitals(energy: TotalEnergy, orbitals: Sequence[Tensor], count: int) -> list[Tensor]:
-    """The orbitals (nbands, npw) of each block, and `count` more of them, made of noise."""
+    """Return the orbitals (nbands, npw) of each block with `count` random orbitals appended."""
 
     def extend(block: Block, psi: Tensor) -> Tensor:
         return torch.cat((psi, noise(count, energy.diagonal(block), seed=len(psi)).to(psi.dtype)))

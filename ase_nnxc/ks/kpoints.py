@@ -1,4 +1,4 @@
-"""The spin channels and k-points of a calculation: the one object that loops over them."""
+"""The spin channels and k-points of a calculation, and all loops over them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Block:
     Attributes
     ----------
     number : int
-        Place in the order of all blocks, spin by spin.
+        Index in the order of all blocks, spin by spin.
     spin, k : int
-        Numbers of the spin channel and of the k-point.
+        Indices of the spin channel and of the k-point.
     sphere : Sphere
         Plane waves of the k-point.
     """
@@ -34,15 +34,17 @@ class Block:
 
 
 class KPoints:
-    """Blocks of a calculation, and what is done with all of them.
+    """The blocks of a calculation, and the operations over all of them.
 
-    Data of the blocks come in two kinds. Large ones, such as orbitals, are lists with one entry for each of `blocks`
-    and stay where they were made. Small ones, such as eigenvalues, are tensors (nspin, nk, ...) that are complete
-    everywhere. `map` works on the large ones, `gather` makes small ones complete, and `sum` adds up contributions.
+    Two kinds of data belong to the blocks. Large data, such as orbitals, are lists with one entry for each of `blocks`;
+    they stay on the process that made them. Small data, such as eigenvalues, are complete tensors (nspin, nk, ...).
+    `map` works on large data, `gather` makes complete tensors of small data, and `sum` and `sum_of_spins` add
+    contributions.
 
-    Nothing else in the core loops over k-points. A GPU that works on several blocks at once changes `map` and `sum`;
-    ranks of torch.distributed that share the blocks make `blocks` those of one rank, `gather` an all-gather in the
-    order of `Block.number`, and `sum` the sum of the ranks' sums in the order of the ranks.
+    Every loop over the k-points of the orbitals goes through this class. To work on several blocks at once on a GPU,
+    change `_iterate`. To share the blocks among ranks of torch.distributed, let `blocks` hold those of one rank, let
+    `gather` do an all-gather in the order of `Block.number`, and let `sum` and `sum_of_spins` add the sums of the ranks
+    in the order of the ranks.
 
     Parameters
     ----------
@@ -51,12 +53,12 @@ class KPoints:
     spheres : sequence of Sphere
         Plane waves of each k-point.
     device : torch.device
-        Where the work is done.
+        Device on which functions of the blocks run.
 
     Attributes
     ----------
     blocks : tuple of Block
-        In the order in which sums over them are done.
+        The blocks, in the order in which sums add them.
     weights : Tensor
         (nk,) weights of the k-points, adding up to one.
     """
@@ -69,23 +71,23 @@ class KPoints:
         self.weights = torch.tensor([s.weight for s in spheres], dtype=torch.float64, device=device)
 
     def number(self, spin: int, k: int) -> int:
-        """Place of a block in the lists of blocks."""
+        """Return the index of a block in lists of blocks."""
         return spin * self.nk + k
 
     def map(self, function: Callable[..., Result], *lists: Sequence[Any]) -> list[Result]:
-        """Results of `function(block, *entries)` for each block, without gradients.
+        """Return the results of `function(block, *entries)` for all blocks, computed without gradients.
 
         Parameters
         ----------
         function : callable
-            Work on one block; it must not change shared data.
+            Function of one block. Several threads call it, so it must not change shared data.
         *lists : sequence
-            One entry for each block, passed on to `function`.
+            Lists with one entry for each block; the entries are passed to `function`.
         """
         return list(self._iterate(function, lists))
 
     def gather(self, entries: Sequence[Tensor]) -> Tensor:
-        """Small tensors of one shape, one for each block, as one tensor (nspin, nk, ...)."""
+        """Return the tensors of all blocks, which have the same shape, as one tensor (nspin, nk, ...)."""
         return torch.stack(list(entries)).unflatten(0, (self.nspin, self.nk))
 
     @overload
@@ -95,9 +97,9 @@ class KPoints:
     def sum(self, function: Callable[..., list[Tensor]], *lists: Sequence[Any]) -> list[Tensor]: ...
 
     def sum(self, function: Callable[..., Any], *lists: Sequence[Any]) -> Any:
-        """Sum over the blocks, in their order, of `function(block, *entries)`, a tensor or a list of tensors.
+        """Return the sum of `function(block, *entries)`, a tensor or a list of tensors, over the blocks in order.
 
-        Parameters are those of `map`.
+        The parameters are those of `map`.
         """
         contributions = self._iterate(function, lists)
         total = next(contributions)
@@ -106,7 +108,7 @@ class KPoints:
         return total
 
     def sum_of_spins(self, function: Callable[..., Tensor], *lists: Sequence[Any]) -> Tensor:
-        """Sums over the k-points of each spin channel (nspin, ...) of tensors; parameters are those of `map`."""
+        """Return the sums (nspin, ...) over the k-points of each spin channel; the parameters are those of `map`."""
         totals: list[Tensor | None] = [None] * self.nspin
         for block, part in zip(self.blocks, self._iterate(function, lists)):
             total = totals[block.spin]

@@ -1,4 +1,4 @@
-"""What moving atoms and strain change in H, in first order at fixed coefficients of the orbitals."""
+"""First-order change of H with displacements of atoms and strain, at fixed coefficients of the orbitals."""
 
 from collections.abc import Sequence
 
@@ -13,21 +13,21 @@ from .transforms import from_box, to_box
 
 
 class Movement:
-    """The change of H along displacements and a strain.
+    """The derivative of H along displacements and a strain.
 
     Parameters
     ----------
     response : Response
-        Of the ground state.
+        Response of the ground state.
     along : sequence of Tensor
-        Displacements (natoms, 3), bohr, and strain (3, 3).
+        Direction of the derivative: displacements (natoms, 3), bohr, and strain (3, 3).
     kinetic : Tensor or None
-        `GroundState.kinetic_tensors`, needed for a strain.
+        `GroundState.kinetic_tensors`; required for a strain if the energy depends on tau.
 
     Attributes
     ----------
     perturbation : Tensor
-        (nfields, n1, n2, n3) change of the potentials.
+        (nfields, n1, n2, n3) change of the functional derivatives of the energy with respect to the fields.
     """
 
     def __init__(self, response: Response, along: Sequence[Tensor], kinetic: Tensor | None):
@@ -45,10 +45,10 @@ class Movement:
         self._tau: Tensor | None = None  # v = dE/dtau of each spin (nspin, n1, n2, n3)
         if kinetic is not None:
             b, strain = state.crystal.reciprocal, along[1]
-            self._tau, self._metric = response.potential[:, 1], -b @ (strain + strain.mT) @ b.mT  # of b_i b_j
+            self._tau, self._metric = response.potential[:, 1], -b @ (strain + strain.mT) @ b.mT  # change of b_i b_j
 
     def apply(self, block: Block, psi: Tensor) -> Tensor:
-        """What is added to H psi for orbitals (n, npw), apart from the potentials of `perturbation`."""
+        """Return the change of H times orbitals (n, npw), without the potentials of `perturbation`: (n, npw)."""
         state, sphere = self.state, block.sphere
         ones = torch.ones(len(psi), dtype=torch.float64, device=psi.device)
         with torch.enable_grad():
@@ -61,7 +61,7 @@ class Movement:
         result = 0.5 * gradients(total, [leaf])[0]  # E = sum_n <n|H|n>
         if self._tau is None:
             return result
-        # 1/2 sum_ij dG_ij D_i^+ v D_j, with D_j of `kinetic_tensors` and G_ij = b_i b_j
+        # 1/2 sum_ij dG_ij D_i^+ v D_j, where D_j is that of `kinetic_tensors` and G_ij = b_i b_j
         components = (sphere.miller + sphere.kpoint).mT.to(psi.dtype)
         weighted = 0.5 * self._metric.to(psi.dtype) @ components
         for orbital, out in zip(psi, result):

@@ -1,8 +1,8 @@
 """Smeared occupations, their entropy and the Fermi level.
 
-With x = (e - mu) / width, each smearing has an occupation f(x) that falls from 1 to 0 and an entropy s(x) with
-s' = x f'. The free energy F = E - width sum_i g_i s(x_i), g_i the weight of state i, is then stationary in the
-occupations, and forces and stress are derivatives of F.
+Each smearing has an occupation f(x) that goes from 1 to 0 and an entropy s(x) with s' = x f', where
+x = (e - mu) / width. The free energy F = E - width sum_i g_i s(x_i), where g_i is the weight of state i, is then
+stationary in the occupations, and forces and stress are derivatives of F.
 """
 
 import math
@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 _SQRT_PI = math.sqrt(math.pi)
-# beyond this many widths from every state all smearings are 0 or 1 to double precision
+# at this distance from all states, in widths, all occupations are 0 or 1 to double precision
 _FAR = 40.0
 # relative error of the number of electrons
 _ELECTRON_TOLERANCE = 1e-13
-# electrons by which a sum of weights may miss the number of a full or an empty band
+# tolerance in electrons within which a set of bands is full or empty
 _FULL = 1e-10
 
 
@@ -37,7 +37,7 @@ class _Function(Protocol):
 
 
 class _FermiDirac:
-    """N. D. Mermin, Phys. Rev. 137, A1441 (1965)."""
+    """Fermi-Dirac smearing, N. D. Mermin, Phys. Rev. 137, A1441 (1965)."""
 
     extrapolation = -1 / 2
 
@@ -55,7 +55,7 @@ class _FermiDirac:
 
 
 class _Gaussian:
-    """C.-L. Fu and K.-M. Ho, Phys. Rev. B 28, 5480 (1983)."""
+    """Gaussian smearing, C.-L. Fu and K.-M. Ho, Phys. Rev. B 28, 5480 (1983)."""
 
     extrapolation = -1 / 2
 
@@ -94,7 +94,7 @@ class _MarzariVanderbilt:
 
 
 class _MethfesselPaxton:
-    """First order of M. Methfessel and A. T. Paxton, Phys. Rev. B 40, 3616 (1989)."""
+    """First-order smearing of M. Methfessel and A. T. Paxton, Phys. Rev. B 40, 3616 (1989)."""
 
     extrapolation = -1 / 3
 
@@ -120,7 +120,7 @@ _FUNCTIONS: dict[str, _Function] = {
 
 
 class TooFewBands(ValueError):
-    """The bands cannot hold the electrons."""
+    """Raised when the bands cannot hold the electrons."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,14 @@ class Smearing:
     Attributes
     ----------
     name : str
-        fermi-dirac, gaussian, marzari-vanderbilt or methfessel-paxton (of first order).
+        "fermi-dirac", "gaussian", "marzari-vanderbilt" or "methfessel-paxton" (first order).
     width : float
-        Hartree, positive.
+        Width, positive, Hartree.
 
     Raises
     ------
     ValueError
-        For another name, or a width that is not a positive number.
+        If the name is unknown, or the width is not a positive finite number.
     """
 
     name: str
@@ -145,65 +145,69 @@ class Smearing:
 
     def __post_init__(self) -> None:
         if self.name not in _FUNCTIONS:
-            raise ValueError(f"unknown smearing {self.name!r}; one of {', '.join(_FUNCTIONS)}")
+            raise ValueError(f"unknown smearing {self.name!r}; expected one of {', '.join(_FUNCTIONS)}")
         if not (math.isfinite(self.width) and self.width > 0):
-            raise ValueError(f"the width of the smearing must be positive, not {self.width}")
+            raise ValueError(f"the width of the smearing must be positive and finite, got {self.width}")
 
     @property
     def extrapolation(self) -> float:
-        """Factor c of the energy's zero-width estimate E0 = F + c (-T S), where -T S = F - E is the entropy term.
+        """Factor c in the extrapolation of the energy to zero width, E0 = F + c (-T S), where -T S = F - E.
 
-        The convention of GPAW and VASP: -1/2, the mean of E and F, for Fermi-Dirac and Gaussian (Gillan, J. Phys.:
-        Condens. Matter 1, 689 (1989)), 0 for Marzari-Vanderbilt, -1/(n + 2) for Methfessel-Paxton of order n. Where
-        F - E0 ~ T^m, -T S = T dF/dT makes the leading order vanish with c = -1/m: m = 2 for the first two, but 3 and 4
-        for the others, whose F is already close.
+        The values follow GPAW and VASP: -1/2 for Fermi-Dirac and Gaussian, which gives the mean of E and F (Gillan, J.
+        Phys.: Condens. Matter 1, 689 (1989)), 0 for Marzari-Vanderbilt, and -1/(n + 2) for Methfessel-Paxton of order
+        n. If F - E0 ~ T^m, the leading order vanishes for c = -1/m, because -T S = T dF/dT. m is 2 for Fermi-Dirac and
+        Gaussian, 3 for Marzari-Vanderbilt and 4 for Methfessel-Paxton; the F of the last two is already close to E0.
         """
         return _FUNCTIONS[self.name].extrapolation
 
     def occupations(self, eigenvalues: Tensor, fermi_level: Tensor | float) -> Tensor:
-        """Occupations f(x), shaped as the eigenvalues, 1 for a full state of one spin; some leave [0, 1] slightly."""
+        """Return the occupations f(x), with the shape of the eigenvalues (Hartree).
+
+        The occupation of a full state of one spin is 1. With Marzari-Vanderbilt and Methfessel-Paxton smearing some
+        occupations are slightly outside of [0, 1].
+        """
         return _FUNCTIONS[self.name].occupation((eigenvalues - fermi_level) / self.width)
 
     def derivatives(self, eigenvalues: Tensor, fermi_level: Tensor | float) -> Tensor:
-        """Slope df / de of the occupations, Hartree^-1, shaped as the eigenvalues."""
+        """Return the derivatives df/de of the occupations, Hartree^-1, with the shape of the eigenvalues (Hartree)."""
         return _FUNCTIONS[self.name].derivative((eigenvalues - fermi_level) / self.width) / self.width
 
     def entropy(self, eigenvalues: Tensor, fermi_level: Tensor | float) -> Tensor:
-        """s(x) of each state, without unit; the entropy term of the energy is -width * sum(weights * s)."""
+        """Return the entropy s(x) of each state, dimensionless; the energy contains -width * sum(weights * s)."""
         return _FUNCTIONS[self.name].entropy((eigenvalues - fermi_level) / self.width)
 
     def fermi_level(self, eigenvalues: Tensor, weights: Tensor, nelectrons: float, spin_degeneracy: int) -> Tensor:
-        """Chemical potential at which the states hold the electrons.
+        """Return the chemical potential at which the states hold the electrons.
 
-        In a gap much wider than the smearing it lies in the middle. Occupations that are not monotonic can have several
-        solutions: the one next to Gaussian smearing's is taken, in two stages (F. J. dos Santos and N. Marzari, Phys.
-        Rev. B 107, 195122 (2023)).
+        In a gap much wider than the smearing it is the middle of the gap. If the occupations are not monotonic, there
+        can be several solutions. The one closest to that of Gaussian smearing is returned, in two stages (F. J. dos
+        Santos and N. Marzari, Phys. Rev. B 107, 195122 (2023)).
 
         Parameters
         ----------
         eigenvalues : Tensor
             (nspin, nk, nbands), Hartree, in any order.
         weights : Tensor
-            (nk,) weights of the k-points, adding up to one.
+            (nk,) weights of the k-points, which add up to one.
         nelectrons : float
-            Electrons in the cell.
+            Number of electrons in these states.
         spin_degeneracy : int
-            Electrons that a full state holds: 2 without spin polarisation, else 1.
+            Number of electrons in a full state: 2 without spin polarisation, otherwise 1.
 
         Returns
         -------
         Tensor
-            Scalar, Hartree, without gradient. The number of electrons is right to 1e-13 of it, or as well as a number
-            of double precision can express the level.
+            Scalar, Hartree, without gradient. The relative error of the number of electrons is at most 1e-13, or the
+            smallest that double precision of the Fermi level allows.
 
         Raises
         ------
         TooFewBands
             If the bands cannot hold the electrons.
         ValueError
-            If an eigenvalue or the number of electrons makes no sense.
+            If an eigenvalue is not finite, or the number of electrons is negative or not finite.
         """
-        # a few thousand numbers and a scalar search: on the CPU, whatever the device
+        # a scalar search over a few thousand numbers, which runs on the CPU for every device
         e = eigenvalues.detach().to("cpu", torch.float64)
         states = (spin_degeneracy * weights.detach().to("cpu", torch.float64))[None, :, None].expand_as(e)
         e, order = e.flatten().sort()
@@ -212,16 +216,16 @@ class Smearing:
         return torch.tensor(mu, dtype=eigenvalues.dtype, device=eigenvalues.device)
 
     def fill(self, eigenvalues: Tensor, weights: Tensor, reservoirs: "Sequence[tuple[slice, float]]") -> "FilledStates":
-        """Fill the states of all k-points.
+        """Find the Fermi levels and fill the states of all k-points.
 
         Parameters
         ----------
         eigenvalues : Tensor
             (nspin, nk, nbands), Hartree.
         weights : Tensor
-            (nk,) weights of the k-points, adding up to one.
+            (nk,) weights of the k-points, which add up to one.
         reservoirs : sequence of (slice, float)
-            Spin channels that share a Fermi level, with the number of their electrons; see `Crystal.reservoirs`.
+            Spin channels that share a Fermi level, and the number of their electrons; see `Crystal.reservoirs`.
 
         Raises
         ------
@@ -239,12 +243,12 @@ class Smearing:
         return FilledStates(eigenvalues, occupations, occupations * states, fermi_levels, entropy)
 
     def _solve(self, e: Tensor, states: Tensor, nelectrons: float) -> float:
-        """Chemical potential for sorted eigenvalues (n,) of which each holds `states` (n,) electrons."""
+        """Return the chemical potential for sorted eigenvalues (n,) that hold at most `states` (n,) electrons."""
         lowest, highest = float(e[0]), float(e[-1])
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ValueError("an eigenvalue is not finite")
         if not 0 <= nelectrons < math.inf:
-            raise ValueError(f"the number of electrons must not be negative: {nelectrons}")
+            raise ValueError(f"the number of electrons must be finite and not negative, got {nelectrons}")
         filled = states.cumsum(0)
         if nelectrons > float(filled[-1]) + _FULL:
             raise TooFewBands(f"too few bands: they hold {float(filled[-1]):g} of {nelectrons:g} electrons")
@@ -261,7 +265,7 @@ class Smearing:
 
         smearing, gaussian = _FUNCTIONS[self.name], _FUNCTIONS["gaussian"]
         tolerance = _ELECTRON_TOLERANCE * max(1.0, nelectrons)
-        below = int((filled <= nelectrons + _FULL).sum())  # states filled at zero width
+        below = int((filled <= nelectrons + _FULL).sum())  # number of levels filled at zero width
         if below and float(filled[below - 1]) >= nelectrons - _FULL:
             middle = 0.5 * float(e[below - 1] + e[below])
             if abs(excess(middle, smearing)) <= tolerance:
@@ -277,7 +281,7 @@ class Smearing:
 
 @dataclass(frozen=True)
 class FilledStates:
-    """States and the electrons in them.
+    """States and their electrons.
 
     Attributes
     ----------
@@ -286,9 +290,9 @@ class FilledStates:
     electrons : Tensor
         (nspin, nk, nbands) electrons in each orbital times the weight of its k-point.
     fermi_levels : Tensor
-        (nspin,) Hartree.
+        (nspin,) Fermi level of each spin channel, Hartree.
     entropy : float
-        -T S, Hartree.
+        Entropy term of the free energy, -T S, Hartree.
     """
 
     eigenvalues: Tensor
@@ -299,13 +303,13 @@ class FilledStates:
 
 
 def _next_crossing(excess: Callable[[float], float], start: float, step: float) -> tuple[float, float]:
-    """Interval next to `start`, with electrons missing at its lower end and not at its upper; steps grow."""
+    """Return the interval closest to `start` where `excess` changes from negative to positive; the steps grow."""
     direction = 1 if excess(start) < 0 else -1
-    here, there = start, start + direction * step
-    while (excess(there) < 0) == (direction > 0):
+    near, far = start, start + direction * step
+    while (excess(far) < 0) == (direction > 0):
         step *= 1.1
-        here, there = there, there + direction * step
-    return (here, there) if direction > 0 else (there, here)
+        near, far = far, far + direction * step
+    return (near, far) if direction > 0 else (far, near)
 
 
 def _root(
@@ -315,9 +319,9 @@ def _root(
     high: float,
     tolerance: float,
 ) -> float:
-    """Zero of `excess` in [low, high] by Newton's method, by bisection wherever that would leave the interval."""
+    """Return the zero of `excess` in [low, high], by Newton's method, or by bisection if that leaves the interval."""
     mu = 0.5 * (low + high)
-    while low < mu < high:  # else neighbouring numbers
+    while low < mu < high:  # otherwise low and high are neighbouring floating-point numbers
         value = excess(mu)
         if abs(value) <= tolerance:
             break

@@ -1,4 +1,4 @@
-"""Hermitian operators on the orbitals of one spin and k-point: what the terms of the energy make of H."""
+"""Hermitian operators on the orbitals of one spin channel and k-point, from which H is built."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from .transforms import chunk_size, from_box, to_box
 
 
 class Operator(ABC):
-    """An operator on plane waves of one k-point."""
+    """An operator on the plane waves of one k-point."""
 
     @abstractmethod
     def add_to(self, result: Tensor, psi: Tensor) -> None:
-        """Add the operator times orbitals (nbands, npw) to a result of the same shape."""
+        """Add the operator times the orbitals `psi` (nbands, npw) to `result` (nbands, npw), in place."""
 
     @abstractmethod
     def to(self, dtype: torch.dtype) -> "Operator":
-        """The same operator in complex64 or complex128."""
+        """Return the same operator in complex64 or complex128."""
 
     def matrix(self, waves: Tensor) -> Tensor:
-        """<G|O|G'> (n, n), complex128, between the plane waves with indices `waves` (n,)."""
+        """Return <G|O|G'> (n, n), complex128, for the plane waves with indices `waves` (n,)."""
         npw = self.npw
         unit = torch.zeros(len(waves), npw, dtype=torch.complex128, device=waves.device)
         unit[torch.arange(len(waves), device=waves.device), waves] = 1.0
@@ -54,21 +54,21 @@ class Diagonal(Operator):
         return len(self.values)
 
     def to(self, dtype: torch.dtype) -> "Diagonal":
-        """In the precision of `dtype`."""
+        """Return the same operator in the precision of `dtype`."""
         return Diagonal(self.values.to(dtype.to_real()))
 
     def add_to(self, result: Tensor, psi: Tensor) -> None:
-        """result += d psi."""
+        """Compute result += d psi."""
         result.addcmul_(psi, self.values.to(psi.dtype))
 
     def matrix(self, waves: Tensor) -> Tensor:
-        """diag(d)."""
+        """Return diag(d)."""
         return torch.diag(self.values[waves]).to(torch.complex128)
 
 
 @dataclass(frozen=True, eq=False)
 class Separable(Operator):
-    """sum_ij |p_i> D_ij <p_j|.
+    """A separable operator, sum_ij |p_i> D_ij <p_j|.
 
     Attributes
     ----------
@@ -87,16 +87,16 @@ class Separable(Operator):
         return self.projectors.shape[1]
 
     def to(self, dtype: torch.dtype) -> "Separable":
-        """In the precision of `dtype`."""
+        """Return the same operator in the precision of `dtype`."""
         return Separable(self.projectors.to(dtype), self.coupling.to(dtype))
 
     def add_to(self, result: Tensor, psi: Tensor) -> None:
-        """Two products of matrices."""
+        """Compute result += sum_ij |p_i> D_ij <p_j|psi> with two matrix products."""
         if len(self.projectors):
             result.addmm_(psi @ self.projectors.mH @ self.coupling, self.projectors)
 
     def matrix(self, waves: Tensor) -> Tensor:
-        """P D P^H between plane waves."""
+        """Return P D P^H for these plane waves."""
         projectors = self.projectors[:, waves]
         return projectors.mT @ self.coupling @ projectors.conj()
 
@@ -105,24 +105,24 @@ class Separable(Operator):
 class GridPotential(Operator):
     """Potentials on the FFT box: V(r) psi - 1/2 div(v(r) grad psi).
 
-    The second part is there if the energy depends on the kinetic energy density tau; v = dE/dtau (J. Neumann,
-    R. H. Nobes and N. C. Handy, Mol. Phys. 87, 1 (1996)). By the product rule it takes two transforms of an orbital
-    instead of three,
+    The second part is present if the energy depends on the kinetic energy density tau; v = dE/dtau (J. Neumann,
+    R. H. Nobes and N. C. Handy, Mol. Phys. 87, 1 (1996)). The product rule reduces the transforms of each orbital from
+    three to two:
 
-        -1/2 div(v grad psi) = 1/2 (T v psi + v T psi) + 1/4 (lap v) psi,   T = |k+G|^2 / 2,
+        -1/2 div(v grad psi) = 1/2 (T v psi + v T psi) + 1/4 (lap v) psi,   T = |k+G|^2 / 2.
 
-    all of them products that the FFT box holds exactly.
+    The FFT box holds all of these products exactly.
 
     Attributes
     ----------
     sphere : Sphere
         Plane waves.
     local : Tensor
-        (n1, n2, n3), Hartree: V, and 1/4 lap v if there is a v.
+        (n1, n2, n3), Hartree: V, or V + 1/4 lap v with `tau`.
     tau : Tensor or None
-        (n1, n2, n3) v.
+        (n1, n2, n3), v, dimensionless.
     half_squares : Tensor or None
-        (npw,) T, Hartree, without smoothing at the cutoff; needed with v.
+        (npw,) T, Hartree, without smoothing at the cutoff; required with `tau`.
     """
 
     sphere: Sphere
@@ -136,13 +136,13 @@ class GridPotential(Operator):
         return self.sphere.npw
 
     def to(self, dtype: torch.dtype) -> "GridPotential":
-        """In the precision of `dtype`."""
+        """Return the same operator in the precision of `dtype`."""
         real = dtype.to_real()
         tau, half_squares = (None if x is None else x.to(real) for x in (self.tau, self.half_squares))
         return GridPotential(self.sphere, self.local.to(real), tau, half_squares)
 
     def add_to(self, result: Tensor, psi: Tensor) -> None:
-        """Multiply on the grid, a few orbitals at a time."""
+        """Apply the potentials on the grid, a few orbitals at a time."""
         step = chunk_size(self.local.numel(), psi.device)
         for start in range(0, len(psi), step):
             result[start : start + step] += self._apply(psi[start : start + step])
@@ -160,7 +160,7 @@ class GridPotential(Operator):
         return torch.addcmul(waves[count:], waves[:count], half)
 
     def matrix(self, waves: Tensor) -> Tensor:
-        """V(G - G') + 1/2 (T + T') v(G - G')."""
+        """Return V(G - G') + 1/2 (T + T') v(G - G')."""
         miller, shape = self.sphere.miller[waves], self.local.shape
         i, j, k = ((miller[:, None, axis] - miller[None, :, axis]) % n for axis, n in enumerate(shape))
         index = (i * shape[1] + j) * shape[2] + k

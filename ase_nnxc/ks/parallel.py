@@ -1,7 +1,7 @@
-"""Python threads that share the cores: torch releases the interpreter's lock, so that each works on an item of its own.
+"""Python threads that share the cores. Torch releases the global interpreter lock, so they run at the same time.
 
-The threads belong to one pool, which is made when it is first used and stays for the life of the process. Scratch
-memory that a thread keeps (see `transforms`) is therefore allocated once.
+The threads belong to one pool, which is created at first use and lives as long as the process. The scratch memory of a
+thread (see `transforms`) is therefore allocated once.
 """
 
 import os
@@ -19,16 +19,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _lock = threading.Lock()
-_depth = 0  # how many maps are running
-_threads_of_caller = 1  # torch's number of threads before the first of them began
+_depth = 0  # number of running iterations
+_threads_of_caller = 1  # torch's number of threads before the first of these iterations began
 _pool: ThreadPoolExecutor | None = None
-_thread = threading.local()  # of a thread of the pool: `is_worker`, and `share`, its number of torch threads
+_thread = threading.local()  # in a thread of the pool: `is_worker`, and `share`, its number of torch threads
 
 
 def _after_fork() -> None:
-    """Begin anew in a child process, which has none of its parent's threads.
+    """Reset the state in a child process, which has none of the threads of its parent.
 
-    The threads of OpenMP do not survive a fork either: a child that used more than one would wait for them forever.
+    OpenMP threads do not survive a fork either: a child that used more than one would wait for them forever.
     """
     global _lock, _depth, _pool
     _lock, _depth, _pool = threading.Lock(), 0, None
@@ -41,7 +41,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def _one_torch_thread() -> Iterator[int]:
-    """Give torch one thread while the pool uses the cores; yield the caller's number and restore it at the end."""
+    """Set torch to one thread while the pool uses the cores; yield the caller's number, and restore it at the end."""
     global _depth, _threads_of_caller
     with _lock:
         if _depth == 0:
@@ -60,22 +60,22 @@ def _one_torch_thread() -> Iterator[int]:
 def iterate(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
     """Apply `function` to every item, without gradients; yield the results in the order of the items.
 
-    Results are handed out one by one, so that a sum over them needs little memory. On a CPU as many items are worked on
-    at a time as torch has threads; on a GPU, which one thread keeps busy, one. An exception of the function ends the
-    iteration, and no item is being worked on any more when it is raised.
+    Results are yielded one by one, so that a sum over them needs little memory. On a CPU the number of items processed
+    at the same time is torch's number of threads. On a GPU, which one thread keeps busy, items are processed one by
+    one. An exception in `function` ends the iteration; it is raised after all running calls have finished.
 
     Parameters
     ----------
     function : callable
-        Work on one item; it must not change shared data.
+        Function of one item. Several threads call it, so it must not change shared data.
     items : sequence
-        What to work on.
+        Arguments of `function`.
     device : torch.device
-        Where the work is done.
+        Device on which `function` runs.
     """
 
     def without_gradients(item: Item) -> Result:
-        with torch.no_grad():  # the grad mode belongs to a thread
+        with torch.no_grad():  # each thread has its own grad mode
             return function(item)
 
     if device.type != "cpu" or len(items) <= 1 or getattr(_thread, "is_worker", False):
@@ -92,7 +92,7 @@ def iterate(function: Callable[[Item], Result], items: Sequence[Item], device: t
 def _iterate_in_pool(
     function: Callable[[Item], Result], items: Sequence[Item], threads: int, share: int
 ) -> Iterator[Result]:
-    """Results, in order, of `threads` threads that each take the next item and have `share` torch threads."""
+    """Yield results in order; `threads` threads take items from a queue, each with `share` torch threads."""
     results: deque[Future[Result]] = deque(Future() for _ in items)
     waiting: queue.SimpleQueue[tuple[Item, Future[Result]]] = queue.SimpleQueue()
     for pair in zip(items, results):
@@ -115,7 +115,7 @@ def _iterate_in_pool(
         while results:
             yield results.popleft().result()
     finally:
-        while not waiting.empty():  # after an exception, or if the caller wants no more
+        while not waiting.empty():  # after an exception, or if the caller stops the iteration early
             try:
                 waiting.get_nowait()
             except queue.Empty:
@@ -136,7 +136,7 @@ def _begin_worker() -> None:
 
 
 def _set_torch_threads(share: int) -> None:
-    """Set torch's number of threads in this thread of the pool; the thread keeps it."""
+    """Set torch's number of threads in this thread of the pool, where the setting persists."""
     if _thread.share != share:
         torch.set_num_threads(share)
         _thread.share = share

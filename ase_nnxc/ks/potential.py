@@ -1,4 +1,4 @@
-"""The Kohn-Sham potential: assembled from the density terms, on the grid."""
+"""The Kohn-Sham potential on the grid, assembled from the density terms."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Potential:
-    """Potentials of all spins, and what makes an energy of the sum of eigenvalues.
+    """Potentials of all spin channels, and the double-counting correction to the sum of eigenvalues.
 
     Attributes
     ----------
     values : Tensor
-        (nspin, 1 or 2, n1, n2, n3). The first of each spin is the local potential, Hartree; if the energy depends on
-        tau, the second is v = dE/dtau, and the first holds 1/4 lap v (see `operators.GridPotential`).
+        (nspin, 1 or 2, n1, n2, n3). The first field of each spin is the local potential, Hartree. If the energy depends
+        on tau, the second field is v = dE/dtau, and the first one includes 1/4 lap v (see `operators.GridPotential`).
     double_counting : float
-        sum of E - int (V n + v tau) over the density terms, Hartree: added to the sum of the eigenvalues it makes the
-        Harris-Foulkes energy (J. Harris, Phys. Rev. B 31, 1770 (1985)), without the ions and the entropy.
+        Sum of E - int (V n + v tau) over the density terms, Hartree. Its sum with the sum of the eigenvalues is the
+        Harris-Foulkes energy (J. Harris, Phys. Rev. B 31, 1770 (1985)) without the ion terms and the entropy.
     """
 
     values: Tensor
@@ -36,21 +36,21 @@ class Potential:
 
 
 def assemble_potential(system: System, terms: Sequence[DensityTerm], fields: Fields) -> Potential:
-    """The sum of the terms' potentials.
+    """Return the sum of the potentials of the density terms.
 
     Parameters
     ----------
     system : System
-        What the terms were made for.
+        The system of the terms.
     terms : sequence of DensityTerm
-        All of them.
+        All density terms of the system.
     fields : Fields
-        What makes the potential.
+        Fields at which the potential is computed.
 
     Raises
     ------
     FloatingPointError
-        If a term is not finite.
+        If the energy or the potential of a term is not finite.
     """
     energy, derivatives = 0.0, torch.zeros_like(fields.real)
     for term in terms:
@@ -64,7 +64,20 @@ def assemble_potential(system: System, terms: Sequence[DensityTerm], fields: Fie
 
 
 def potential_of_spins(system: System, derivatives: Tensor) -> Tensor:
-    """Potentials (nspin, 1 or 2, n1, n2, n3), as in `Potential`, of derivatives (nfields, n1, n2, n3) by the fields."""
+    """Return potentials of the spin channels, as in `Potential.values`.
+
+    Parameters
+    ----------
+    system : System
+        Crystal and grid.
+    derivatives : Tensor
+        (nfields, n1, n2, n3) derivatives of the energy with respect to the fields, per volume.
+
+    Returns
+    -------
+    Tensor
+        (nspin, 1 or 2, n1, n2, n3).
+    """
     grid, nspin = system.basis.grid, system.crystal.nspin
     local = by_channels(derivatives[:nspin])
     if len(derivatives) == nspin:

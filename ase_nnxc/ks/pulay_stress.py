@@ -1,7 +1,7 @@
-"""The stress's error from a finite cutoff.
+"""The Pulay stress: the error of the stress due to a finite cutoff.
 
-A fixed set of plane waves is not a fixed cutoff: the stress of one misses the pressure 2/3 ecut/Omega dE/decut (Francis
-and Payne, J. Phys.: Condens. Matter 2, 4395 (1990), eq. 10).
+The stress is a derivative at a fixed set of plane waves, not at a fixed cutoff. It lacks the pressure
+2/3 ecut/Omega dE/decut (Francis and Payne, J. Phys.: Condens. Matter 2, 4395 (1990), eq. 10).
 """
 
 from dataclasses import replace
@@ -13,17 +13,17 @@ from .basis import make_sphere, shared_waves
 from .ground_state import GroundState
 from .kpoints import Block
 
-MARGIN = 0.1  # of the cutoff: the plane waves that are looked at beyond it
+MARGIN = 0.1  # width of the shell of additional plane waves, in units of the cutoff
 
 
 def pulay_pressure(state: GroundState) -> float:
-    """Estimate of the Pulay pressure, Hartree/bohr^3; negative, as the stress without it is too compressive.
+    """Return an estimate of the Pulay pressure, Hartree/bohr^3. It is not positive, as dE/decut is not positive.
 
-    The slope of the energy is that of second-order perturbation theory,
+    Second-order perturbation theory gives the derivative of the energy,
 
         dE/decut ~ -1/(MARGIN ecut) sum_n f_n sum_G |<k+G|H|psi_n>|^2 / (|k+G|^2/2 - e_n),
 
-    over the plane waves between ecut and (1 + MARGIN) ecut.
+    where G runs over the plane waves between ecut and (1 + MARGIN) ecut.
     """
     crystal, basis, electrons = state.crystal, state.basis, state.electrons
     potential = state.total_energy().potential(state.fields).values

@@ -1,15 +1,16 @@
 """Linear response of a ground state to a change of its Hamiltonian.
 
-The fields F (density; see `terms.xc`) are a fixed point: F = Phi(v), v = v[F]. With chi0 = dPhi/dv, the response of the
-orbitals at fixed electron number, and K = dv/dF, a change of v by dv makes dF = (1 - chi0 K)^-1 chi0 dv.
+The fields F (see `fields`) are a fixed point: F = Phi(v), v = v[F]. chi0 = dPhi/dv is the response of the orbitals at
+fixed number of electrons, and K = dv/dF is the kernel. A change dv of v changes the fields by
+dF = (1 - chi0 K)^-1 chi0 dv.
 
-chi0 follows E. Cances, M. F. Herbst, G. Kemlin, A. Levitt and B. Stamm, Lett. Math. Phys. 113, 21 (2023): among the
-converged bands it is an explicit sum of divided differences of the occupations; what lies outside of them is solved for
-by Sternheimer's equation, inside GMRES only as well as each step needs it: M. F. Herbst and B. Sun,
-arXiv:2505.02319 (2025).
+chi0 follows E. Cances, M. F. Herbst, G. Kemlin, A. Levitt and B. Stamm, Lett. Math. Phys. 113, 21 (2023). Within the
+converged bands it is an explicit sum with divided differences of the occupations. The part outside of these bands is
+the solution of Sternheimer's equation. In GMRES this solution has the accuracy that each step requires: M. F. Herbst
+and B. Sun, arXiv:2505.02319 (2025).
 
-A change of the potentials is given by derivatives (nfields, n1, n2, n3) of an energy per volume by the fields, all
-else by what it adds to H psi.
+A change of the potentials is given as derivatives (nfields, n1, n2, n3) of an energy per volume with respect to the
+fields. Any other change of H is given by its product with orbitals.
 """
 
 import math
@@ -28,20 +29,34 @@ from .potential import potential_of_spins
 from .response_solvers import ResponseError, gmres, norms, sternheimer
 from .scf import EMPTY
 
-SINGLE_PRECISION = 1e-4  # looser relative residuals of Sternheimer's equation are reached in complex64
-LOOSEST = 3e-2  # relative residual of Sternheimer's equation that is always asked for
-NEGLIGIBLE = 1e-12  # a smaller occupation changes nothing
-NO_METAL = 1e-8  # df/de times the width that add up to less: the Fermi level does not matter
-ILL_DEFINED = 1e-2  # share of the sum of df/de in that of their sizes below which the Fermi level has no response
+SINGLE_PRECISION = 1e-4  # for relative residuals above it Sternheimer's equation is solved in complex64
+LOOSEST = 3e-2  # the largest relative residual of Sternheimer's equation
+NEGLIGIBLE = 1e-12  # smaller occupations are neglected
+NO_METAL = 1e-8  # if the sum of |df/de| times the width is smaller, the response of the Fermi level is neglected
+ILL_DEFINED = 1e-2  # if the sum of -df/de relative to that of |df/de| is smaller, the Fermi level has no response
 
 OrbitalPerturbation = Callable[[Block, Tensor], Tensor]
-"""What a change of H, apart from potentials on the grid, makes of orbitals (n, npw) of a block."""
+"""Function of a block and its orbitals (n, npw); returns the product of a change of H with them (n, npw)."""
 
 
 def divided_differences(smearing: Smearing, eigenvalues: Tensor, fermi_level: float) -> Tensor:
-    """(f_m - f_n) / (e_m - e_n), Hartree^-1, of all pairs of eigenvalues (n,), and df/de where they are equal: (n, n).
+    """Return (f_m - f_n) / (e_m - e_n) of all pairs of levels, and df/de on the diagonal.
 
-    For close levels it is the mean of df/de between them, by Gauss and Legendre's rule.
+    For close levels the result is the mean of df/de between them, by Gauss-Legendre quadrature.
+
+    Parameters
+    ----------
+    smearing : Smearing
+        Smearing of the occupations f.
+    eigenvalues : Tensor
+        (n,) e, Hartree.
+    fermi_level : float
+        Hartree.
+
+    Returns
+    -------
+    Tensor
+        (n, n), Hartree^-1.
     """
     f = smearing.occupations(eigenvalues, fermi_level)
     distance = eigenvalues[:, None] - eigenvalues
@@ -53,25 +68,26 @@ def divided_differences(smearing: Smearing, eigenvalues: Tensor, fermi_level: fl
 
 
 def _bands_above(occupation: float, occupations: Tensor) -> Tensor:
-    """Number of bands (...) up to the last whose occupation (..., nbands), of any sign, is larger than that."""
+    """Return the number of bands (...) up to the last one in `occupations` (..., nbands) with |f| > `occupation`."""
     numbers = torch.arange(1, occupations.shape[-1] + 1, device=occupations.device)
     return ((occupations.abs() > occupation) * numbers).amax(-1)
 
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """First-order change of orbitals and occupations, as changed fields and energies are made of it.
+    """First-order change of orbitals and occupations, from which changes of fields and energies follow.
 
     A quadratic form q summed over the electrons changes by sum_n Re q(psi_n, eta_n) = 1/4 sum_n (q(psi_n + eta_n)
-    - q(psi_n - eta_n)), eta_n = g_n (2 f_n dpsi_n + df_n psi_n). These are orbitals with occupations of either sign,
-    and go where a ground state's go.
+    - q(psi_n - eta_n)), where eta_n = g_n (2 f_n dpsi_n + df_n psi_n) and g_n is the number of electrons in the full
+    orbital, times the weight of the k-point. psi_n + eta_n and psi_n - eta_n are orbitals with occupations of either
+    sign. Functions of the orbitals of a ground state accept them.
 
     Attributes
     ----------
     orbitals : list of Tensor
-        (2 nbands, npw) of each block: psi + eta and psi - eta.
+        (2 nbands, npw) of each block: psi + eta and psi - eta, with eta scaled to a norm of at most about one.
     electrons : Tensor
-        (nspin, nk, 2 nbands) their occupations.
+        (nspin, nk, 2 nbands) occupations of these orbitals, which contain the inverse of the scaling.
     """
 
     orbitals: list[Tensor]
@@ -80,14 +96,14 @@ class FirstOrder:
 
 @dataclass(frozen=True)
 class _BlockResponse:
-    """Response of the orbitals of one block at fixed Fermi level.
+    """The response of the orbitals of one block at fixed Fermi level.
 
     Attributes
     ----------
     change : Tensor
         eta (n, npw) of the first n orbitals.
     shifts : Tensor
-        (nbands,) first-order eigenvalues, Hartree; zero beyond the first n.
+        (nbands,) first-order changes of the eigenvalues, Hartree; zero beyond the first n.
     """
 
     change: Tensor
@@ -100,22 +116,31 @@ class Response:
     Parameters
     ----------
     state : GroundState
-        Around which to expand.
+        Ground state.
     tolerance : float, optional
-        Relative error of the response; by default that of the state's own density, from the last step of its SCF.
+        Relative error of the response. The default is that of the state's density, from the last step of its SCF.
 
     Attributes
     ----------
     energy : TotalEnergy
-        Of the state's system.
+        Energy of the state's system.
     potential : Tensor
-        (nspin, 1 or 2, n1, n2, n3) of the state.
+        (nspin, 1 or 2, n1, n2, n3) `Potential.values` of the state.
     nbands : int
-        Number of bands that count; those above hold no electrons and are not converged.
+        Number of bands in the response. The bands above hold no electrons and have not converged.
+    filled, touched : Tensor
+        (nspin, nk) int64 number of bands up to the last one with an occupation above `EMPTY` and above `NEGLIGIBLE`.
+    weights : Tensor
+        (nk,) electrons in a full orbital times the weight of its k-point.
     occupation_derivatives : Tensor
-        (nspin, nk, nbands) df/de times the electrons in a full orbital, Hartree^-1.
+        (nspin, nk, nbands) df/de times `weights`, Hartree^-1.
     metallic : list of bool
-        Whether the Fermi level of each of the crystal's reservoirs has a response that counts.
+        Whether the response of the Fermi level matters, for each of the crystal's reservoirs.
+
+    Raises
+    ------
+    ResponseError
+        If the operator of a term depends on the orbitals, or if the Fermi level has no well-defined response.
     """
 
     def __init__(self, state: GroundState, tolerance: float | None = None):
@@ -123,35 +148,38 @@ class Response:
         crystal = state.crystal
         self.energy = state.total_energy()
         if nonlinear := [term.name for term in self.energy.orbital_terms if term.made_of_orbitals]:
-            raise ResponseError(f"the response of {', '.join(nonlinear)}, made of the orbitals, is not known")
+            raise ResponseError(
+                f"the response is not implemented for {', '.join(nonlinear)}, whose operators depend on the orbitals"
+            )
         self.tolerance = tolerance or max(1e-9, 10 * math.sqrt(state.history[-1].error / crystal.nelectrons))
         self.potential = self.energy.potential(state.fields).values
         self._kernels = self.energy.kernels(state.fields)
         self._coulomb = coulomb_kernel(state.basis.grid, crystal)
-        # the SCF has converged the bands that hold electrons somewhere, and one more
+        # the SCF has converged the bands that are occupied in some block, and one more
         self.filled = _bands_above(EMPTY, state.occupations)  # (nspin, nk)
         self.nbands = min(int(self.filled.max()) + 1, state.occupations.shape[-1])
-        # little electrons have large derivatives
+        # small occupations can have large derivatives
         self.touched = _bands_above(NEGLIGIBLE, state.occupations[..., : self.nbands])
-        self.weights = (2 / crystal.nspin) * state.basis.weights  # (nk,) electrons in a full orbital
+        self.weights = (2 / crystal.nspin) * state.basis.weights
         derivatives = state.smearing.derivatives(state.eigenvalues, state.fermi_levels[:, None, None])
         self.occupation_derivatives = derivatives[..., : self.nbands] * self.weights[:, None]
         self.metallic = [self._is_metallic(self.occupation_derivatives[spins]) for spins, _ in crystal.reservoirs]
 
     def _is_metallic(self, derivatives: Tensor) -> bool:
-        """Whether the response of the Fermi level that states with these df/de (n, nk, nbands) share counts."""
+        """Whether the response of the Fermi level of states with these df/de (n, nk, nbands) matters."""
         sizes, total = float(derivatives.abs().sum()), -float(derivatives.sum())
         if sizes * self.state.smearing.width < NO_METAL:
             return False
         if total < ILL_DEFINED * sizes:
             raise ResponseError(
-                f"the Fermi level has no well-defined response: {self.state.smearing.name} smearing gives a density "
-                f"of states of {total:.2g} / Ha at it; use more k-points, another width, or fermi-dirac or gaussian"
+                f"the Fermi level has no well-defined response: {self.state.smearing.name} smearing gives a density of "
+                f"states of {total:.2g} / Ha at the Fermi level; use more k-points, another width, or fermi-dirac or "
+                "gaussian smearing"
             )
         return True
 
     def kernel(self, change: Tensor) -> Tensor:
-        """K dF: change of the potentials (nfields, n1, n2, n3) that a change (nfields, ng) of the fields makes."""
+        """Return K dF, the change of the potentials (nfields, n1, n2, n3), for a change (nfields, ng) of the fields."""
         total = torch.zeros(len(change), *self.state.basis.grid.shape, dtype=torch.float64, device=change.device)
         for kernel in self._kernels:
             total += kernel(change)
@@ -160,23 +188,26 @@ class Response:
     def chi0(
         self, perturbation: Tensor, tolerance: float | None = None, added: OrbitalPerturbation | None = None
     ) -> Tensor:
-        """Change of the fields (nfields, ng) at fixed interaction; arguments of `first_order`."""
+        """Return chi0 dv, the change of the fields (nfields, ng) without interaction.
+
+        The parameters are those of `first_order`.
+        """
         first = self.first_order(perturbation, tolerance, added)
         return self.energy.fields_of(first.orbitals, first.electrons)
 
     def first_order(
         self, perturbation: Tensor, tolerance: float | None = None, added: OrbitalPerturbation | None = None
     ) -> FirstOrder:
-        """Change of orbitals and occupations at fixed interaction and numbers of electrons.
+        """Return the change of orbitals and occupations without interaction, at fixed numbers of electrons.
 
         Parameters
         ----------
         perturbation : Tensor
             (nfields, n1, n2, n3) change of the potentials, with the symmetry of the crystal.
         tolerance : float, optional
-            Relative error of the orbitals; by default that of the response.
+            Relative error of the orbitals; default: the tolerance of the response.
         added : callable, optional
-            Any other change of H, with that symmetry.
+            Any other change of H, with the symmetry of the crystal.
         """
         state, kpoints = self.state, self.state.system.kpoints
         potential = potential_of_spins(state.system, perturbation)
@@ -196,8 +227,8 @@ class Response:
         def changed(block: Block, psi: Tensor, response: _BlockResponse) -> Tensor:
             count, psi = len(response.change), psi[: self.nbands]
             eta = torch.zeros_like(psi)
-            of_level = shifts[block.spin] * self.occupation_derivatives[block.spin, block.k, :count, None]
-            eta[:count] = response.change - of_level * psi[:count]
+            fermi_part = shifts[block.spin] * self.occupation_derivatives[block.spin, block.k, :count, None]
+            eta[:count] = response.change - fermi_part * psi[:count]
             eta /= scale
             return torch.cat((psi + eta, psi - eta))
 
@@ -206,7 +237,7 @@ class Response:
     def _respond(
         self, block: Block, orbitals: Tensor, perturbation: Tensor, tolerance: float, added: OrbitalPerturbation | None
     ) -> _BlockResponse:
-        """Response of a block to potentials (1 or 2, n1, n2, n3) on the grid and what else is added to H."""
+        """Return the response of a block to potentials (1 or 2, n1, n2, n3) on the grid and to `added`."""
         dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
         state, at = self.state, (block.spin, block.k)
         filled, count = int(self.filled[at]), int(self.touched[at])
@@ -218,8 +249,7 @@ class Response:
         if added is not None:
             right += added(block, orbitals[:count]).to(dtype)
         couplings = (space.conj() @ right.mT).to(torch.complex128)  # <m|dH|n>
-        # sum_mn psi_m c_mn psi_n*, c_mn = <m|dH|n> (f_m - f_n) / (e_m - e_n), counts pairs with an empty one
-        # twice
+        # sum_mn psi_m c_mn psi_n*, c_mn = <m|dH|n> (f_m - f_n) / (e_m - e_n); pairs with an empty orbital count twice
         fermi_level = float(state.fermi_levels[block.spin])
         mixing = couplings * divided_differences(state.smearing, energies, fermi_level)[:, :count]
         mixing[count:] *= 2
@@ -234,7 +264,7 @@ class Response:
         return _BlockResponse(self.weights[block.k] * change, shifts)
 
     def _fermi_shifts(self, shifts: Tensor) -> Tensor:
-        """dmu = sum f' de / sum f' (nspin,), Hartree, of first-order eigenvalues (nspin, nk, nbands)."""
+        """Return dmu = sum f' de / sum f' (nspin,), Hartree, for changes de (nspin, nk, nbands) of the eigenvalues."""
         sums = (self.occupation_derivatives * shifts).sum((1, 2))
         change = torch.zeros_like(sums)
         for (spins, _), metallic in zip(self.state.crystal.reservoirs, self.metallic):
@@ -243,9 +273,9 @@ class Response:
         return change
 
     def solve(self, perturbation: Tensor, added: OrbitalPerturbation | None = None) -> Tensor:
-        """Change of the fields (nfields, ng) with the interaction; arguments of `first_order`.
+        """Return the change of the fields (nfields, ng) with interaction: dF = chi0 (dv + K dF), solved by GMRES.
 
-        dF = chi0 (dv + K dF), by GMRES.
+        The parameters are those of `first_order`.
         """
         grid = self.state.basis.grid
 
@@ -260,9 +290,10 @@ class Response:
         return self._screen(gmres(apply, bare, inner, self.tolerance))
 
     def _screen(self, change: Tensor) -> Tensor:
-        """Fields after screening by a model of chi0, the densities of states at the Fermi level, and no exchange.
+        """Apply a preconditioner: screening by a model of chi0, without exchange and correlation.
 
-        (1 - chi0 v_c)^-1 with chi0 = -D for the density and -(D_up - D_down) for the magnetisation.
+        The result is (1 - chi0 v_c)^-1 dF with chi0 = -D for the density and -(D_up - D_down) for the magnetisation,
+        where D is the density of states at the Fermi level per volume.
         """
         states = -self.occupation_derivatives.sum((1, 2)) / self.state.crystal.volume  # (nspin,) D / Omega
         screened = change.clone()

@@ -1,4 +1,4 @@
-"""The two linear systems of a response: Sternheimer's equation of each k-point, and Dyson's equation by GMRES."""
+"""Solvers of a response: conjugate gradients for Sternheimer's equation of each block, GMRES for Dyson's equation."""
 
 import math
 from collections.abc import Callable
@@ -10,32 +10,32 @@ from torch import Tensor
 from .eigensolver import precondition
 from .hamiltonian import Hamiltonian
 
-STEPS = 100  # largest number of steps of either solver
+STEPS = 100  # the largest number of steps of either solver
 
 
 class ResponseError(RuntimeError):
-    """The response of a ground state does not exist or was not found."""
+    """Raised when the response of a ground state does not exist or has not converged."""
 
 
 def sternheimer(
     hamiltonian: Hamiltonian, psi: Tensor, energies: Tensor, space: Tensor, right: Tensor, tolerance: float
 ) -> Tensor:
-    """Solve Q (H - e_n) Q x_n = -Q b_n, Q the projector on what is orthogonal to `space`, by conjugate gradients.
+    """Solve Q (H - e_n) Q x_n = -Q b_n by conjugate gradients; Q projects onto the complement of `space`.
 
     Parameters
     ----------
     hamiltonian : Hamiltonian
-        H.
+        H of a block.
     psi : Tensor
-        (n, npw) orbitals that the preconditioner looks at.
+        (n, npw) orbitals, used by the preconditioner.
     energies : Tensor
         (n,) e_n, Hartree, below all eigenvalues of Q H Q.
     space : Tensor
-        (m, npw) orthonormal.
+        (m, npw) orthonormal orbitals.
     right : Tensor
         (n, npw) b_n.
     tolerance : float
-        Norm of residuals, relative to the largest norm of the right sides b_n.
+        Largest norm of a residual, relative to the largest norm of the right-hand sides b_n.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def sternheimer(
     Raises
     ------
     ResponseError
-        If it does not converge.
+        If the solution does not converge, or Q (H - e_n) Q is not positive definite.
     """
 
     def outside(vectors: Tensor) -> Tensor:
@@ -70,20 +70,22 @@ def sternheimer(
         image = outside(torch.addcmul(hamiltonian.apply(direction), direction, e, value=-1))
         curvature = _dots(direction, image)
         if not bool((curvature > 0).all()):
-            raise ResponseError("Sternheimer's equation is not positive: a band was missed below an occupied one")
+            raise ResponseError("Sternheimer's equation is not positive definite: a lower band is missing")
         length = (slope / curvature)[:, None]
         solution[active] += length * direction
         residual = torch.addcmul(residual, image, length, value=-1)
-    raise ResponseError(f"Sternheimer's equation has not converged in {STEPS} steps to {tolerance:.0e}")
+    raise ResponseError(
+        f"Sternheimer's equation has not converged in {STEPS} steps to a relative residual of {tolerance:.0e}"
+    )
 
 
 def norms(vectors: Tensor) -> Tensor:
-    """Norms (n,) of complex vectors (n, npw); torch's own norm of complex numbers is slow."""
+    """Return norms (n,) of complex vectors (n, npw); torch's own norm of complex numbers is slow."""
     return torch.linalg.vector_norm(torch.view_as_real(vectors).flatten(1), dim=1)
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
-    """Re <a_n|b_n> (n,)."""
+    """Return Re <a_n|b_n> (n,)."""
     return (torch.view_as_real(a) * torch.view_as_real(b)).sum((1, 2))
 
 
@@ -98,18 +100,18 @@ def gmres(
     Parameters
     ----------
     apply : callable
-        A x of a vector and of the relative error that the product may have.
+        Function of a vector x and of the relative error allowed in the product; returns A x.
     right : Tensor
         b.
     inner : callable
-        Real inner product of two vectors.
+        Function of two vectors; returns their real inner product.
     tolerance : float
-        Norm of the residual relative to that of b.
+        Largest norm of the residual, relative to that of b.
 
     Raises
     ------
     ResponseError
-        If it does not converge.
+        If the solution does not converge, or is NaN or infinite.
     """
     size = float(inner(right, right).sqrt())
     if size == 0:
@@ -127,8 +129,11 @@ def gmres(
         y = np.linalg.lstsq(small, unit, rcond=None)[0]
         relative = float(np.linalg.norm(unit - small @ y))
         if not math.isfinite(relative):
-            raise ResponseError("the response is not a number")
+            raise ResponseError("the response is NaN or infinite")
         if relative <= tolerance:
             return size * torch.stack([c * v for c, v in zip(y.tolist(), vectors)]).sum(0)
         vectors.append(new / norm)
-    raise ResponseError(f"the response has not converged in {STEPS} steps: {relative:.1e}, not {tolerance:.1e}")
+    raise ResponseError(
+        f"the response has not converged in {STEPS} steps: the relative residual is {relative:.1e}, the tolerance is "
+        f"{tolerance:.1e}"
+    )

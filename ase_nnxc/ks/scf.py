@@ -1,4 +1,4 @@
-"""The self-consistent field: density -> potential -> orbitals -> density, until input and output agree."""
+"""The self-consistent field (SCF): density -> potential -> orbitals -> density, until input and output agree."""
 
 import math
 import time
@@ -22,29 +22,29 @@ from .system import System
 from .total_energy import TotalEnergy
 from .warm_start import start_from, start_from_atoms
 
-SCREENING = 0.8  # Kerker's wave vector where there are periods, bohr^-1
-EMPTY = 1e-6  # a band with a smaller occupation need not be converged
-TOO_FULL = 1e-3  # more than this in the highest of the bands that the caller allows is an error
+SCREENING = 0.8  # Kerker's wave vector, bohr^-1, for systems with periodic directions
+EMPTY = 1e-6  # bands with smaller occupations need not be converged
+TOO_FULL = 1e-3  # largest allowed occupation of the highest band if the caller sets the number of bands
 
 Eigensolver = Callable[[Hamiltonian, Tensor, float, int], Eigenpairs]
-"""Improves orbitals (nbands, npw) of H until residuals of the lowest ones, so many, are below a tolerance."""
+"""Function of H, orbitals (nbands, npw), a tolerance of the residuals, and the number of bands to converge."""
 
 
 class Mixer(Protocol):
-    """What proposes the next density; see `mixing.AndersonMixer`."""
+    """Interface of a density mixer; see `mixing.AndersonMixer`."""
 
     def error(self, residual: Tensor, volume: Tensor) -> float:
-        """Estimate of the energy's error, Hartree, of a residual (nfields, ng)."""
+        """Return the estimated error of the energy, Hartree, for a residual (nfields, ng)."""
 
     def step(self, density: Tensor, residual: Tensor) -> Tensor:
-        """The next fields (nfields, ng) after some gave `residual` = output - input."""
+        """Return the next input fields (nfields, ng), from input fields and their `residual` = output - input."""
 
     def secants(self, density: Tensor, residual: Tensor) -> Tensor:
-        """What was learned, for the SCF of a similar system: (n, 2, nfields, ng), n from 0."""
+        """Return changes of fields and residuals (n, 2, nfields, ng), n >= 0, for the SCF of a similar system."""
 
 
 def default_nbands(crystal: Crystal) -> int:
-    """A fifth more bands than electron pairs, at least four more; with spin, counted for the majority channel."""
+    """Return the filled bands of the majority spin channel, plus a fifth of their number, at least four."""
     moment = crystal.fixed_moment
     if moment is None:
         moment = 0.0 if crystal.magmoms is None else float(crystal.magmoms.sum())
@@ -53,10 +53,10 @@ def default_nbands(crystal: Crystal) -> int:
 
 
 def default_mixer(system: System, secants: Tensor | None) -> AndersonMixer:
-    """Anderson mixing with Kerker's preconditioner.
+    """Return an Anderson mixer, with Kerker's preconditioner if there are periodic directions.
 
-    Residuals are measured by 4 pi / G^2, which is positive; a truncated interaction need not be. In molecules no charge
-    sloshes: without screening 9 steps instead of 17 for H2O, CO and Si.
+    The metric of the residuals is 4 pi / G^2, which is never negative; a truncated interaction can be negative. Charge
+    sloshing does not occur in molecules: without screening H2O, CO and Si need 9 steps instead of 17.
     """
     crystal, grid = system.crystal, system.basis.grid
     metric = lattice_kernel(grid.miller, crystal.lattice, (True, True, True))
@@ -83,40 +83,41 @@ def scf(
     system : System
         Crystal, basis, functional and terms of the energy.
     smearing : Smearing
-        Occupations.
+        Smearing of the occupations.
     nbands : int, optional
-        Bands per k-point; default: `default_nbands`, more when their occupations ask for it.
+        Number of bands at each k-point. By default it is `default_nbands`, and bands are added while the highest one
+        is occupied.
     settings : SCFSettings, optional
-        Tolerance and number of steps.
+        Tolerance and largest number of steps.
     start : GroundState, optional
-        State of the same atoms, moved or strained, to start from.
+        Ground state of the same atoms to start from; they may have moved, and the cell may be strained.
     mixer : Mixer, optional
-        Default: `default_mixer`.
+        Density mixer; default: `default_mixer`.
     eigensolver : callable, optional
-        Default: `eigensolver.davidson`.
+        Eigensolver of a block; default: `eigensolver.davidson`.
     tolerance : OrbitalTolerance, optional
-        How well orbitals are solved; by default this depends on the start and on `settings`.
+        Schedule of the tolerances for orbitals. The default depends on `start` and `settings`.
     callback : callable, optional
-        Receives each `Step` as it is finished.
+        Function that is called with each `Step` when the step is complete.
 
     Raises
     ------
     ConvergenceError
         If the tolerance is not reached within `settings.maxiter` steps.
     TooFewBands
-        If `nbands` cannot hold the electrons.
+        If `nbands` is given and these bands cannot hold the electrons.
     FloatingPointError
-        If the functional gives energies or potentials that are not finite.
+        If a term of the energy or its potential is not finite.
     ValueError
-        If `start` is a state of other atoms.
+        If `start` is a ground state of other atoms, or of another cell along directions that are not periodic.
     """
     settings = settings or SCFSettings()
     energy, crystal, kpoints = TotalEnergy(system), system.crystal, system.kpoints
     wanted = nbands or min(default_nbands(crystal), system.basis.fewest_waves)
-    begin = start_from_atoms(energy, wanted) if start is None else start_from(start, energy, wanted, nbands is not None)
-    fields, orbitals = begin.fields, begin.orbitals
-    mixer = mixer or default_mixer(system, begin.secants)
-    tolerance = tolerance or OrbitalTolerance(begin.tolerance, settings.energy, crystal.nelectrons)
+    first = start_from_atoms(energy, wanted) if start is None else start_from(start, energy, wanted, nbands is not None)
+    fields, orbitals = first.fields, first.orbitals
+    mixer = mixer or default_mixer(system, first.secants)
+    tolerance = tolerance or OrbitalTolerance(first.tolerance, settings.energy, crystal.nelectrons)
     ions, in_use = energy.ions(), len(orbitals[0])
     history: list[Step] = []
     for number in range(1, settings.maxiter + 1):
@@ -149,7 +150,10 @@ def scf(
             orbitals = more_orbitals(energy, orbitals, missing)
         elif step.error <= settings.energy and tolerance.is_final(step.residual):
             if highest > TOO_FULL:
-                raise TooFewBands(f"too few bands: the highest of {len(orbitals[0])} is filled to {highest:.1e}")
+                raise TooFewBands(
+                    f"too few bands: the occupation of band {len(orbitals[0])}, the highest, is {highest:.1e}; "
+                    f"expected at most {TOO_FULL:.0e}"
+                )
             return GroundState(
                 system=system,
                 smearing=smearing,
@@ -181,7 +185,7 @@ def _diagonalise(
     tolerance: float,
     in_use: int,
 ) -> list[Eigenpairs]:
-    """Eigenpairs of every block, `in_use` of each to the tolerance; in complex64 as long as that is loose."""
+    """Return eigenpairs of every block, `in_use` of them converged; loose tolerances are reached in complex64."""
     dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
 
     def solve(block: Block, psi: Tensor) -> Eigenpairs:
@@ -192,7 +196,7 @@ def _diagonalise(
 
 
 def missing_bands(system: System, nbands: int) -> int:
-    """How many bands to add when the highest of `nbands` holds electrons: a quarter, if there are plane waves."""
+    """Return the number of bands to add if the highest is occupied: 2 + nbands // 4, limited by the plane waves."""
     return max(0, min(2 + nbands // 4, system.basis.fewest_waves - nbands))
 
 
@@ -201,6 +205,6 @@ def _sum_of_eigenvalues(filled: FilledStates) -> float:
 
 
 def _bands_in_use(occupations: Tensor) -> int:
-    """Number of bands up to the highest that holds electrons anywhere, of either spin, and one more."""
+    """Return the number of bands up to the highest that is occupied in any block, plus one."""
     filled = (occupations.abs().amax(dim=(0, 1)) > EMPTY).nonzero()
     return min(occupations.shape[-1], int(filled.max()) + 2)

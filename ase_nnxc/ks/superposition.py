@@ -12,7 +12,7 @@ from .crystal import Crystal
 
 
 def structure_factors(grid: DensityGrid, positions: Tensor) -> Tensor:
-    """sum_a exp(-i G R_a) over the atoms at fractional `positions` (natoms, 3): complex (ng,)."""
+    """Return sum_a exp(-i G R_a), complex (ng,), over atoms at fractional `positions` (natoms, 3)."""
     phase = -2 * math.pi * (grid.miller.to(positions.dtype) @ positions.mT)
     return torch.complex(torch.cos(phase), torch.sin(phase)).sum(-1)
 
@@ -23,18 +23,23 @@ def superposition(
     form_factor: Callable[[Pseudopotential, Tensor], Tensor],
     scale: Tensor | None = None,
 ) -> Tensor:
-    """Fourier coefficients (ng,) of a sum of atomic fields.
+    """Return the Fourier coefficients of a sum of atomic fields.
 
     Parameters
     ----------
     crystal : Crystal
-        The cell.
+        Cell and atoms.
     grid : DensityGrid
-        Its grid.
+        Grid of the crystal.
     form_factor : callable
-        Fourier transform of one atom's field, of its pseudopotential and |G|^2 (ng,).
+        Function of a pseudopotential and |G|^2 (ng,), bohr^-2; returns the Fourier transform (ng,) of an atom's field.
     scale : Tensor, optional
-        (natoms,) a factor for each atom.
+        (natoms,) factors of the atoms; default: 1.
+
+    Returns
+    -------
+    Tensor
+        (ng,) complex128.
     """
     q2 = grid.wavevectors(crystal.reciprocal).square().sum(-1)
     total = torch.zeros(len(q2), dtype=torch.complex128, device=q2.device)

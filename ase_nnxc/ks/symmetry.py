@@ -1,7 +1,7 @@
-"""Symmetry: operations of the crystal, irreducible k-points, and averages over them.
+"""Symmetry: operations of the crystal, irreducible k-points, and averages over the operations.
 
-An operation (W, w) takes the fractional position x to W x + w. It takes a k-point to W^-T k, a force on atom a to one
-on the atom it is moved to, and the point p of a commensurate FFT box to another point.
+An operation (W, w) maps the fractional position x to W x + w, a k-point k to W^-T k, an atom and the force on it to an
+equivalent atom, and a point of a commensurate FFT box to another point of the box.
 """
 
 from collections.abc import Sequence
@@ -14,26 +14,27 @@ from torch import Tensor
 
 from .space_group import SymmetrySearchError, search_space_group
 
-# fractions that translations of the space groups have in a suitable cell
+# fractions that occur in the translations of space groups in a suitable cell
 _FRACTIONS = sorted({i / n for n in (1, 2, 3, 4, 6) for i in range(n)})
-# k-points are told apart after rounding to multiples of 1 / this; no point p / q of a mesh, q < 2048, falls between two
+# k-points are compared after rounding to multiples of 1 / _K_RESOLUTION; no point p / q of a mesh with q < 2048 lies in
+# the middle between two multiples
 _K_RESOLUTION = 2**10 * 3**3 * 5**2
-# error of a fractional translation in grid spacings
+# largest error of a fractional translation, in grid spacings
 _GRID_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
 class GridOrbits:
-    """The sets of FFT grid points that the symmetry operations take into each other.
+    """Sets of FFT grid points that are equivalent by symmetry.
 
     Attributes
     ----------
     labels : Tensor
-        (ngrid,) int64, the orbit of each point of the flattened box.
+        (ngrid,) int64, index of the orbit of each point of the flattened box.
     representatives : Tensor
-        (norbits,) int64, one point of each orbit.
+        (norbits,) int64, index of one point of each orbit.
     counts : Tensor
-        (norbits,) float64, points in each orbit.
+        (norbits,) float64, number of points in each orbit.
     """
 
     labels: Tensor
@@ -41,11 +42,11 @@ class GridOrbits:
     counts: Tensor
 
     def to(self, device: torch.device | str) -> "GridOrbits":
-        """The same orbits on another device."""
+        """Return the same orbits on another device."""
         return GridOrbits(*(t.to(device) for t in (self.labels, self.representatives, self.counts)))
 
     def symmetrize(self, field: Tensor) -> Tensor:
-        """Mean over each orbit of a field (..., n1, n2, n3) on the grid, shaped as the field; differentiable."""
+        """Return a field (..., n1, n2, n3) with each value replaced by the mean over its orbit; differentiable."""
         sums = field.new_zeros((*field.shape[:-3], len(self.counts)))
         sums.index_add_(-1, self.labels, field.flatten(-3))
         return (sums / self.counts).index_select(-1, self.labels).view(field.shape)
@@ -53,7 +54,7 @@ class GridOrbits:
 
 @dataclass(frozen=True, eq=False)
 class Symmetry:
-    """A group of symmetry operations of a crystal; tensors on the CPU.
+    """A group of symmetry operations of a crystal, with tensors on the CPU.
 
     Attributes
     ----------
@@ -62,9 +63,9 @@ class Symmetry:
     translations : Tensor
         (nsym, 3) float64, w, fractional, in [0, 1).
     atom_maps : Tensor
-        (nsym, natoms) int64: operation s takes atom a to atom_maps[s, a].
+        (nsym, natoms) int64: operation s maps atom a to atom_maps[s, a].
     time_reversal : bool
-        Whether k and -k are equivalent, as they are without spin-orbit coupling.
+        Whether k and -k are equivalent, which is true without spin-orbit coupling.
     """
 
     rotations: Tensor
@@ -76,7 +77,7 @@ class Symmetry:
         return len(self.rotations)
 
     def preserving_box(self, fft_shape: Sequence[int]) -> "Symmetry":
-        """Subgroup of the operations that take points of the FFT box to points of it."""
+        """Return the subgroup of the operations that map the points of the FFT box to points of the box."""
         n = torch.tensor(fft_shape, dtype=torch.int64, device="cpu")
         steps = self.rotations * n[:, None]  # p' = n W (p / n) + n w: W_ij n_i / n_j and w_i n_i must be integers
         shifts = self.translations * n
@@ -84,29 +85,32 @@ class Symmetry:
         return self._subgroup(kept)
 
     def preserving_mesh(self, kpts: Tensor) -> "Symmetry":
-        """Subgroup of the operations that take a set of k-points (nk, 3) to itself, with time reversal if it holds."""
+        """Return the subgroup of the operations that map a set of k-points (nk, 3) to itself.
+
+        With `time_reversal` k and -k count as the same point.
+        """
         labels = np.sort(self._star_labels(kpts), axis=1)
         identity = np.sort(_k_label(kpts.numpy(), self.time_reversal))
         return self._subgroup(torch.from_numpy((labels == identity).all(axis=1)))
 
     def irreducible_kpoints(self, kpts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One k-point of each set of equivalent ones.
+        """Return one k-point of each set of equivalent k-points.
 
         Parameters
         ----------
         kpts : Tensor
-            (nk, 3) the whole mesh, fractional, on the CPU.
+            (nk, 3) the complete mesh, fractional, on the CPU.
 
         Returns
         -------
         irreducible : Tensor
-            (nirr, 3), in the order in which they occur in `kpts`.
+            (nirr, 3), fractional, in the order of their first occurrence in `kpts`.
         weights : Tensor
-            (nirr,) float64, share of the mesh that each stands for, adding up to one.
+            (nirr,) float64, fraction of the mesh that each point represents; the weights add up to one.
         mapping : Tensor
-            (nk,) int64, the irreducible point of each point of the mesh.
+            (nk,) int64, index of the irreducible point of each point of the mesh.
         """
-        # the smallest label among the images is common to an orbit, and to no two: the operations are a group
+        # the operations are a group, so the smallest label among the images of a point identifies its orbit
         orbit = self._star_labels(kpts).min(axis=0)
         _, first, inverse, counts = np.unique(orbit, return_index=True, return_inverse=True, return_counts=True)
         order = np.argsort(first)
@@ -115,7 +119,7 @@ class Symmetry:
         return kpts[torch.from_numpy(first[order])].to(torch.float64), weights, torch.from_numpy(mapping)
 
     def grid_orbits(self, fft_shape: Sequence[int]) -> GridOrbits:
-        """Orbits of the points of an FFT box.
+        """Return the orbits of the points of an FFT box.
 
         Raises
         ------
@@ -123,7 +127,7 @@ class Symmetry:
             If an operation does not map the box to itself; see `preserving_box`.
         """
         if len(self.preserving_box(fft_shape)) < len(self):
-            raise ValueError(f"some operations do not map a box of {tuple(fft_shape)} points to itself")
+            raise ValueError(f"some symmetry operations do not map an FFT box of {tuple(fft_shape)} points to itself")
         n = torch.tensor(fft_shape, dtype=torch.int64, device="cpu")
         steps = (self.rotations * n[:, None] // n).to(torch.int32)
         shifts = (self.translations * n).round().to(torch.int32)
@@ -131,26 +135,29 @@ class Symmetry:
         smallest = torch.arange(int(n.prod()), dtype=torch.int32, device="cpu")
         for step, shift in zip(steps, shifts):
             smallest = torch.minimum(smallest, _image_of_box(step, shift, points))
-        # the smallest index among the images of a point belongs to its orbit: the operations are a group
+        # the operations are a group, so the smallest index among the images of a point identifies its orbit
         representatives, labels, counts = torch.unique(smallest, return_inverse=True, return_counts=True)
         return GridOrbits(labels, representatives.to(torch.int64), counts.to(torch.float64))
 
     def symmetrize_forces(self, forces: Tensor, lattice: Tensor) -> Tensor:
-        """Mean over the operations of Cartesian forces (natoms, 3), in a cell with the rows of `lattice` (3, 3)."""
+        """Return the mean over the operations of Cartesian forces (natoms, 3), in a cell with rows `lattice` (3, 3)."""
         reduced = forces @ lattice.mT  # -dE/dx
         w = self.rotations.to(forces)
         moved = reduced[self.atom_maps.to(forces.device)]  # (nsym, natoms, 3)
-        mean = torch.einsum("sji,saj->ai", w, moved) / len(self)  # F_a = W^T F_(a's image)
+        mean = torch.einsum("sji,saj->ai", w, moved) / len(self)  # F_a = W^T F_(image of a)
         return mean @ torch.linalg.inv(lattice).mT
 
     def symmetrize_stress(self, stress: Tensor, lattice: Tensor) -> Tensor:
-        """Mean over the operations of a Cartesian stress (3, 3), in a cell with the rows of `lattice` (3, 3)."""
+        """Return the mean over the operations of a Cartesian stress (3, 3), in a cell with rows `lattice` (3, 3)."""
         w = self.rotations.to(stress)
         cartesian = lattice.mT @ w @ torch.linalg.inv(lattice).mT
         return (cartesian @ stress @ cartesian.mT).mean(0)
 
     def box_multiples(self) -> tuple[int, int, int]:
-        """What each size of the FFT box must be a multiple of for fractions n/2, n/3, n/4, n/6 to be grid points."""
+        """Return numbers whose multiples are the sizes of FFT boxes in which the translations map points to points.
+
+        Translations of n/2, n/3, n/4 and n/6 are considered.
+        """
         x, y, z = (lcm(*map(_denominator, axis)) for axis in self.translations.mT.tolist())
         return x, y, z
 
@@ -159,13 +166,13 @@ class Symmetry:
         return replace(self, rotations=self.rotations[kept], translations=self.translations[kept], atom_maps=maps)
 
     def _star_labels(self, kpts: Tensor) -> np.ndarray:
-        """Labels (nsym, nk) of the images of k-points."""
+        """Return the labels (nsym, nk) of the images of k-points."""
         inverse = np.linalg.inv(self.rotations.numpy()).round()
         return _k_label(kpts.numpy() @ inverse, self.time_reversal)  # k' = W^-T k
 
 
 def identity(natoms: int, time_reversal: bool = False) -> Symmetry:
-    """No symmetry at all, but time reversal if that is asked for."""
+    """Return the group that contains only the identity, and optionally time reversal."""
     return Symmetry(
         rotations=torch.eye(3, dtype=torch.int64, device="cpu")[None],
         translations=torch.zeros((1, 3), dtype=torch.float64, device="cpu"),
@@ -182,11 +189,13 @@ def find_symmetry(
     tolerance: float = 1e-5,
     pbc: tuple[bool, bool, bool] = (True, True, True),
 ) -> Symmetry:
-    """Space group of a crystal, each operation verified, and time reversal.
+    """Return the verified operations of the space group of a crystal, with time reversal.
 
-    Operations that flip spins are left out, so that the sublattices of an antiferromagnet stay distinct, and those that
-    translate along a direction that is not periodic or mix it with one that is. Of a molecule with moments those stay
-    that take each vector of its cell to itself or its opposite: whole electrons in an open shell keep no more.
+    Operations that flip spins are excluded, so that the sublattices of an antiferromagnet stay distinct. Operations
+    that translate along a direction that is not periodic, or mix it with a periodic one, are also excluded. For a
+    molecule with moments only those operations are kept that map each cell vector to itself or its opposite, because
+    whole electrons in an open shell break the others. If the search for the space group fails, only the identity and
+    time reversal are returned.
 
     Parameters
     ----------
@@ -195,22 +204,23 @@ def find_symmetry(
     positions : Tensor
         (natoms, 3), fractional.
     kinds : sequence of int
-        (natoms,) what distinguishes the atoms: species, pseudopotential.
+        (natoms,) integers that are equal for atoms of the same species and pseudopotential.
     magmoms : Tensor, optional
         (natoms,) collinear moments, Bohr magnetons.
     tolerance : float
-        Distance by which atoms may miss their places, bohr, and difference of moments that are the same.
+        Largest distance between the image of an atom and the equivalent atom, bohr, and largest difference between
+        equal moments, Bohr magnetons.
     pbc : tuple of bool
-        Which lattice vectors are periods.
+        Which lattice vectors are periodic.
     """
     cell = lattice.detach().cpu().numpy()
     x = positions.detach().cpu().numpy()
     sites = _distinct_sites(np.asarray(kinds), magmoms, tolerance)
-    none = replace(identity(len(x)), time_reversal=True)
+    only_identity = replace(identity(len(x)), time_reversal=True)
     try:
         group = search_space_group(cell, x, sites, tolerance)
     except SymmetrySearchError:
-        return none
+        return only_identity
     rotations = group.rotations.astype(np.int64)
     translations = _snap(group.translations, tolerance / np.linalg.norm(cell, axis=1))
     periodic, operations = np.array(pbc), []
@@ -223,34 +233,34 @@ def find_symmetry(
         if atom_map is not None:
             operations.append((w, t, atom_map))
     if not operations:
-        return none
+        return only_identity
     matrices, shifts, maps = (torch.from_numpy(np.stack(part)) for part in zip(*operations))
     return _largest_group(Symmetry(matrices, shifts, maps, time_reversal=True))
 
 
 def monkhorst_pack(size: Sequence[int], gamma: bool) -> Tensor:
-    """Uniform mesh of k-points.
+    """Return a uniform mesh of k-points.
 
     Parameters
     ----------
     size : sequence of int
-        Points along each reciprocal lattice vector.
+        Number of points along each reciprocal lattice vector.
     gamma : bool
-        Whether the mesh contains Gamma; else it is Monkhorst and Pack's, which misses Gamma along an even size
-        (Phys. Rev. B 13, 5188 (1976), eq. 3).
+        Whether the mesh contains Gamma. Otherwise it is that of Monkhorst and Pack, which does not contain Gamma if a
+        size is even (Phys. Rev. B 13, 5188 (1976), eq. 3).
 
     Returns
     -------
     Tensor
-        (nk, 3) float64, fractional, in (-1/2, 1/2], the last index running fastest.
+        (nk, 3) float64, fractional, in (-1/2, 1/2]; the last index runs fastest.
 
     Raises
     ------
     ValueError
-        Unless there are three positive integers.
+        If `size` is not three positive integers.
     """
     if len(size) != 3 or any(int(n) != n or n < 1 for n in size):
-        raise ValueError(f"a mesh of k-points has three positive integers, not {size}")
+        raise ValueError(f"the size of a mesh of k-points must be three positive integers, got {size}")
     axes = []
     for n in map(int, size):
         numerators = (
@@ -263,7 +273,10 @@ def monkhorst_pack(size: Sequence[int], gamma: bool) -> Tensor:
 
 
 def _k_label(kpts: np.ndarray, time_reversal: bool) -> np.ndarray:
-    """Integers (...) that tell k-points (..., 3) apart modulo the reciprocal lattice, and modulo sign if asked for."""
+    """Return integer labels (...) that identify k-points (..., 3) modulo the reciprocal lattice.
+
+    With `time_reversal` k and -k have the same label.
+    """
     n = _K_RESOLUTION
     numerators = np.rint(kpts * n).astype(np.int64)
     places = np.array([n * n, n, 1])
@@ -272,7 +285,7 @@ def _k_label(kpts: np.ndarray, time_reversal: bool) -> np.ndarray:
 
 
 def _image_of_box(steps: Tensor, shifts: Tensor, points: Sequence[Tensor]) -> Tensor:
-    """Flattened index (ngrid,) int32 of the image of each point of a box: p' = steps p + shifts, modulo the box."""
+    """Return the flattened index (ngrid,) int32 of each point's image p' = steps p + shifts, modulo the box."""
     image = torch.zeros((1, 1, 1), dtype=torch.int32, device="cpu")
     for step, shift, axis in zip(steps, shifts, points):
         n = len(axis)
@@ -282,7 +295,7 @@ def _image_of_box(steps: Tensor, shifts: Tensor, points: Sequence[Tensor]) -> Te
 
 
 def _distinct_sites(kinds: np.ndarray, magmoms: Tensor | None, tolerance: float) -> np.ndarray:
-    """(natoms,) integers that are equal where kind and moment are."""
+    """Return (natoms,) integers that are equal for atoms with the same kind and moment."""
     moments = np.zeros(len(kinds)) if magmoms is None else magmoms.detach().cpu().numpy()
     order = np.argsort(moments)
     level = np.empty(len(kinds), dtype=np.int64)
@@ -291,7 +304,7 @@ def _distinct_sites(kinds: np.ndarray, magmoms: Tensor | None, tolerance: float)
 
 
 def _snap(translations: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
-    """Translations (nsym, 3) modulo 1, as exact fractions where they are within `tolerance` (3,) of one."""
+    """Return translations (nsym, 3) modulo 1, rounded to simple fractions that are within `tolerance` (3,)."""
     w = translations % 1.0
     fractions = np.array([*_FRACTIONS, 1.0])
     nearest = fractions[np.abs(w[..., None] - fractions).argmin(-1)]
@@ -305,7 +318,7 @@ def _denominator(fraction: float) -> int:
 def _atom_map(
     w: np.ndarray, t: np.ndarray, cell: np.ndarray, x: np.ndarray, sites: np.ndarray, tolerance: float
 ) -> np.ndarray | None:
-    """Where an operation takes each atom, (natoms,); None if it does not map the crystal to itself."""
+    """Return the image of each atom, (natoms,), or None if the operation does not map the crystal to itself."""
     metric = cell @ cell.T
     if np.abs(w.T @ metric @ w - metric).max() > 2 * tolerance * np.sqrt(metric.diagonal().max()):
         return None
@@ -319,7 +332,7 @@ def _atom_map(
 
 
 def _largest_group(symmetry: Symmetry) -> Symmetry:
-    """The operations, or if their products leave the set, as many as fit together, taken in turn."""
+    """Return all operations if they form a group, otherwise a group to which operations are added in turn."""
     table = _multiplication_table(symmetry)
     if (table >= 0).all():
         return symmetry
@@ -338,9 +351,9 @@ def _largest_group(symmetry: Symmetry) -> Symmetry:
 
 
 def _multiplication_table(symmetry: Symmetry) -> np.ndarray:
-    """(nsym, nsym): which operation is the first after the second; -1 if none.
+    """Return the index (nsym, nsym) of the product of two operations, the second applied first; -1 if it is missing.
 
-    Rotation and image of the first atom tell operations apart.
+    An operation is identified by its rotation and the image of the first atom.
     """
     maps = symmetry.atom_maps.numpy()
     rotations, which = np.unique(symmetry.rotations.numpy().reshape(-1, 9), axis=0, return_inverse=True)

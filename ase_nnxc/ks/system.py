@@ -1,4 +1,4 @@
-"""What is calculated: a crystal, its plane waves, a functional, and the terms of the energy."""
+"""The definition of a calculation: a crystal, its plane waves, a functional, and the terms of the energy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,11 +24,11 @@ class System:
     crystal : Crystal
         Cell, atoms and electrons.
     basis : Basis
-        Plane waves, k-points, grid.
+        Plane waves, k-points and grid.
     functional : Functional
-        Exchange and correlation.
+        Exchange-correlation functional.
     terms : tuple of callable
-        Each makes a term of the energy for a system; see `terms.term`.
+        Each one takes the system and returns a term of the energy; see `terms.term`.
     """
 
     crystal: Crystal
@@ -42,5 +42,5 @@ class System:
         return KPoints(self.crystal.nspin, self.basis.spheres, self.crystal.device)
 
     def at(self, crystal: Crystal) -> "System":
-        """The same for a moved or strained crystal, with the plane waves of this one."""
+        """Return the same system for a moved or strained crystal, with the same integer indices of the plane waves."""
         return replace(self, crystal=crystal)

@@ -1,4 +1,4 @@
-"""The energy of a system: the sum of its terms, whatever they are."""
+"""The total energy of a system, as the sum of its terms."""
 
 from collections.abc import Sequence
 
@@ -15,17 +15,22 @@ from .terms.term import DensityTerm, IonTerm, Kernel, OrbitalTerm
 
 
 class TotalEnergy:
-    """All terms of a system's energy, and what the core makes of them.
+    """The terms of a system's energy, and the energies, fields and Hamiltonians that follow from them.
 
     Parameters
     ----------
     system : System
-        Crystal, basis, functional, and what makes the terms.
+        Crystal, basis, functional, and the functions that make the terms.
 
     Attributes
     ----------
     ion_terms, density_terms, orbital_terms : list of Term
-        The terms by their kinds.
+        The terms of each kind.
+
+    Raises
+    ------
+    TypeError
+        If an entry of `system.terms` does not return a term.
     """
 
     def __init__(self, system: System):
@@ -44,22 +49,22 @@ class TotalEnergy:
 
     @property
     def nfields(self) -> int:
-        """Number of fields: the density, with spin the magnetisation, and as many of tau if there is one."""
+        """Number of fields: density and, with spin, magnetisation; twice as many if a term depends on tau."""
         return self.system.crystal.nspin * (2 if self.with_tau else 1)
 
     def fields(self, *, real: Tensor | None = None, fourier: Tensor | None = None) -> Fields:
-        """Fields given in real space (nfields, n1, n2, n3) or by Fourier coefficients (nfields, ng)."""
+        """Return `Fields` from values on the grid (nfields, n1, n2, n3) or Fourier coefficients (nfields, ng)."""
         return Fields(self.system.basis.grid, self.system.crystal.nspin, real=real, fourier=fourier)
 
     def fields_of(self, orbitals: Sequence[Tensor], electrons: Tensor) -> Tensor:
-        """Fields (nfields, ng) of orbitals of the blocks; see `fields_of_orbitals`."""
+        """Return the fields (nfields, ng) of the orbitals of all blocks; see `fields_of_orbitals`."""
         system = self.system
         return fields_of_orbitals(
             system.crystal, system.basis, system.kpoints, orbitals, electrons, with_tau=self.with_tau
         )
 
     def kinetic_tensors(self, orbitals: Sequence[Tensor], electrons: Tensor) -> Tensor | None:
-        """`fields.kinetic_tensors` of orbitals of the blocks, if some term depends on tau."""
+        """Return `fields.kinetic_tensors` of the orbitals of all blocks, or None if no term depends on tau."""
         system = self.system
         return (
             kinetic_tensors(system.crystal, system.basis, system.kpoints, orbitals, electrons)
@@ -70,31 +75,44 @@ class TotalEnergy:
     # -- the Hamiltonian -----------------------------------------------------------------------------------------------
 
     def prepare(self, kpoints: KPoints, orbitals: Sequence[Tensor], electrons: Tensor) -> None:
-        """Show all orbitals to the terms that are made of them; see `OrbitalTerm.prepare`."""
+        """Pass the orbitals of all blocks to the orbital terms; see `OrbitalTerm.prepare`."""
         for term in self.orbital_terms:
             term.prepare(kpoints, orbitals, electrons)
 
     def potential(self, fields: Tensor) -> Potential:
-        """The potential that fields (nfields, ng) make."""
+        """Return the potential of the density terms at the fields (nfields, ng)."""
         return assemble_potential(self.system, self.density_terms, self.fields(fourier=fields))
 
     def kernels(self, fields: Tensor) -> list[Kernel]:
-        """Derivatives of the potential by fields (nfields, ng), of each term that has one; their sum is the kernel."""
-        at = self.fields(fourier=fields)
-        return [kernel for term in self.density_terms if (kernel := term.kernel(at)) is not None]
+        """Return the kernel of each density term that has one, at the fields (nfields, ng).
+
+        Their sum is the derivative of the potential with respect to the fields.
+        """
+        expansion_point = self.fields(fourier=fields)
+        return [kernel for term in self.density_terms if (kernel := term.kernel(expansion_point)) is not None]
 
     def hamiltonian(self, block: Block, potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
-        """H of a block in the precision `dtype`, with the `potential` (1 or 2, n1, n2, n3) of its spin on the grid."""
+        """Return H of a block.
+
+        Parameters
+        ----------
+        block : Block
+            Spin channel and k-point.
+        potential : Tensor
+            (1 or 2, n1, n2, n3) entry of `Potential.values` for the spin of the block.
+        dtype : torch.dtype
+            Precision, complex64 or complex128.
+        """
         operators = [term.operator(block).to(dtype) for term in self.orbital_terms]
         return Hamiltonian([*operators, self.grid_potential(block, potential).to(dtype)], self.system.basis.ecut)
 
     def diagonal(self, block: Block) -> Tensor:
-        """The part of H (npw,), Hartree, that is diagonal in plane waves."""
+        """Return the part of H that is diagonal in plane waves, (npw,), Hartree."""
         operators = [term.operator(block) for term in self.orbital_terms]
         return Hamiltonian(operators, self.system.basis.ecut).diagonal
 
     def grid_potential(self, block: Block, potential: Tensor) -> GridPotential:
-        """The part of H that the density terms make; arguments as for `hamiltonian`."""
+        """Return the part of H that comes from the density terms; the parameters are those of `hamiltonian`."""
         local, *tau = potential
         half_squares = block.sphere.half_squares(self.system.crystal.reciprocal) if tau else None
         return GridPotential(block.sphere, local, tau[0] if tau else None, half_squares)
@@ -102,27 +120,37 @@ class TotalEnergy:
     # -- the energy ----------------------------------------------------------------------------------------------------
 
     def of_density(self, fields: Fields, trainable: bool = False) -> Tensor:
-        """Sum of the terms of density and ions, Hartree, differentiable in fields, cell and positions.
+        """Return the sum of the density and ion terms, Hartree, differentiable in fields, cell and positions.
 
-        If it is to be `trainable`, it is differentiable in the parameters of the terms, too.
+        With `trainable` it is also differentiable in the parameters of the terms.
         """
         parts = [term.trainable_energy(fields) if trainable else term.energy(fields) for term in self.density_terms]
         return torch.stack([*parts, *(term.energy() for term in self.ion_terms)]).sum()
 
     def of_orbitals(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
-        """Energies of the orbital terms (nterms,), Hartree, of orbitals (nbands, npw) with `electrons` (nbands,)."""
+        """Return the energies of the orbital terms (nterms,), Hartree.
+
+        Parameters
+        ----------
+        block : Block
+            Spin channel and k-point.
+        psi : Tensor
+            (nbands, npw) orbitals.
+        electrons : Tensor
+            (nbands,) electrons in each orbital, including the weight of the k-point.
+        """
         filled = electrons != 0
         psi, electrons = psi[filled], electrons[filled]
         return torch.stack([term.energy(block, psi, electrons) for term in self.orbital_terms])
 
     def ions(self) -> float:
-        """Sum of the terms of the ions, Hartree."""
+        """Return the sum of the ion terms, Hartree."""
         return sum(float(term.energy()) for term in self.ion_terms)
 
     def components(
         self, orbitals: Sequence[Tensor], electrons: Tensor, fields: Tensor, entropy: float
     ) -> dict[str, float]:
-        """All terms by name, Hartree.
+        """Return the value of each term by its name, Hartree.
 
         Parameters
         ----------
@@ -131,9 +159,9 @@ class TotalEnergy:
         electrons : Tensor
             (nspin, nk, nbands) occupations including spin degeneracy and the weight of the k-point.
         fields : Tensor
-            (nfields, ng) of these orbitals.
+            (nfields, ng) fields of these orbitals.
         entropy : float
-            -T S, which is added as a term of its own.
+            -T S, Hartree. The result holds it under the name "entropy".
         """
 
         def of_block(block: Block, psi: Tensor) -> Tensor:
@@ -142,7 +170,7 @@ class TotalEnergy:
         with torch.no_grad():
             sums = self.system.kpoints.sum(of_block, orbitals)
             components = {term.name: float(value) for term, value in zip(self.orbital_terms, sums)}
-            at = self.fields(fourier=fields)
-            components |= {term.name: float(term.energy(at)) for term in self.density_terms}
+            density_fields = self.fields(fourier=fields)
+            components |= {term.name: float(term.energy(density_fields)) for term in self.density_terms}
             components |= {term.name: float(term.energy()) for term in self.ion_terms}
         return components | {"entropy": entropy}

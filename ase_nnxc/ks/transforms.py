@@ -1,4 +1,4 @@
-"""Transforms of orbitals between plane waves and the FFT box, a few at a time, in scratch memory."""
+"""Transforms of orbitals between plane waves and the FFT box, in scratch memory."""
 
 import math
 import threading
@@ -8,16 +8,16 @@ from torch import Tensor
 
 from .basis import Sphere
 
-_scratch = threading.local()  # of each thread: `memory`, and `boxes`, the views of it that were used before
+_scratch = threading.local()  # for each thread: `memory`, and `boxes`, the views of it by their shape
 
 
 def chunk_size(npoints: int, device: torch.device) -> int:
-    """How many orbitals are transformed at once: few on a CPU, whose cache holds them, many on a GPU."""
+    """Return the number of orbitals to transform at once: few on a CPU, whose cache holds them, many on a GPU."""
     return max(1, 4 if device.type == "cpu" else 2**26 // npoints)
 
 
 def _boxes(count: int, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Two boxes (count, n1, n2, n3) in the memory that a thread keeps, so that its pages are faulted in once."""
+    """Return two boxes (count, n1, n2, n3) in memory that the thread keeps, so that page faults occur only once."""
     key = (count, shape, like.dtype, like.device)
     try:
         return _scratch.boxes[key]
@@ -34,14 +34,17 @@ def _boxes(count: int, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Te
 
 
 def to_box(psi: Tensor, sphere: Sphere, shape: tuple[int, int, int]) -> Tensor:
-    """Omega^(1/2) psi(r) on the FFT box of orbitals (n, npw): (n, n1, n2, n3) in scratch memory of this thread."""
+    """Return Omega^(1/2) psi(r) (n, n1, n2, n3) of orbitals (n, npw) on the FFT box, in scratch memory of this thread.
+
+    The next call of this function overwrites the result.
+    """
     source, target = _boxes(len(psi), shape, psi)
     source.zero_().view(len(psi), -1).index_copy_(1, sphere.index, psi)
     return torch.fft.ifftn(source, dim=(1, 2, 3), norm="forward", out=target)
 
 
 def from_box(box: Tensor, sphere: Sphere) -> Tensor:
-    """Coefficients (n, npw) of fields (n, n1, n2, n3) that lie where `to_box` has left them."""
+    """Return the coefficients (n, npw) of fields (n, n1, n2, n3), which must be in the memory returned by `to_box`."""
     spare, _ = _boxes(len(box), tuple(box.shape[1:]), box)
     torch.fft.fftn(box, dim=(1, 2, 3), norm="forward", out=spare)
     return spare.view(len(box), -1).index_select(1, sphere.index)

@@ -1,4 +1,4 @@
-"""Where an SCF begins: at superposed atoms, or warm, at the ground state of the same atoms, moved or strained."""
+"""The start of an SCF, from superposed atoms or from a ground state of the same atoms (a warm start)."""
 
 from dataclasses import dataclass
 
@@ -13,23 +13,23 @@ from .initial_guess import atomic_fields, rough_orbitals
 from .kpoints import Block
 from .total_energy import TotalEnergy
 
-COLLAPSED = 0.05  # a magnetisation below this share of the initial moments is started again from them
+COLLAPSED = 0.05  # a magnetisation below this fraction of that of the initial moments is replaced by it
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What an SCF begins with.
+    """The initial fields, orbitals and settings of an SCF.
 
     Attributes
     ----------
     fields : Tensor
-        (nfields, ng).
+        (nfields, ng) input fields of the first step.
     orbitals : list of Tensor
-        (nbands, npw) of each block.
+        (nbands, npw) of each block, where the first diagonalisation starts.
     tolerance : float
         Residual norm of the first diagonalisation, Hartree.
     secants : Tensor or None
-        What the mixer of a similar SCF has learned; see `AndersonMixer.secants`.
+        Secants of the mixer of a similar SCF; see `AndersonMixer.secants`.
     """
 
     fields: Tensor
@@ -39,35 +39,38 @@ class Start:
 
 
 def start_from_atoms(energy: TotalEnergy, nbands: int) -> Start:
-    """Begin with superposed atoms and `nbands` bands, or as many as there are plane waves."""
+    """Return a start from superposed atoms, with `nbands` bands."""
     system = energy.system
     fields = atomic_fields(system.crystal, system.basis, energy.nfields)
     return Start(fields, rough_orbitals(energy, fields, nbands), FROM_ATOMS)
 
 
 def start_from(state: GroundState, energy: TotalEnergy, nbands: int, exactly: bool) -> Start:
-    """Begin with a ground state of the same atoms.
+    """Return a start from a ground state of the same atoms.
 
     Parameters
     ----------
     state : GroundState
-        Of the same atoms, moved or strained, or with another functional, mesh or basis.
+        Ground state of the same atoms. They may have moved, and strain, functional, k-points or basis may differ.
     energy : TotalEnergy
-        Of the system to be solved.
+        Energy of the system to be solved.
     nbands : int
         Number of bands.
     exactly : bool
-        Whether it is to be just that number, or more if the state has more.
+        Whether to use exactly `nbands` bands. Otherwise all bands of the state are used if it has more.
 
     Raises
     ------
     ValueError
-        If the state is one of other atoms.
+        If `can_start` is false for the crystals of the state and of the system.
     """
     system = energy.system
     crystal, basis = system.crystal, system.basis
     if not can_start(state.crystal, crystal):
-        raise ValueError("a start must be a ground state of the same atoms, moments and cell of what is not periodic")
+        raise ValueError(
+            "`start` must be a ground state of the same atoms, with the same initial moments and the same cell along "
+            "directions that are not periodic"
+        )
     fields = _moved_fields(state, crystal, basis, atomic_fields(crystal, basis, energy.nfields))
     secants = _secants(state, crystal, fields)
     tolerance = FROM_MOVED if secants is None else FROM_SAME_POSITIONS
@@ -77,7 +80,7 @@ def start_from(state: GroundState, energy: TotalEnergy, nbands: int, exactly: bo
     kept = nbands if exactly else min(available, basis.fewest_waves)
 
     def move(block: Block, psi: Tensor) -> Tensor:
-        """Shared plane waves keep their coefficients."""
+        """Copy the coefficients of the shared plane waves."""
         source, target = shared_waves(state.basis.spheres[block.k].miller, block.sphere.miller)
         moved = psi.new_zeros(kept, block.sphere.npw)
         moved[:, target] = psi[:kept, source]
@@ -87,9 +90,10 @@ def start_from(state: GroundState, energy: TotalEnergy, nbands: int, exactly: bo
 
 
 def can_start(old: Crystal, new: Crystal) -> bool:
-    """Whether a ground state of `old` is a start for `new`: the same atoms and initial moments, moved or strained.
+    """Whether an SCF of `new` can start from a ground state of `old`.
 
-    Not if the cell is another along directions that are not periodic: its plane waves would be, too.
+    Atoms, initial moments, device and periodicity must be the same; positions and strain may differ. The cell must be
+    the same along directions that are not periodic, because its plane waves depend on it.
     """
     if old.potentials != new.potentials or old.nspin != new.nspin or old.device != new.device or old.pbc != new.pbc:
         return False
@@ -100,7 +104,7 @@ def can_start(old: Crystal, new: Crystal) -> bool:
 
 
 def _secants(state: GroundState, crystal: Crystal, fields: Tensor) -> Tensor | None:
-    """What a mixer has learned from the SCF of a state, for another functional; no help once atoms have moved."""
+    """Return the mixer's secants of the state, or None if atoms or cell have moved, which makes them useless."""
     if state.fields.shape != fields.shape:
         return None
     same = torch.equal(state.crystal.lattice, crystal.lattice) and torch.equal(
@@ -116,11 +120,11 @@ def _same_kpoints(old: Basis, new: Basis) -> bool:
 
 
 def _moved_fields(state: GroundState, crystal: Crystal, basis: Basis, atoms: Tensor) -> Tensor:
-    """Old fields (nfields, ng) carried to the new cell: the new atoms plus what the old ones had beyond their atoms.
+    """Return fields for the new crystal (nfields, ng): superposed atoms plus the old fields' difference from them.
 
-    A moment that has collapsed would never come back: it is then that of the atoms again.
+    An SCF would never restore a magnetisation that has collapsed; it is replaced by that of the superposed atoms.
     """
-    known = min(len(state.fields), len(atoms))  # the functional may be another
+    known = min(len(state.fields), len(atoms))  # one of the functionals may depend on tau
     difference = state.fields[:known] - atomic_fields(state.crystal, state.basis, known)
     old, new = shared_waves(state.basis.grid.miller, basis.grid.miller)
     fields = atoms.clone()
@@ -129,4 +133,4 @@ def _moved_fields(state: GroundState, crystal: Crystal, basis: Basis, atoms: Ten
         kept, wanted = (float(basis.grid.to_real(f[1]).abs().mean()) for f in (fields, atoms))
         if kept < COLLAPSED * wanted:
             fields[1::2] = atoms[1::2]
-    return basis.grid.to_fourier(basis.orbits.symmetrize(basis.grid.to_real(fields)))  # the symmetry may be another
+    return basis.grid.to_fourier(basis.orbits.symmetrize(basis.grid.to_real(fields)))  # the symmetry may differ

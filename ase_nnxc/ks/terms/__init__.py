@@ -1,4 +1,4 @@
-"""The terms of the energy, one file each; `term` says what a term is."""
+"""The terms of the energy, one in each file. `term` defines the interface of a term."""
 
 from .ewald import Ewald
 from .hartree import Hartree
@@ -8,4 +8,4 @@ from .nonlocal_potential import NonlocalPotential
 from .xc import ExchangeCorrelation
 
 STANDARD_TERMS = (Kinetic, NonlocalPotential, LocalPotential, Hartree, ExchangeCorrelation, Ewald)
-"""Kohn-Sham theory with norm-conserving pseudopotentials and a functional of density, gradient and tau."""
+"""Terms of Kohn-Sham theory with norm-conserving pseudopotentials and a semilocal functional."""

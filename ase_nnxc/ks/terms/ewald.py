@@ -1,11 +1,11 @@
-"""Ewald energy: the ions' electrostatics, of the boundary condition's Coulomb interaction K(G) (see `coulomb`).
+"""Ewald energy: the electrostatic energy of the ions, with the Coulomb interaction K(G) of `coulomb`.
 
-E = 1/2 sum'_{abR} Z_a Z_b erfc(eta r_abR) / r_abR        (sum': without r = 0; R the periods of the lattice)
+E = 1/2 sum'_{abR} Z_a Z_b erfc(eta r_abR) / r_abR        (sum': without r = 0; R: lattice vectors)
   + 1 / 2 Omega sum_G K(G) exp(-G^2 / 4 eta^2) |S(G)|^2     S(G) = sum_a Z_a exp(-i G.R_a)
   - eta / sqrt(pi) sum_a Z_a^2
 
-P. P. Ewald, Ann. Phys. 369, 253 (1921). With three periodic directions the term of G = 0, -pi / (2 Omega eta^2)
-(sum_a Z_a)^2, belongs to the background that neutralises the ions.
+P. P. Ewald, Ann. Phys. 369, 253 (1921). With three periodic directions the term at G = 0,
+-pi / (2 Omega eta^2) (sum_a Z_a)^2, comes from the background that neutralises the ions.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..coulomb import lattice_kernel, of_gaussian
 from .term import IonTerm
 
-# both sums stop where their Gaussian is exp(-EXPONENT), 1e-18 of its largest value
+# both sums are truncated where their Gaussian is exp(-EXPONENT) = 1e-18 of its largest value
 EXPONENT = 41.0
 
 
@@ -26,7 +26,7 @@ class Ewald(IonTerm):
     name = "ewald"
 
     def energy(self) -> Tensor:
-        """Energy, Hartree."""
+        """Return the energy, Hartree."""
         crystal = self.system.crystal
         return ewald_energy(crystal.lattice, crystal.positions, crystal.charges, pbc=crystal.pbc)
 
@@ -37,16 +37,16 @@ def ewald_energy(
     charges: Tensor,
     pbc: tuple[bool, bool, bool] = (True, True, True),
 ) -> Tensor:
-    """Electrostatic energy of the ions of one cell, differentiable in lattice, positions and charges.
+    """Return the electrostatic energy of the ions of one cell, differentiable in lattice, positions and charges.
 
     Parameters
     ----------
     lattice : Tensor
         (3, 3), rows are lattice vectors, bohr.
     positions : Tensor
-        (natoms, 3), fractional, in any cell along periodic directions.
+        (natoms, 3), fractional; along periodic directions they may lie in any cell.
     charges : Tensor
-        (natoms,) elementary charges.
+        (natoms,) charges, elementary charges.
     pbc : tuple of bool
         Which directions are periodic: all, two, or none.
 
@@ -58,7 +58,8 @@ def ewald_energy(
     Raises
     ------
     ValueError
-        If one direction alone is periodic, or the ions extend over half of the cell along one that is not.
+        If exactly one direction is periodic, or if the ions of a layer extend over half of the cell or more along the
+        direction that is not periodic.
     """
     if not any(pbc):
         first, second = torch.triu_indices(len(positions), len(positions), 1, device=positions.device)
@@ -66,15 +67,16 @@ def ewald_energy(
         return (charges[first] * charges[second] / distance).sum()
     volume = torch.linalg.det(lattice).abs()
     eta = splitting(lattice.detach(), positions.detach(), pbc)
-    own = eta / math.sqrt(math.pi) * charges.square().sum()
+    self_energy = eta / math.sqrt(math.pi) * charges.square().sum()
     near = _real_space_sum(lattice, positions, charges, eta, pbc)
-    return near + _reciprocal_sum(lattice, positions, charges, eta, pbc) / volume - own
+    return near + _reciprocal_sum(lattice, positions, charges, eta, pbc) / volume - self_energy
 
 
 def splitting(lattice: Tensor, positions: Tensor, pbc: tuple[bool, bool, bool]) -> float:
-    """Where the two sums are split, eta, bohr^-1, at the least cost; the energy does not depend on it.
+    """Return the splitting parameter eta of the two sums, bohr^-1. The energy does not depend on it.
 
-    The pairs cost ~ natoms^2 / (eta^3 Omega), the phases ~ natoms eta^3 Omega: least where both are equal.
+    The cost of the pairs is ~ natoms^2 / (eta^3 Omega), and the cost of the phases ~ natoms eta^3 Omega. The total cost
+    is smallest where both are equal.
     """
     volume = float(torch.linalg.det(lattice).abs())
     cheapest = (2 * math.pi**3 * len(positions) / volume**2) ** (1 / 6)
@@ -82,12 +84,15 @@ def splitting(lattice: Tensor, positions: Tensor, pbc: tuple[bool, bool, bool]) 
 
 
 def _narrowest(lattice: Tensor, positions: Tensor, pbc: tuple[bool, bool, bool]) -> float:
-    """Least eta, bohr^-1, at which the Gaussians of all ions lie within the reach of a truncated interaction."""
+    """Return the smallest eta, bohr^-1, at which a truncated interaction covers the Gaussians of all ions."""
     least = 0.0
     for axis in (i for i, periodic in enumerate(pbc) if not periodic):
         extent = float(positions[:, axis].max() - positions[:, axis].min())
         if extent >= 0.5:
-            raise ValueError(f"the ions extend over {extent:.2f} of the cell along axis {axis}, which is not periodic")
+            raise ValueError(
+                f"the ions extend over {extent:.2f} of the cell along axis {axis}, which is not periodic; "
+                "expected less than 0.5"
+            )
         least = math.sqrt(EXPONENT) / ((0.5 - extent) * float(torch.linalg.vector_norm(lattice[axis])))
     return least
 
@@ -103,7 +108,7 @@ def _real_space_sum(
 def _reciprocal_sum(
     lattice: Tensor, positions: Tensor, charges: Tensor, eta: float, pbc: tuple[bool, bool, bool]
 ) -> Tensor:
-    """1/2 sum_G K(G) exp(-G^2 / 4 eta^2) |S(G)|^2, Hartree bohr^3."""
+    """Return 1/2 sum_G K(G) exp(-G^2 / 4 eta^2) |S(G)|^2, Hartree bohr^3."""
     cutoff = 2 * eta * math.sqrt(EXPONENT)
     reciprocal = 2 * math.pi * torch.linalg.inv(lattice).mT
     lengths = torch.linalg.vector_norm(lattice.detach(), dim=-1)
@@ -115,36 +120,36 @@ def _reciprocal_sum(
     phase = 2 * math.pi * (index @ positions.mT)  # G.R
     structure = (phase.cos() @ charges).square() + (phase.sin() @ charges).square()  # |S(G)|^2
     terms = kernel * structure
-    return 0.5 * terms[0] + terms[1:].sum()  # each G stands for -G too
+    return 0.5 * terms[0] + terms[1:].sum()  # each G also represents -G
 
 
 def _pairs_within(
     lattice: Tensor, positions: Tensor, cutoff: float, pbc: tuple[bool, bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs of ions nearer than `cutoff`, each once: two atoms (npairs,) and the cell of the second (npairs, 3)."""
+    """Return each pair of ions within `cutoff` once: two atoms (npairs,) and the cell of the second (npairs, 3)."""
     natoms, periodic = len(positions), torch.tensor(pbc, dtype=lattice.dtype, device=lattice.device)
     first, second = torch.triu_indices(natoms, natoms, device=positions.device)
     difference = positions[second] - positions[first]
     wrap = -difference.round() * periodic
     difference = difference + wrap  # within half a cell
-    heights = 1 / torch.linalg.vector_norm(torch.linalg.inv(lattice), dim=0)  # distance of the lattice planes
+    heights = 1 / torch.linalg.vector_norm(torch.linalg.inv(lattice), dim=0)  # distances between lattice planes
     cells = _integers((cutoff / heights + 0.5) * periodic)
     reach = cutoff + torch.linalg.vector_norm(difference @ lattice, dim=-1).max()
     cells = cells[torch.linalg.vector_norm(cells @ lattice, dim=-1) <= reach]
     distance = torch.linalg.vector_norm((difference[:, None] + cells) @ lattice, dim=-1)
-    # an ion and its own images: half of them, the others being the same pairs
+    # of the images of an ion itself only half are counted, as the others give the same pairs
     counted = (first != second)[:, None] | _is_positive(cells)
     pair, cell = torch.nonzero((distance <= cutoff) & counted, as_tuple=True)
     return first[pair], second[pair], wrap[pair] + cells[cell]
 
 
 def _integers(bounds: Tensor) -> Tensor:
-    """All integer vectors (n, 3) with |n_i| <= bounds[i], as floating numbers."""
+    """Return all integer vectors (n, 3) with |n_i| <= bounds[i], as floating-point numbers."""
     axes = [torch.arange(-int(b), int(b) + 1, dtype=bounds.dtype, device=bounds.device) for b in bounds]
     return torch.cartesian_prod(*axes)
 
 
 def _is_positive(vectors: Tensor) -> Tensor:
-    """Whether the first component that is not zero is positive; (n,) bool, true for one of v and -v, false for 0."""
+    """Whether the first nonzero component is positive, (n,) bool: true for one of v and -v, false for 0."""
     x, y, z = vectors.unbind(-1)
     return (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))

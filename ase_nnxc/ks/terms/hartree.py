@@ -1,6 +1,6 @@
-"""Hartree energy: the electron density's electrostatics with itself.
+"""Hartree energy: the electrostatic energy of the electron density.
 
-E_H = Omega/2 sum_G K(G) |n_G|^2, K the Coulomb interaction of the boundary condition (see `coulomb`).
+E_H = Omega/2 sum_G K(G) |n_G|^2, where K is the Coulomb interaction of the boundary condition (see `coulomb`).
 """
 
 from functools import cached_property
@@ -20,20 +20,20 @@ class Hartree(DensityTerm):
 
     @cached_property
     def interaction(self) -> Tensor:
-        """(ng,) K, bohr^2."""
+        """(ng,) Coulomb interaction K, bohr^2."""
         return coulomb_kernel(self.system.basis.grid, self.system.crystal)
 
     def energy(self, fields: Fields) -> Tensor:
-        """Energy, Hartree."""
+        """Return the energy, Hartree."""
         density = fields.electrons
         return 0.5 * self.system.crystal.volume * fields.grid.inner(density, self.interaction * density)
 
     def potential(self, fields: Fields) -> tuple[float, Tensor]:
-        """Energy, Hartree, and K n for the density, zero for all other fields."""
+        """Return the energy, Hartree, and the potential: K n for the density, zero for all other fields."""
         return float(self.energy(fields)), self._potential(fields.fourier)
 
     def kernel(self, fields: Fields) -> Kernel:
-        """The potential, which is linear in the density."""
+        """Return the potential as a function of the density, in which it is linear."""
         return self._potential
 
     def _potential(self, fourier: Tensor) -> Tensor:

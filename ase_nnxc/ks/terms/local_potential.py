@@ -1,6 +1,6 @@
-"""Local pseudopotential: the potential of the ions' Gaussian charges, and a short-ranged rest.
+"""Local pseudopotential: the potential of Gaussian charges of the ions, and a short-ranged part.
 
-V(G) = 1/Omega sum_a exp(-i G R_a) [ -Z_a exp(-G^2 r_a^2 / 2) K(G) + short_a(|G|) ], its mean at G = 0 included.
+V(G) = 1/Omega sum_a exp(-i G R_a) [ -Z_a exp(-G^2 r_a^2 / 2) K(G) + short_a(|G|) ], including the mean at G = 0.
 """
 
 from functools import cached_property
@@ -22,7 +22,7 @@ class LocalPotential(DensityTerm):
 
     @cached_property
     def fourier(self) -> Tensor:
-        """(ng,) Hartree."""
+        """(ng,) Fourier coefficients V(G), Hartree."""
         crystal, grid = self.system.crystal, self.system.basis.grid
         interaction = coulomb_kernel(grid, crystal)
 
@@ -33,18 +33,18 @@ class LocalPotential(DensityTerm):
 
     @cached_property
     def real(self) -> Tensor:
-        """(n1, n2, n3) Hartree."""
+        """(n1, n2, n3) values V(r), Hartree."""
         return self.system.basis.grid.to_real(self.fourier)
 
     def energy(self, fields: Fields) -> Tensor:
-        """Omega sum_G n_G* V_G."""
+        """Return Omega sum_G n_G* V_G, Hartree."""
         return self.system.crystal.volume * fields.grid.inner(fields.electrons, self.fourier)
 
     def potential(self, fields: Fields) -> tuple[float, Tensor]:
-        """Energy, Hartree, and V for the density, zero for all other fields."""
+        """Return the energy, Hartree, and the potential: V for the density, zero for all other fields."""
         potential = torch.zeros_like(fields.real)
         potential[0] = self.real
         return float(self.energy(fields)), potential
 
     def kernel(self, fields: Fields) -> None:
-        """The potential does not depend on the fields."""
+        """Return None, as the potential does not depend on the fields."""

@@ -1,7 +1,7 @@
 """Nonlocal pseudopotential: E = sum_n f_n sum_ij <psi_n|p_i> D_ij <p_j|psi_n>.
 
-<k+G|p> = Omega^(-1/2) (-i)^l p_l(|k+G|) Y_lm(k+G) exp(-i (k+G) R); the order of projectors is species, atom,
-channel, m, number of the projector.
+<k+G|p> = Omega^(-1/2) (-i)^l p_l(|k+G|) Y_lm(k+G) exp(-i (k+G) R). The projectors are ordered by species, atom,
+channel, m, and index of the projector in the channel.
 """
 
 from functools import cached_property
@@ -28,33 +28,33 @@ class NonlocalPotential(OrbitalTerm):
 
     def __init__(self, system: "System"):
         super().__init__(system)
-        self._operators: dict[int, Separable] = {}  # by the number of the k-point
+        self._operators: dict[int, Separable] = {}  # by the index of the k-point
 
     @cached_property
     def coupling(self) -> Tensor:
-        """D (nproj, nproj) complex, Hartree."""
+        """(nproj, nproj) coupling D, complex128, Hartree."""
         return coupling(self.system.crystal).to(torch.complex128)
 
     def operator(self, block: Block) -> Separable:
-        """P^H D P."""
+        """Return sum_ij |p_i> D_ij <p_j| of a block."""
         if block.k not in self._operators:
             self._operators[block.k] = Separable(projectors(self.system.crystal, block.sphere), self.coupling)
         return self._operators[block.k]
 
     def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
-        """sum_n f_n b_n^H D b_n, b_n = <p|psi_n>."""
+        """Return sum_n f_n b_n^H D b_n, Hartree, with b_n = <p|psi_n>."""
         b = projectors(self.system.crystal, block.sphere).conj() @ psi.mT  # (nproj, nbands)
         return ((b.conj() * (self.coupling @ b)).real.sum(0) * electrons).sum()
 
 
 def projectors(crystal: Crystal, sphere: Sphere) -> Tensor:
-    """<k+G|p> for all projectors of the cell: complex (nproj, npw), differentiable in cell and positions."""
+    """Return <k+G|p> of all projectors of the cell, complex (nproj, npw), differentiable in cell and positions."""
     q = sphere.wavevectors(crystal.reciprocal)
     q2 = q.square().sum(-1)
     phases = sphere.phases(crystal.positions) / crystal.volume.sqrt()
     rows = []
     for potential, atoms in crystal.species.items():
-        forms = []  # (rows, npw), without the atom's phase
+        forms = []  # (projectors of a channel, npw), without the phase of the atom
         for channel in potential.channels:
             radial = torch.stack([channel.projector(i, q2) for i in range(len(channel.h))])
             angular = solid_harmonics(channel.l, q)
@@ -68,7 +68,7 @@ def projectors(crystal: Crystal, sphere: Sphere) -> Tensor:
 
 
 def coupling(crystal: Crystal) -> Tensor:
-    """D (nproj, nproj), Hartree, in the order of `projectors`."""
+    """Return D (nproj, nproj), Hartree, in the order of `projectors`."""
     blocks = [
         torch.tensor(channel.h, dtype=torch.float64, device=crystal.device)
         for potential, atoms in crystal.species.items()

@@ -1,12 +1,13 @@
-"""What a term of the energy is, for those who write one.
+"""The interface of a term of the energy.
 
-There are three kinds: of the ions alone, of the densities, of the orbitals. A term is made for a `System` (crystal,
-basis, functional): `MyTerm(system)`, and is handed to the core by adding the class, or any function that makes a term
-of a system, to `System.terms`. The rest of the core asks for nothing but what stands here.
+A term depends on the ions only (`IonTerm`), on the density fields (`DensityTerm`) or on the orbitals (`OrbitalTerm`).
+It is created for a `System`, as `MyTerm(system)`. To add a term to a calculation, add its class, or a function that
+returns a term for a system, to `System.terms`. Each term needs a unique `name`. The rest of the core uses only the
+methods and attributes in this module.
 
-Energies must be differentiable by torch in the lattice and the positions of `system.crystal`, which then carry
-gradients: forces and stress are made of that. A term therefore computes what it needs from the system when it is made
-or first used, and never detaches it.
+Forces and stress follow from the energies by automatic differentiation: an energy must be differentiable in the lattice
+and the positions of `system.crystal`, which then require gradients. A term must therefore compute all quantities from
+the system, when it is created or first used, and must not detach them.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..system import System
 
 Kernel = Callable[[Tensor], Tensor]
-"""Change of a potential (nfields, n1, n2, n3) that a change of the fields (nfields, ng) makes."""
+"""Function of a change of the fields (nfields, ng); returns the change of the potential (nfields, n1, n2, n3)."""
 
 
 class Term(ABC):
@@ -33,9 +34,9 @@ class Term(ABC):
     Attributes
     ----------
     name : str
-        What the part is called in results and logs.
+        Name of the term in results and logs, unique among the terms of a system.
     system : System
-        Crystal, basis and functional that it was made for.
+        Crystal, basis and functional of the term.
     """
 
     name: str
@@ -45,25 +46,25 @@ class Term(ABC):
 
 
 class IonTerm(Term):
-    """A term of the ions alone."""
+    """A term that depends on the ions only."""
 
     @abstractmethod
     def energy(self) -> Tensor:
-        """Energy, Hartree, a scalar tensor."""
+        """Return the energy, a scalar tensor, Hartree."""
 
 
 class DensityTerm(Term):
-    """A term of the density and, if it says so, of the kinetic energy density.
+    """A term that depends on the density and, if `fields` contains "tau", on the kinetic energy density.
 
-    Only `energy` must be written. Potential and kernel are its derivatives by autograd; a term that has them in closed
-    form overrides them.
+    Only `energy` must be implemented. The potential and the kernel are its derivatives by autograd; a term that has
+    them in closed form can override them.
 
     Attributes
     ----------
     fields : tuple of str
-        What it depends on: "density" (with the magnetisation), and "tau" if that is among it.
+        Fields that the term depends on: "density" (with the magnetisation) and, optionally, "tau".
     parameters : sequence of Tensor
-        What can be trained in it.
+        Trainable parameters.
     """
 
     fields: tuple[str, ...] = ("density",)
@@ -71,16 +72,17 @@ class DensityTerm(Term):
 
     @abstractmethod
     def energy(self, fields: Fields) -> Tensor:
-        """Energy, Hartree, a scalar tensor, differentiable in the fields."""
+        """Return the energy, a scalar tensor, Hartree, twice differentiable in the fields."""
 
     def trainable_energy(self, fields: Fields) -> Tensor:
-        """`energy`, differentiable in `parameters`, too."""
+        """Return the same as `energy`, differentiable in `parameters`, too."""
         return self.energy(fields)
 
     def potential(self, fields: Fields) -> tuple[float, Tensor]:
-        """Energy, Hartree, and its derivatives (nfields, n1, n2, n3) by the fields, per volume of a grid point.
+        """Return the energy, Hartree, and its functional derivatives (nfields, n1, n2, n3) with respect to the fields.
 
-        The derivative by a density is a potential in Hartree; that by tau has no unit.
+        The derivative with respect to the density or the magnetisation is a potential, Hartree. The derivative with
+        respect to tau is dimensionless.
         """
         with torch.enable_grad():
             leaf = fields.real.detach().requires_grad_()
@@ -89,7 +91,7 @@ class DensityTerm(Term):
         return float(energy.detach()), self._per_volume(derivatives)
 
     def kernel(self, fields: Fields) -> Kernel | None:
-        """Derivative of the potential by the fields; None if the potential does not depend on them."""
+        """Return the derivative of the potential at the fields, or None if the potential does not depend on them."""
         with torch.enable_grad():
             leaf = fields.real.detach().requires_grad_()
             energy = self.energy(Fields(fields.grid, fields.nspin, real=leaf))
@@ -107,32 +109,34 @@ class DensityTerm(Term):
         return kernel
 
     def _per_volume(self, derivatives: Tensor) -> Tensor:
-        """Derivatives by values on grid points, as a symmetric potential."""
+        """Return functional derivatives, symmetrised, from derivatives with respect to the values on grid points."""
         basis, volume = self.system.basis, self.system.crystal.volume
         return basis.orbits.symmetrize(derivatives * (basis.grid.size / volume))
 
 
 class OrbitalTerm(Term):
-    """A term of the orbitals: sum_n f_n <psi_n|O|psi_n> with an operator O of each spin and k-point.
+    """A term that depends on the orbitals: sum_n f_n <psi_n|O|psi_n> with an operator O for each spin and k-point.
 
     Attributes
     ----------
     made_of_orbitals : bool
-        Whether O depends on the orbitals that `prepare` is shown. The linear response of such terms is not known, and
-        `Response` refuses them.
+        Whether O depends on the orbitals passed to `prepare`. The linear response of such terms is not implemented:
+        `Response` raises an error.
     """
 
     made_of_orbitals: bool = False
 
     def prepare(self, kpoints: KPoints, orbitals: Sequence[Tensor], electrons: Tensor) -> None:
-        """Take notice of all orbitals, before `operator` is asked for and energies are computed.
+        """Receive the orbitals of all blocks; by default nothing is done.
 
-        Most terms have nothing to do here; exact exchange, whose operator is made of all orbitals, has.
+        A term whose operator depends on all orbitals, such as exact exchange, overrides this method. An SCF calls it
+        after every diagonalisation, and a ground state before it computes energies, forces, stress or bands. The first
+        diagonalisation of an SCF calls `operator` before any call of this method.
 
         Parameters
         ----------
         kpoints : KPoints
-            Where the orbitals live.
+            Blocks of the orbitals.
         orbitals : sequence of Tensor
             (nbands, npw) of each block.
         electrons : Tensor
@@ -141,11 +145,29 @@ class OrbitalTerm(Term):
 
     @abstractmethod
     def operator(self, block: Block) -> Operator:
-        """O in complex128. It is asked for at every diagonalisation: a term keeps what does not change."""
+        """Return O of a block in complex128.
+
+        Every diagonalisation calls this method, so a term should keep what does not change.
+        """
 
     @abstractmethod
     def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
-        """Energy, Hartree, of orbitals (nbands, npw) with `electrons` (nbands,), differentiable in the orbitals."""
+        """Return the energy of the orbitals of one block, Hartree, differentiable in the orbitals.
+
+        Parameters
+        ----------
+        block : Block
+            Spin channel and k-point.
+        psi : Tensor
+            (nbands, npw) orbitals.
+        electrons : Tensor
+            (nbands,) electrons in each orbital, including the weight of the k-point. They may be negative.
+
+        Returns
+        -------
+        Tensor
+            Scalar.
+        """
 
 
 def _derivatives(energy: Tensor, leaf: Tensor, create_graph: bool = False) -> Tensor:

@@ -1,11 +1,12 @@
-"""Exchange and correlation of fields on the grid: E_xc = Omega/N sum_r f(n_s, grad n_s, tau_s).
+"""Exchange-correlation energy of fields on the grid: E_xc = Omega/N sum_r f(n_s, grad n_s, tau_s).
 
-Symmetry makes whole sets of grid points equal, so the functional is evaluated on one point of each and weighted with
-their number. The potentials are autograd of this discretised energy, averaged over the sets.
+Grid points that are equivalent by symmetry form sets. The functional is evaluated on one point of each set and weighted
+with the number of its points. The potentials are derivatives of this discretised energy by autograd, averaged over the
+sets.
 
-Core correction (S. G. Louie, S. Froyen and M. L. Cohen, Phys. Rev. B 26, 1738 (1982)): the functional sees n + n_core,
-and with spin half of n_core in each channel. The core density is added here and nowhere else. The orbitals of the core
-are not known, so tau stays that of the valence alone.
+Core correction (S. G. Louie, S. Froyen and M. L. Cohen, Phys. Rev. B 26, 1738 (1982)): the functional is evaluated
+with n + n_core; with spin, each channel includes half of n_core. The core density is added only in this module. The
+orbitals of the core are not known, so tau includes only the valence electrons.
 """
 
 from collections.abc import Sequence
@@ -27,11 +28,11 @@ from .term import DensityTerm
 if TYPE_CHECKING:
     from ..system import System
 
-CHUNK = 2**16  # points; a network's graph takes about a kilobyte for each
+CHUNK = 2**16  # points evaluated at once; the graph of a network needs about a kilobyte for each
 
 
 class ExchangeCorrelation(DensityTerm):
-    """Exchange-correlation energy by the functional of the system."""
+    """Exchange-correlation energy of the system's functional."""
 
     name = "xc"
 
@@ -46,24 +47,24 @@ class ExchangeCorrelation(DensityTerm):
         return core_density(self.system.crystal, self.system.basis.grid)
 
     def energy(self, fields: Fields) -> Tensor:
-        """Energy, Hartree; twice differentiable in fields, cell and positions."""
+        """Return the energy, Hartree, twice differentiable in fields, cell and positions."""
         return self._energy(fields, ())
 
     def trainable_energy(self, fields: Fields) -> Tensor:
-        """The same, differentiable in the parameters of the functional, too."""
+        """Return the same energy, differentiable in the parameters of the functional, too."""
         return self._energy(fields, self.parameters)
 
     def _energy(self, fields: Fields, parameters: Sequence[Tensor]) -> Tensor:
         crystal, basis = self.system.crystal, self.system.basis
         real = fields.real
-        seen = real if self._core is None else torch.cat((real[:1] + self._core, real[1:]))
-        features = _features(self.functional, seen, fields.nspin, basis, crystal.reciprocal)
+        corrected = real if self._core is None else torch.cat((real[:1] + self._core, real[1:]))
+        features = _features(self.functional, corrected, fields.nspin, basis, crystal.reciprocal)
         total = _Sum.apply(self.functional, basis.orbits.counts, len(features), *features, *parameters)
         return crystal.volume / basis.grid.size * total
 
 
 def _features(functional: Functional, fields: Tensor, nspin: int, basis: Basis, reciprocal: Tensor) -> list[Tensor]:
-    """Features that the functional reads, in its order, on one point of each orbit: (nspin, *components, norbits)."""
+    """Return the features of the functional, in order, on one point of each orbit: (nspin, *components, norbits)."""
     channels = dict(zip(FIELDS, map(spin_channels, fields.split(nspin))))
     grid, points = FFTGrid(basis.grid.shape, reciprocal), basis.orbits.representatives
     features = [feature(name).make(channels, grid) for name in functional.features]
@@ -71,19 +72,19 @@ def _features(functional: Functional, fields: Tensor, nspin: int, basis: Basis, 
 
 
 def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
-    """Energy per volume summed over points, each `counts` (n,) times; features as `_features` returns them."""
+    """Return the energy per volume summed over points with weights `counts` (n,); features are those of `_features`."""
     energy = functional(dict(zip(functional.features, features)))
-    if energy.shape != counts.shape:  # it would be broadcast
+    if energy.shape != counts.shape:  # the product would broadcast it
         name, shape, expected = type(functional).__name__, tuple(energy.shape), tuple(counts.shape)
         raise ValueError(f"{name} returned energies of shape {shape}, expected one for each point: {expected}")
     return energy @ counts
 
 
 class _Sum(torch.autograd.Function):
-    """Energy per volume summed over points, as a function of features and parameters; it has second derivatives, too.
+    """Energy per volume summed over points, as a twice differentiable function of features and parameters.
 
-    The graph of a functional is held for `CHUNK` points at a time, which are evaluated again for the derivatives by
-    parameters and for second ones.
+    The graph of the functional is kept for only `CHUNK` points at a time. The functional is evaluated again for
+    derivatives with respect to parameters and for second derivatives.
     """
 
     @staticmethod
@@ -108,7 +109,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Slopes(torch.autograd.Function):
-    """Derivatives of `_Sum` by features, known already if they are wanted, and by parameters."""
+    """Derivatives of `_Sum` with respect to features, which `_Sum.forward` has computed, and to parameters."""
 
     @staticmethod
     def forward(ctx: Any, problem: tuple[Functional, Tensor, int, int], *tensors: Tensor) -> tuple[Tensor | None, ...]:
@@ -151,7 +152,7 @@ _UNUSED: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
 
 
 def _chunks(counts: Tensor, features: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """Counts (n,) and features (..., n) of as many points as are evaluated at once."""
+    """Split counts (n,) and features (..., n) into chunks of at most `CHUNK` points."""
     return list(zip(*(t.split(CHUNK, dim=-1) for t in (counts, *features))))
 
 
@@ -164,7 +165,7 @@ def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
 
 
 def core_density(crystal: Crystal, grid: DensityGrid) -> Tensor | None:
-    """Superposed core densities (n1, n2, n3), bohr^-3, differentiable in cell and positions; None if there are none."""
+    """Return the sum of the core densities (n1, n2, n3), bohr^-3, differentiable in cell and positions, or None."""
     if all(table.core is None for table in crystal.species):
         return None
     return grid.to_real(
@@ -173,6 +174,6 @@ def core_density(crystal: Crystal, grid: DensityGrid) -> Tensor | None:
 
 
 def with_core(fields: Tensor, crystal: Crystal, grid: DensityGrid) -> Tensor:
-    """Fields (nfields, n1, n2, n3) with the core density added to the density: what a functional sees."""
+    """Return the fields (nfields, n1, n2, n3) with the core density added, as a functional reads them."""
     core = core_density(crystal, grid)
     return fields if core is None else torch.cat((fields[:1] + core, fields[1:]))
