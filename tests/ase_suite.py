@@ -146,6 +146,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def main(options: Iterable[str]) -> int:
     """Run the tests; return pytest's exit status."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # small systems: on a busy machine, more threads wait for each other
     folders = [str(SUITE / name) for name in ("calculator", "dft")]
     settings = ["-c", os.devnull, "--rootdir", str(SUITE), "-p", "no:cacheprovider", "-ra"]
     strict = ["-W", "error", "--strict-markers"]
