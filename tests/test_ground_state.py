@@ -12,10 +12,12 @@ from kohn_sham import basis_of, crystal_of, diagonalise, k_mesh, rattled_silicon
 from pyscf.dft import libxc
 
 from ase_nnxc.ks.basis import Basis, make_basis, make_sphere, smooth_size
-from ase_nnxc.ks.convergence import ConvergenceError, SCFSettings
+from ase_nnxc.ks.convergence import ConvergenceError, OrbitalTolerance, SCFSettings
 from ase_nnxc.ks.crystal import Crystal
+from ase_nnxc.ks.eigensolver import Eigenpairs
 from ase_nnxc.ks.fields import Fields
 from ase_nnxc.ks.ground_state import GroundState
+from ase_nnxc.ks.hamiltonian import Hamiltonian
 from ase_nnxc.ks.initial_guess import atomic_orbitals, start_density, start_orbitals
 from ase_nnxc.ks.occupations import Smearing
 from ase_nnxc.ks.pulay_stress import pulay_pressure
@@ -395,6 +397,36 @@ def test_early_single_precision_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     mixed = solve(crystal, basis)
     monkeypatch.setattr("ase_nnxc.ks.scf.SINGLE_PRECISION", 1.0)  # nothing is as loose as that
     assert solve(crystal, basis).free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
+
+
+class LinearMixer:
+    """A third of the residual is added."""
+
+    def error(self, residual: torch.Tensor, volume: torch.Tensor) -> float:
+        return float(volume * residual.abs().square().sum())
+
+    def step(self, density: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return density + 0.33 * residual
+
+    def secants(self, density: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(0)
+
+
+def dense(hamiltonian: Hamiltonian, psi: torch.Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
+    """All eigenvalues of the whole matrix."""
+    values, vectors = torch.linalg.eigh(hamiltonian.matrix(torch.arange(hamiltonian.npw)))
+    nbands = len(psi)
+    return Eigenpairs(values[:nbands], vectors.mT[:nbands].to(psi.dtype), torch.zeros(nbands), hamiltonian.npw)
+
+
+def test_another_mixer_eigensolver_and_schedule_find_the_same_ground_state() -> None:
+    crystal = crystal_of(bulk("Si", "diamond", a=5.4))
+    basis, settings = basis_of(crystal, 5.0, (2, 2, 2)), SCFSettings(energy=1e-10)
+    expected = solve(crystal, basis, settings=settings)
+    always_double = OrbitalTolerance(first=1e-5, final=1e-5, nelectrons=8.0)
+    for arguments in ({"mixer": LinearMixer()}, {"eigensolver": dense}, {"tolerance": always_double}):
+        state = solve(crystal, basis, settings=settings, **arguments)
+        assert state.free_energy == pytest.approx(expected.free_energy, abs=1e-8), arguments
 
 
 def test_occupied_orbitals_are_converged_at_the_end() -> None:

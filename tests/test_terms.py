@@ -180,6 +180,20 @@ def test_term_made_of_the_orbitals_is_shown_all_of_them_and_has_no_response() ->
         Response(state)
 
 
+def test_two_terms_of_one_name_are_an_error() -> None:
+    system = system_with(ExternalField)
+    with pytest.raises(ValueError, match="two terms of the energy are called 'field'"):
+        TotalEnergy(replace(system, terms=(*system.terms, ExternalField)))
+
+
+def test_term_of_an_unknown_field_is_an_error() -> None:
+    class OfLaplacian(ExternalField):
+        fields = ("laplacian",)
+
+    with pytest.raises(ValueError, match="known fields are density, tau"):
+        TotalEnergy(system_with(OfLaplacian))
+
+
 def test_something_else_than_a_term_is_an_error() -> None:
     with pytest.raises(TypeError, match="not an IonTerm"):
         TotalEnergy(system_with(lambda system: "a term"))

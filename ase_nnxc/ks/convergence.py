@@ -69,37 +69,35 @@ class SCFSettings:
     maxiter: int = 100
 
 
+@dataclass(frozen=True)
 class OrbitalTolerance:
-    """Schedule of tolerances for the residual norms of orbitals, which follow the error of the density.
-
-    Parameters
-    ----------
-    first : float
-        Residual norm of the first diagonalisation, Hartree.
-    energy : float
-        Estimated error of the energy at which the SCF ends, Hartree.
-    nelectrons : float
-        Number of electrons.
+    """A schedule of the residual norms that orbitals must reach: they are solved no better than the density deserves.
 
     Attributes
     ----------
-    value : float
-        Residual norm of the next diagonalisation, Hartree.
+    first : float
+        Residual norm of the first diagonalisation, Hartree.
     final : float
-        Residual norm below which errors of the orbitals change the energy by less than `energy`, Hartree.
+        Residual norm that ends the SCF, Hartree.
+    nelectrons : float
+        Number of electrons.
     """
 
-    def __init__(self, first: float, energy: float, nelectrons: float):
-        self.value = first
-        self.final = min(SINGLE_PRECISION, 0.3 * math.sqrt(energy / nelectrons))
-        self._nelectrons = nelectrons
+    first: float
+    final: float
+    nelectrons: float
 
-    def is_final(self, residual: float) -> bool:
-        """Whether orbitals with this largest residual norm (Hartree) are accurate enough to end the SCF."""
-        return self.value <= self.final and residual <= self.final
+    @classmethod
+    def for_energy(cls, first: float, energy: float, nelectrons: float) -> "OrbitalTolerance":
+        """Return a schedule whose final residual norm changes the energy by less than `energy`, Hartree."""
+        return cls(first, min(SINGLE_PRECISION, 0.3 * math.sqrt(energy / nelectrons)), nelectrons)
 
-    def tighten(self, error: float) -> None:
-        """Set `value` for the next step from the estimated error of the energy (Hartree) in this step."""
-        self.value = min(self.value, 0.2 * math.sqrt(error / self._nelectrons))
-        if self.value < 3 * self.final:  # avoids an additional step that would only improve the orbitals
-            self.value = 0.5 * self.final
+    def is_met(self, asked: float, residual: float) -> bool:
+        """Whether orbitals with this largest residual norm end the SCF, if this norm was asked for; both Hartree."""
+        return asked <= self.final and residual <= self.final
+
+    def next(self, asked: float, error: float) -> float:
+        """Return the residual norm for the next step, from the last one and from the error of the energy, Hartree."""
+        tighter = min(asked, 0.2 * math.sqrt(error / self.nelectrons))
+        # the last value avoids an additional step that would only improve the orbitals
+        return 0.5 * self.final if tighter < 3 * self.final else tighter

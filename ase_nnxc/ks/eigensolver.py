@@ -44,7 +44,7 @@ def _overlaps(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a.conj(), b.mT).to(torch.complex128)
 
 
-def _norms(vectors: Tensor) -> Tensor:
+def norms(vectors: Tensor) -> Tensor:
     """Return norms (n,) of complex vectors (n, npw); torch's own norm of complex numbers is slow."""
     return torch.linalg.vector_norm(torch.view_as_real(vectors).flatten(1), dim=1)
 
@@ -101,14 +101,14 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         ritz = ca @ basis
         energies = values[active].to(hamiltonian.diagonal.dtype)[:, None]
         residual = torch.addcmul(ca @ h_basis, ritz, energies, value=-1)
-        norms = _norms(residual * weights).to(torch.float64)
-        residuals[active] = norms
-        open_ = (norms > tolerance).nonzero().squeeze(-1)
+        sizes = norms(residual * weights).to(torch.float64)
+        residuals[active] = sizes
+        open_ = (sizes > tolerance).nonzero().squeeze(-1)
         if len(open_) == 0 or step == MAX_EXPANSIONS:
             break
         active = active[open_]
         new = precondition(residual[open_], energies[open_], ritz[open_], hamiltonian)
-        new /= _norms(new)[:, None]
+        new /= norms(new)[:, None]
         h_new = hamiltonian.apply(new)
         applications += len(new)
         grown, h_grown = torch.cat((basis, new)), torch.cat((h_basis, h_new))

@@ -59,8 +59,6 @@ class KPoints:
     ----------
     blocks : tuple of Block
         The blocks, in the order in which sums add them.
-    weights : Tensor
-        (nk,) weights of the k-points, adding up to one.
     """
 
     def __init__(self, nspin: int, spheres: Sequence[Sphere], device: torch.device):
@@ -68,7 +66,6 @@ class KPoints:
         self.blocks = tuple(
             Block(spin * self.nk + k, spin, k, sphere) for spin in range(nspin) for k, sphere in enumerate(spheres)
         )
-        self.weights = torch.tensor([s.weight for s in spheres], dtype=torch.float64, device=device)
 
     def number(self, spin: int, k: int) -> int:
         """Return the index of a block in lists of blocks."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .eigensolver import precondition
+from .eigensolver import norms, precondition
 from .hamiltonian import Hamiltonian
 
 STEPS = 100  # the largest number of steps of either solver
@@ -77,11 +77,6 @@ def sternheimer(
     raise ResponseError(
         f"Sternheimer's equation has not converged in {STEPS} steps to a relative residual of {tolerance:.0e}"
     )
-
-
-def norms(vectors: Tensor) -> Tensor:
-    """Return norms (n,) of complex vectors (n, npw); torch's own norm of complex numbers is slow."""
-    return torch.linalg.vector_norm(torch.view_as_real(vectors).flatten(1), dim=1)
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:

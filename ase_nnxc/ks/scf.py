@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -112,63 +113,46 @@ def scf(
         If `start` is a ground state of other atoms, or of another cell along directions that are not periodic.
     """
     settings = settings or SCFSettings()
-    energy, crystal, kpoints = TotalEnergy(system), system.crystal, system.kpoints
+    energy, crystal = TotalEnergy(system), system.crystal
     wanted = nbands or min(default_nbands(crystal), system.basis.fewest_waves)
     first = start_from_atoms(energy, wanted) if start is None else start_from(start, energy, wanted, nbands is not None)
     fields, orbitals = first.fields, first.orbitals
     mixer = mixer or default_mixer(system, first.secants)
-    tolerance = tolerance or OrbitalTolerance(first.tolerance, settings.energy, crystal.nelectrons)
-    ions, in_use = energy.ions(), len(orbitals[0])
+    schedule = tolerance or OrbitalTolerance.for_energy(first.tolerance, settings.energy, crystal.nelectrons)
+    asked, in_use = schedule.first, len(orbitals[0])
     history: list[Step] = []
     for number in range(1, settings.maxiter + 1):
         clock = time.perf_counter()
-        potential = energy.potential(fields)
-        pairs = _diagonalise(energy, potential.values, orbitals, eigensolver, tolerance.value, in_use)
-        orbitals = [p.vectors for p in pairs]
-        filled = smearing.fill(kpoints.gather([p.values for p in pairs]), kpoints.weights, crystal.reservoirs)
-        residuals = kpoints.gather([p.residuals for p in pairs])
-        energy.prepare(kpoints, orbitals, filled.electrons)
-        output = energy.fields_of(orbitals, filled.electrons)
-        residual = output - fields
+        output = _solve(energy, smearing, fields, _Diagonalisation(eigensolver, orbitals, asked, in_use))
+        orbitals, residual = output.orbitals, output.fields - fields
         step = Step(
             number=number,
-            free_energy=_sum_of_eigenvalues(filled) + potential.double_counting + ions + filled.entropy,
+            free_energy=output.free_energy,
             error=mixer.error(residual, crystal.volume),
-            tolerance=tolerance.value,
-            residual=float(residuals[filled.occupations.abs() > EMPTY].max()),
-            fermi_level=float(filled.fermi_levels.max()),
-            moment=float(output[1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
-            applications=sum(p.applications for p in pairs),
+            tolerance=asked,
+            residual=output.residual,
+            fermi_level=float(output.filled.fermi_levels.max()),
+            moment=float(output.fields[1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
+            applications=output.applications,
             seconds=time.perf_counter() - clock,
         )
         history.append(step)
         if callback is not None:
             callback(step)
-        highest = float(filled.occupations[..., -1].abs().max())
+        highest = float(output.filled.occupations[..., -1].abs().max())
         missing = missing_bands(system, len(orbitals[0])) if nbands is None and highest > EMPTY else 0
         if missing:
             orbitals = more_orbitals(energy, orbitals, missing)
-        elif step.error <= settings.energy and tolerance.is_final(step.residual):
+        elif step.error <= settings.energy and schedule.is_met(asked, step.residual):
             if highest > TOO_FULL:
                 raise TooFewBands(
                     f"too few bands: the occupation of band {len(orbitals[0])}, the highest, is {highest:.1e}; "
                     f"expected at most {TOO_FULL:.0e}"
                 )
-            return GroundState(
-                system=system,
-                smearing=smearing,
-                orbitals=orbitals,
-                eigenvalues=filled.eigenvalues,
-                occupations=filled.occupations,
-                fermi_levels=filled.fermi_levels,
-                fields=output,
-                terms=energy.components(orbitals, filled.electrons, output, filled.entropy),
-                history=history,
-                secants=mixer.secants(fields, residual),
-            )
+            return _ground_state(energy, smearing, output, history, mixer.secants(fields, residual))
         fields = mixer.step(fields, residual)
-        tolerance.tighten(step.error)
-        in_use = len(orbitals[0]) if missing else _bands_in_use(filled.occupations)
+        asked = schedule.next(asked, step.error)
+        in_use = len(orbitals[0]) if missing else _bands_in_use(output.filled.occupations)
     last = history[-1]
     raise ConvergenceError(
         f"the SCF has not converged in {last.number} steps: the estimated error of the energy is {last.error:.1e} Ha, "
@@ -177,31 +161,107 @@ def scf(
     )
 
 
-def _diagonalise(
-    energy: TotalEnergy,
-    potential: Tensor,
-    orbitals: list[Tensor],
-    eigensolver: Eigensolver,
-    tolerance: float,
-    in_use: int,
-) -> list[Eigenpairs]:
-    """Return eigenpairs of every block, `in_use` of them converged; loose tolerances are reached in complex64."""
-    dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
+@dataclass(frozen=True)
+class _Diagonalisation:
+    """How the orbitals of a step are found.
 
-    def solve(block: Block, psi: Tensor) -> Eigenpairs:
-        hamiltonian = energy.hamiltonian(block, potential[block.spin], dtype)
-        return eigensolver(hamiltonian, psi.to(dtype), tolerance, in_use)
+    Attributes
+    ----------
+    eigensolver : callable
+        Eigensolver of a block.
+    orbitals : list of Tensor
+        (nbands, npw) of each block, to start from.
+    tolerance : float
+        Residual norm, Hartree.
+    in_use : int
+        Number of bands that must reach it.
+    """
 
-    return energy.system.kpoints.map(solve, orbitals)
+    eigensolver: Eigensolver
+    orbitals: list[Tensor]
+    tolerance: float
+    in_use: int
+
+    def solve(self, energy: TotalEnergy, potential: Tensor) -> list[Eigenpairs]:
+        """Return eigenpairs of every block; loose tolerances are reached in complex64."""
+        dtype = torch.complex64 if self.tolerance > SINGLE_PRECISION else torch.complex128
+
+        def solve(block: Block, psi: Tensor) -> Eigenpairs:
+            hamiltonian = energy.hamiltonian(block, potential[block.spin], dtype)
+            return self.eigensolver(hamiltonian, psi.to(dtype), self.tolerance, self.in_use)
+
+        return energy.system.kpoints.map(solve, self.orbitals)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What the potential of some fields makes.
+
+    Attributes
+    ----------
+    orbitals : list of Tensor
+        (nbands, npw) of each block.
+    filled : FilledStates
+        Eigenvalues and occupations.
+    fields : Tensor
+        (nfields, ng) of these orbitals.
+    free_energy : float
+        Harris-Foulkes functional of the input fields, Hartree.
+    residual : float
+        Largest residual norm of an orbital that holds electrons, Hartree.
+    applications : int
+        Applications of H.
+    """
+
+    orbitals: list[Tensor]
+    filled: FilledStates
+    fields: Tensor
+    free_energy: float
+    residual: float
+    applications: int
+
+
+def _solve(energy: TotalEnergy, smearing: Smearing, fields: Tensor, diagonalisation: _Diagonalisation) -> _Output:
+    """Return the orbitals in the potential of fields (nfields, ng), filled, and the fields that they make."""
+    system, kpoints = energy.system, energy.system.kpoints
+    potential = energy.potential(fields)
+    pairs = diagonalisation.solve(energy, potential.values)
+    orbitals = [p.vectors for p in pairs]
+    eigenvalues, residuals = kpoints.gather([p.values for p in pairs]), kpoints.gather([p.residuals for p in pairs])
+    filled = smearing.fill(eigenvalues, system.basis.weights, system.crystal.reservoirs)
+    energy.prepare(kpoints, orbitals, filled.electrons)
+    band_energy = float((filled.eigenvalues * filled.electrons).sum())
+    return _Output(
+        orbitals=orbitals,
+        filled=filled,
+        fields=energy.fields_of(orbitals, filled.electrons),
+        free_energy=band_energy + potential.double_counting + energy.of_ions + filled.entropy,
+        residual=float(residuals[filled.occupations.abs() > EMPTY].max()),
+        applications=sum(p.applications for p in pairs),
+    )
+
+
+def _ground_state(
+    energy: TotalEnergy, smearing: Smearing, output: _Output, history: list[Step], secants: Tensor
+) -> GroundState:
+    filled = output.filled
+    return GroundState(
+        system=energy.system,
+        smearing=smearing,
+        orbitals=output.orbitals,
+        eigenvalues=filled.eigenvalues,
+        occupations=filled.occupations,
+        fermi_levels=filled.fermi_levels,
+        fields=output.fields,
+        terms=energy.components(output.orbitals, filled.electrons, output.fields, filled.entropy),
+        history=history,
+        secants=secants,
+    )
 
 
 def missing_bands(system: System, nbands: int) -> int:
     """Return the number of bands to add if the highest is occupied: 2 + nbands // 4, limited by the plane waves."""
     return max(0, min(2 + nbands // 4, system.basis.fewest_waves - nbands))
-
-
-def _sum_of_eigenvalues(filled: FilledStates) -> float:
-    return float((filled.eigenvalues * filled.electrons).sum())
 
 
 def _bands_in_use(occupations: Tensor) -> int:

@@ -238,40 +238,6 @@ def find_symmetry(
     return _largest_group(Symmetry(matrices, shifts, maps, time_reversal=True))
 
 
-def monkhorst_pack(size: Sequence[int], gamma: bool) -> Tensor:
-    """Return a uniform mesh of k-points.
-
-    Parameters
-    ----------
-    size : sequence of int
-        Number of points along each reciprocal lattice vector.
-    gamma : bool
-        Whether the mesh contains Gamma. Otherwise it is that of Monkhorst and Pack, which does not contain Gamma if a
-        size is even (Phys. Rev. B 13, 5188 (1976), eq. 3).
-
-    Returns
-    -------
-    Tensor
-        (nk, 3) float64, fractional, in (-1/2, 1/2]; the last index runs fastest.
-
-    Raises
-    ------
-    ValueError
-        If `size` is not three positive integers.
-    """
-    if len(size) != 3 or any(int(n) != n or n < 1 for n in size):
-        raise ValueError(f"the size of a mesh of k-points must be three positive integers, got {size}")
-    axes = []
-    for n in map(int, size):
-        numerators = (
-            2 * torch.arange(n, dtype=torch.int64, device="cpu") - n + 1
-        )  # u = (2 r - n + 1) / 2 n, r = 0 ... n - 1
-        if gamma and n % 2 == 0:
-            numerators += 1
-        axes.append(numerators.to(torch.float64) / (2 * n))
-    return torch.cartesian_prod(*axes)
-
-
 def _k_label(kpts: np.ndarray, time_reversal: bool) -> np.ndarray:
     """Return integer labels (...) that identify k-points (..., 3) modulo the reciprocal lattice.
 

@@ -1,17 +1,19 @@
 """The total energy of a system, as the sum of its terms."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ..xc.features import FIELDS
 from .fields import Fields, fields_of_orbitals, kinetic_tensors
 from .hamiltonian import Hamiltonian
 from .kpoints import Block, KPoints
 from .operators import GridPotential
 from .potential import Potential, assemble_potential
 from .system import System
-from .terms.term import DensityTerm, IonTerm, Kernel, OrbitalTerm
+from .terms.term import DensityTerm, IonTerm, Kernel, OrbitalTerm, Term
 
 
 class TotalEnergy:
@@ -39,8 +41,7 @@ class TotalEnergy:
         self.ion_terms = [term for term in terms if isinstance(term, IonTerm)]
         self.density_terms = [term for term in terms if isinstance(term, DensityTerm)]
         self.orbital_terms = [term for term in terms if isinstance(term, OrbitalTerm)]
-        if missing := [term for term in terms if not isinstance(term, IonTerm | DensityTerm | OrbitalTerm)]:
-            raise TypeError(f"{missing[0]!r} is not an IonTerm, a DensityTerm or an OrbitalTerm")
+        _check_terms(terms)
 
     @property
     def with_tau(self) -> bool:
@@ -143,7 +144,8 @@ class TotalEnergy:
         psi, electrons = psi[filled], electrons[filled]
         return torch.stack([term.energy(block, psi, electrons) for term in self.orbital_terms])
 
-    def ions(self) -> float:
+    @cached_property
+    def of_ions(self) -> float:
         """Return the sum of the ion terms, Hartree."""
         return sum(float(term.energy()) for term in self.ion_terms)
 
@@ -174,3 +176,14 @@ class TotalEnergy:
             components |= {term.name: float(term.energy(density_fields)) for term in self.density_terms}
             components |= {term.name: float(term.energy()) for term in self.ion_terms}
         return components | {"entropy": entropy}
+
+
+def _check_terms(terms: Sequence[Term]) -> None:
+    for term in terms:
+        if not isinstance(term, IonTerm | DensityTerm | OrbitalTerm):
+            raise TypeError(f"{term!r} is not an IonTerm, a DensityTerm or an OrbitalTerm")
+        if isinstance(term, DensityTerm) and not set(term.fields) <= set(FIELDS):
+            raise ValueError(f"the term {term.name!r} depends on {term.fields}; known fields are {', '.join(FIELDS)}")
+    names = [term.name for term in terms]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two terms of the energy are called {repeated.pop()!r}; names must differ")

@@ -71,6 +71,7 @@ def start_from(state: GroundState, energy: TotalEnergy, nbands: int, exactly: bo
             "`start` must be a ground state of the same atoms, with the same initial moments and the same cell along "
             "directions that are not periodic"
         )
+    energy.prepare(state.system.kpoints, state.orbitals, state.electrons)
     fields = _moved_fields(state, crystal, basis, atomic_fields(crystal, basis, energy.nfields))
     secants = _secants(state, crystal, fields)
     tolerance = FROM_MOVED if secants is None else FROM_SAME_POSITIONS

@@ -22,11 +22,10 @@ from tqdm import tqdm
 
 from ..calculator import NNXCCalculator
 from ..interop.pyscf import grid_features, solve_molecule
-from ..ks.fields import fields_of_orbitals, spin_channels
+from ..ks.fields import Fields, fields_of_orbitals
 from ..ks.ground_state import GroundState
-from ..ks.terms.xc import with_core
+from ..ks.terms.xc import ExchangeCorrelation
 from ..xc import Functional
-from ..xc.features import FFTGrid, feature
 from ..xc.reduced import features_at
 
 LARGEST_RATIO = 20.0
@@ -225,14 +224,10 @@ def _features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
     """Return features on one point of each orbit of equivalent grid points, and the volumes of the orbits, bohr^3."""
     crystal, basis = state.crystal, state.basis
     orbitals = state.system.kpoints, state.orbitals, state.electrons
-    fields = basis.grid.to_real(fields_of_orbitals(crystal, basis, *orbitals, with_tau=True))
-    density, tau = with_core(fields, crystal, basis.grid).chunk(2)
-    channels = {"density": spin_channels(density), "tau": spin_channels(tau)}
-    grid, points = FFTGrid(basis.grid.shape, crystal.reciprocal), basis.orbits.representatives
-    features = {}
-    for name in FEATURES:
-        values = feature(name).make(channels, grid).flatten(-3).index_select(-1, points)
-        features[name] = values.expand(2, *values.shape[1:])  # samples of all systems have two spin channels
+    fields = Fields(basis.grid, crystal.nspin, fourier=fields_of_orbitals(crystal, basis, *orbitals, with_tau=True))
+    values = ExchangeCorrelation(state.system).features(FEATURES, fields)
+    # samples of all systems have two spin channels
+    features = {name: feature.expand(2, *feature.shape[1:]) for name, feature in zip(FEATURES, values)}
     return features, basis.orbits.counts * crystal.volume / basis.grid.size
 
 

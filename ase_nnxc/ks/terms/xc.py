@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from ...xc.features import FIELDS, FFTGrid, feature, fields_needed
 from ...xc.functional import Functional
-from ..basis import Basis, DensityGrid
+from ..basis import DensityGrid
 from ..crystal import Crystal
 from ..fields import Fields, spin_channels
 from ..superposition import superposition
@@ -55,20 +55,27 @@ class ExchangeCorrelation(DensityTerm):
         return self._energy(fields, self.parameters)
 
     def _energy(self, fields: Fields, parameters: Sequence[Tensor]) -> Tensor:
-        crystal, basis = self.system.crystal, self.system.basis
-        real = fields.real
-        corrected = real if self._core is None else torch.cat((real[:1] + self._core, real[1:]))
-        features = _features(self.functional, corrected, fields.nspin, basis, crystal.reciprocal)
+        basis, features = self.system.basis, self.features(self.functional.features, fields)
         total = _Sum.apply(self.functional, basis.orbits.counts, len(features), *features, *parameters)
-        return crystal.volume / basis.grid.size * total
+        return self.system.crystal.volume / basis.grid.size * total
 
+    def features(self, names: Sequence[str], fields: Fields) -> list[Tensor]:
+        """Return features of fields and core on one point of each orbit of grid points: (nspin, *components, norbits).
 
-def _features(functional: Functional, fields: Tensor, nspin: int, basis: Basis, reciprocal: Tensor) -> list[Tensor]:
-    """Return the features of the functional, in order, on one point of each orbit: (nspin, *components, norbits)."""
-    channels = dict(zip(FIELDS, map(spin_channels, fields.split(nspin))))
-    grid, points = FFTGrid(basis.grid.shape, reciprocal), basis.orbits.representatives
-    features = [feature(name).make(channels, grid) for name in functional.features]
-    return [values.flatten(-3).index_select(-1, points) for values in features]
+        Parameters
+        ----------
+        names : sequence of str
+            Names of the features.
+        fields : Fields
+            Fields of the valence electrons.
+        """
+        basis, real = self.system.basis, fields.real
+        if self._core is not None:
+            real = torch.cat((real[:1] + self._core, real[1:]))
+        channels = dict(zip(FIELDS, map(spin_channels, real.split(fields.nspin))))
+        grid, points = FFTGrid(basis.grid.shape, self.system.crystal.reciprocal), basis.orbits.representatives
+        features = [feature(name).make(channels, grid) for name in names]
+        return [values.flatten(-3).index_select(-1, points) for values in features]
 
 
 def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
@@ -171,9 +178,3 @@ def core_density(crystal: Crystal, grid: DensityGrid) -> Tensor | None:
     return grid.to_real(
         superposition(crystal, grid, lambda table, q2: torch.zeros_like(q2) if table.core is None else table.core(q2))
     )
-
-
-def with_core(fields: Tensor, crystal: Crystal, grid: DensityGrid) -> Tensor:
-    """Return the fields (nfields, n1, n2, n3) with the core density added, as a functional reads them."""
-    core = core_density(crystal, grid)
-    return fields if core is None else torch.cat((fields[:1] + core, fields[1:]))
