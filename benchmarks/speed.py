@@ -1,6 +1,7 @@
 """Compare time, memory and SCF steps of ase_nnxc and Quantum ESPRESSO at equal accuracy.
 
     python benchmarks/speed.py [NAME ...] [--repeats N]
+    python benchmarks/speed.py [NAME ...] [--repeats N] --against CHECKOUT
 
 Cases are crystals of tests/data/qe_gth.json with energy, forces and stress. For a single crystal the time of our
 calculation excludes imports, and that of pw.x is the whole run. The case al-eos has seven volumes: one whole Python
@@ -11,6 +12,9 @@ For each code the script first finds the loosest convergence threshold that reac
 converged result of the same code. The codes are then timed alternately with these thresholds, and every timed run is
 checked again. The script prints medians and writes them, with a description of the machine, to benchmarks/speed.json.
 Without pw.x only ase_nnxc is timed. Nothing else should run on the machine.
+
+With --against, ase_nnxc is compared with another checkout of itself, for instance the state before a change; both run
+with the same threshold, and nothing is written.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +72,10 @@ def records(case: str) -> list[dict[str, Any]]:
 
 def worker(case: str, threshold: float) -> Run:
     """Run ase_nnxc in this process with one calculator for all crystals of the case; imports are not timed."""
-    import ase_nnxc.calculator  # noqa: F401  (loads torch and all that a calculation needs; ase_nnxc alone does not)
+    # load torch and all that a calculation needs; ase_nnxc alone does not
+    import ase_nnxc.calculator
+    import ase_nnxc.ks.bands
+    import ase_nnxc.ks.scf  # noqa: F401
 
     crystals = records(case)
     start = time.perf_counter()
@@ -85,11 +93,13 @@ def worker(case: str, threshold: float) -> Run:
     return Run(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, steps, energies, forces)
 
 
-def run_ours(case: str, threshold: float) -> Run:
-    """Run ase_nnxc in a separate process; for the scan the time is that of the whole process."""
+def run_ours(case: str, threshold: float, checkout: Path | None = None) -> Run:
+    """Run ase_nnxc, of a checkout, in a separate process; for the scan the time is that of the whole process."""
     command = [sys.executable, __file__, "--worker", case, "--threshold", str(threshold)]
     start = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": str(CORES)}
+    if checkout is not None:
+        environment["PYTHONPATH"] = str(checkout)
     out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     whole = time.perf_counter() - start
     result = json.loads(out)
@@ -145,6 +155,13 @@ OURS = Code("ase_nnxc", run_ours, OUR_LADDER, lambda case: run_ours(case, CONVER
 QE = Code("QE", run_pwx, QE_LADDER, converged_pwx)
 
 
+def of_checkout(name: str, path: Path, case: str) -> Code:
+    """Return ase_nnxc of a checkout, at the threshold with which this one was timed last."""
+    threshold = json.loads(OUTPUT.read_text())["cases"][case]["ase_nnxc"]["threshold"]
+    run = partial(run_ours, checkout=path)
+    return Code(name, run, [threshold], lambda case: run(case, CONVERGED))
+
+
 def compare(case: str, codes: Sequence[Code], repeats: int) -> dict[str, dict[str, Any]]:
     """Return the medians of the timed runs of each code at the loosest threshold that is accurate."""
     converged = {code.name: code.converged(case) for code in codes}
@@ -198,15 +215,16 @@ def machine() -> dict[str, Any]:
     return facts
 
 
-def row(case: str, results: dict[str, dict[str, Any]]) -> str:
-    """Return a line of the table."""
+def row(case: str, results: dict[str, dict[str, Any]], names: tuple[str, str]) -> str:
+    """Return a line of the table, with the ratio of the first code's time to that of the second."""
     cells = [f"{case:18s}"]
-    for name in (OURS.name, QE.name):
+    for name in names:
         r = results.get(name)
         cells.append(
             f"{r['seconds']:8.2f} {r['memory_MB']:6d} {r['steps']:6d} {r['threshold']:8.0e}" if r else f"{'-':>31}"
         )
-    ratio = results[OURS.name]["seconds"] / results[QE.name]["seconds"] if QE.name in results else np.nan
+    first, second = (results.get(name, {"seconds": np.nan})["seconds"] for name in names)
+    ratio = first / second
     return "  ".join(cells) + f"  {ratio:6.2f}"
 
 
@@ -215,20 +233,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"cases, from {', '.join(CASES)} (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each code (default: %(default)s)")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of ase_nnxc")
     parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--threshold", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         print(json.dumps(asdict(worker(arguments.worker, arguments.threshold))))
         return
-    codes = [OURS, QE] if shutil.which("pw.x") else [OURS]
-    kept = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"cases": {}}
+    names = ("this", "other") if arguments.against else (OURS.name, QE.name)
     heading = f"{'time, s':>8} {'MB':>6} {'steps':>6} {'thresh.':>8}"
-    print(f"{'':18s}  {OURS.name:^31}  {QE.name:^31}\n{'case':18s}  {heading}  {heading}   ratio")
+    print(f"{'':18s}  {names[0]:^31}  {names[1]:^31}\n{'case':18s}  {heading}  {heading}   ratio")
+    kept = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {"cases": {}}
     for case in arguments.names or CASES:
-        kept["cases"][case] = compare(case, codes, arguments.repeats)
-        OUTPUT.write_text(json.dumps({"machine": machine(), "cases": kept["cases"]}, indent=1) + "\n")
-        print(row(case, kept["cases"][case]), flush=True)
+        if arguments.against:
+            paths = Path(__file__).resolve().parents[1], arguments.against.resolve()
+            codes = [of_checkout(name, path, case) for name, path in zip(names, paths)]
+        else:
+            codes = [OURS, QE] if shutil.which("pw.x") else [OURS]
+        results = compare(case, codes, arguments.repeats)
+        if not arguments.against:
+            kept["cases"][case] = results
+            OUTPUT.write_text(json.dumps({"machine": machine(), "cases": kept["cases"]}, indent=1) + "\n")
+        print(row(case, results, names), flush=True)
 
 
 if __name__ == "__main__":

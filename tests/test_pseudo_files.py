@@ -13,6 +13,7 @@ import pytest
 import torch
 from ase.build import bulk
 from ase.calculators.calculator import InputError
+from ase.units import Bohr
 from kohn_sham import TIGHT, basis_of, crystal_of, rattled_silicon_carbide, slope, triplet
 
 from ase_nnxc import NNXCCalculator
@@ -363,6 +364,18 @@ def test_parameters_with_paths_are_plain_and_give_the_same_tables(tmp_path):
     assert resolved["pseudos"] == {"Si": str(tmp_path / "Si.upf")}
     again = NNXCCalculator(**{k: v for k, v in resolved.items() if v is not None})
     assert again.pseudopotential_digests(atoms) == calculator.pseudopotential_digests(atoms)
+
+
+def test_calculator_ends_radial_functions_where_it_is_asked_to(tmp_path):
+    atoms, path = bulk("Si"), write(tmp_path, table("Si"))
+    calculator = NNXCCalculator(ecut=100, kpts=(1, 1, 1), pseudos=path, radial_cutoff=8.0 * Bohr)
+    digest = read_pseudo(path, radial_cutoff=8.0).digest
+    assert calculator.pseudopotential_digests(atoms) == {"Si": digest}
+    assert NNXCCalculator(**calculator.todict()).pseudopotential_digests(atoms) == {"Si": digest}
+    calculator.set(radial_cutoff=None)
+    assert calculator.pseudopotential_digests(atoms) == {"Si": read_pseudo(path).digest}
+    with pytest.raises(InputError, match=r"radial_cutoff=-1: expected a positive number, in Angstrom"):
+        calculator.set(radial_cutoff=-1)
 
 
 # ---- calculating ----------------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def scf(
 
 @dataclass(frozen=True)
 class _Diagonalisation:
-    """How the orbitals of a step are found.
+    """The diagonalisation of one SCF step.
 
     Attributes
     ----------
@@ -195,7 +195,7 @@ class _Diagonalisation:
 
 @dataclass(frozen=True)
 class _Output:
-    """What the potential of some fields makes.
+    """The result of one SCF step: orbitals in the potential of the input fields, and their own fields.
 
     Attributes
     ----------
