@@ -95,7 +95,7 @@ def test_bands_of_graphene_touch_at_the_corner_of_its_plane() -> None:
         ({"path": "GX", "points": 3}, None, "not a path of this lattice"),
         ([[0.0, 0.0]], None, "scaled coordinates"),
         (bulk("Si", cubic=True).cell.bandpath("GX", npoints=3), None, "path belongs to another cell"),
-        ("GX", 2000, "nbands=2000: 2000 bands were asked for"),
+        ("GX", 2000, "^nbands=2000: expected at most"),
         ("GX", 0, "nbands=0: expected a positive integer"),
     ],
 )
@@ -106,7 +106,7 @@ def test_bands_that_make_no_sense_are_refused(silicon: Atoms, path, nbands, mess
 
 def test_bands_need_periods_and_a_calculation() -> None:
     atoms = attached(molecule("H2"), kpts=(1, 1, 1))
-    with pytest.raises(InputError, match="nothing was calculated yet"):
+    with pytest.raises(InputError, match="nothing has been calculated yet"):
         atoms.calc.band_structure()
     atoms.get_potential_energy()
     with pytest.raises(InputError, match="a molecule has no bands"):

@@ -238,11 +238,11 @@ def test_command_writes_a_clone_that_loads(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["PBE", "--name", "pbe"], "name of a functional of the package"),
+        (["PBE", "--name", "pbe"], "already used by a functional of ase_nnxc"),
         (["PBE", "--name", "PBE clone"], "is not a name of a model"),
         (["PBX", "--name", "mine"], "did you mean"),
         (["LDA", "--name", "mine"], "clone it with an mlp"),
-        (["PBE", "--name", "mine", "--steps", "0"], "not a positive integer"),
+        (["PBE", "--name", "mine", "--steps", "0"], "expected a positive integer"),
     ],
 )
 def test_wrong_commands_are_refused_before_any_work(arguments, message, tmp_path, monkeypatch, capsys):

@@ -265,7 +265,7 @@ def test_levels_of_another_geometry_are_never_returned():
 
 
 def test_levels_before_any_calculation_are_an_error():
-    with pytest.raises(InputError, match="nothing was calculated yet"):
+    with pytest.raises(InputError, match="nothing has been calculated yet"):
         NNXCCalculator().get_fermi_level()
     with pytest.raises(InputError, match="spin=2"):
         calculated(silicon()).get_pseudo_density(2)

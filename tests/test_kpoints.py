@@ -36,9 +36,9 @@ def test_results_come_in_the_order_of_the_blocks(kpoints: KPoints, threads: int)
     assert kpoints.map(lambda block, entry: (block.number, entry), numbers) == [(n, n) for n in numbers]
     gathered = kpoints.gather([torch.tensor([n, -n]) for n in numbers])
     assert gathered.shape == (2, kpoints.nk, 2)
-    assert int(gathered[1, 3, 0]) == kpoints.number(1, 3) == numbers[kpoints.nk + 3]
+    assert int(gathered[1, 3, 0]) == kpoints.entry(numbers, 1, 3) == numbers[kpoints.nk + 3]
     for block in kpoints.blocks:
-        assert block.number == kpoints.number(block.spin, block.k)
+        assert kpoints.entry(numbers, block.spin, block.k) == block.number
 
 
 def test_sums_are_those_of_the_results_in_order(kpoints: KPoints, threads: int) -> None:

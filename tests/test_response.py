@@ -116,7 +116,7 @@ def magnet() -> GroundState:
 def test_gradients_of_levels_and_entropy_are_those_of_shifted_ground_states(
     metal: GroundState,
 ) -> None:
-    weights = metal.basis.weights[:, None]
+    weights = metal.system.kpoints.weights[:, None]
 
     def loss(out: Differentiable) -> Tensor:
         entropy = (GAUSSIAN.entropy(out.eigenvalues, out.fermi_level) * weights).sum()
@@ -129,7 +129,7 @@ def test_gradients_of_levels_and_entropy_are_those_of_shifted_ground_states(
 
 def test_gradient_at_fixed_orbitals_is_not_that_of_the_extrapolated_energy(metal: GroundState) -> None:
     """The free energy is stationary, what is added to it is not."""
-    weights = 2 * metal.basis.weights[:, None]
+    weights = 2 * metal.system.kpoints.weights[:, None]
     out = differentiable(metal)
     entropy = -GAUSSIAN.width * (GAUSSIAN.entropy(out.eigenvalues, out.fermi_level) * weights).sum()
     assert float(entropy.detach()) == pytest.approx(metal.terms["entropy"], rel=1e-10)
@@ -164,7 +164,7 @@ def test_response_is_symmetric_and_keeps_the_electrons(name: str, request: pytes
 @pytest.mark.parametrize("name", ["metal", "magnet"])
 def test_response_without_interaction_is_that_of_shifted_potentials(name: str, request: pytest.FixtureRequest) -> None:
     state = request.getfixturevalue(name)
-    crystal, basis, response = state.crystal, state.basis, Response(state)
+    crystal, response = state.crystal, Response(state)
     energy, kpoints, perturbation = response.energy, state.system.kpoints, smooth_weights(state)
     shift = potential_of_spins(state.system, perturbation)
 
@@ -176,7 +176,7 @@ def test_response_without_interaction_is_that_of_shifted_potentials(name: str, r
             return diagonalise(hamiltonian, psi, 1e-10, response.nbands)
 
         pairs = kpoints.map(solved, state.orbitals)
-        filled = state.smearing.fill(kpoints.gather([p.values for p in pairs]), basis.weights, crystal.reservoirs)
+        filled = state.smearing.fill(kpoints.gather([p.values for p in pairs]), kpoints.weights, crystal.reservoirs)
         return energy.fields_of([p.vectors for p in pairs], filled.electrons)
 
     h = 1e-2 / float(perturbation.abs().max())

@@ -1,6 +1,6 @@
 """Terms of the energy that are written outside of the core: energies, forces, stress and response follow from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,7 +15,7 @@ from ase_nnxc.ks.fields import Fields
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.kpoints import Block, KPoints
 from ase_nnxc.ks.occupations import Smearing
-from ase_nnxc.ks.operators import Operator, Separable
+from ase_nnxc.ks.operators import Diagonal, Operator, Separable
 from ase_nnxc.ks.response import Response, ResponseError
 from ase_nnxc.ks.scf import scf
 from ase_nnxc.ks.superposition import superposition
@@ -150,34 +150,71 @@ def test_operator_without_a_matrix_of_its_own_gets_it_from_applying_it() -> None
     torch.testing.assert_close(Operator.matrix(separable, waves), separable.matrix(waves))
 
 
-class ShownOrbitals(AtomicProjector):
-    """Remembers what it is shown."""
+class SquaredProjector(AtomicProjector):
+    """Half the square of the sum N of all shares, E = N^2 / 20, whose operator is N / 10 sum_a |p_a><p_a|."""
 
-    name = "shown"
-    made_of_orbitals = True
-    shown: list[tuple[int, int]]
+    name = "squared"
+    share = 0.0
 
-    def __init__(self, system: System):
-        super().__init__(system)
-        self.shown = []
+    def prepare(self, kpoints: KPoints, orbitals: Sequence[Tensor], electrons: Tensor) -> None:
+        def of_block(block: Block, psi: Tensor) -> Tensor:
+            return 0.5 * AtomicProjector.energy(self, block, psi.to(torch.complex128), electrons[block.spin, block.k])
 
-    def prepare(self, kpoints: KPoints, orbitals, electrons: Tensor) -> None:
-        self.shown.append((len(orbitals), len(kpoints.blocks)))
+        self.share = float(kpoints.sum(of_block, orbitals).detach())
+
+    def double_counting(self) -> float:
+        return -(self.share**2) / 20
+
+    def operator(self, block: Block) -> Operator:
+        projectors = self.projectors(block)
+        return Separable(projectors, self.share / 10 * torch.eye(len(projectors), dtype=projectors.dtype))
+
+    def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
+        return self.share / 20 * 0.5 * super().energy(block, psi, electrons)
 
 
 def test_term_made_of_the_orbitals_is_shown_all_of_them_and_has_no_response() -> None:
-    made = []
-
-    def make(system: System) -> ShownOrbitals:
-        made.append(ShownOrbitals(system))
-        return made[-1]
-
-    state = scf(system_with(make), Smearing("gaussian", 0.01), settings=SCFSettings(1e-6))
-    assert made[0].shown == [(len(state.orbitals),) * 2] * len(state.history)
-    state.derivatives()
-    assert all(term.shown for term in made)
-    with pytest.raises(ResponseError, match="shown"):
+    settings = SCFSettings(1e-12)
+    state = scf(system_with(SquaredProjector), Smearing("gaussian", 0.01), settings=settings)
+    share = (
+        0.5
+        * TotalEnergy(replace(state.system, terms=(AtomicProjector,))).components(
+            state.orbitals, state.electrons, state.fields, 0.0
+        )["projector"]
+    )
+    assert state.terms["squared"] == pytest.approx(share**2 / 20, rel=1e-10)
+    assert state.history[-1].free_energy == pytest.approx(state.free_energy, abs=1e-8)  # Harris-Foulkes
+    warm = scf(state.system, state.smearing, settings=settings, start=state)
+    assert warm.free_energy == pytest.approx(state.free_energy, abs=1e-10)
+    with pytest.raises(ResponseError, match="squared"):
         Response(state)
+
+
+class Lowered(OrbitalTerm):
+    """All long plane waves have their energy lowered, below zero at k = 0."""
+
+    name = "lowered"
+
+    def operator(self, block: Block) -> Operator:
+        return Diagonal(-0.3 * torch.exp(-block.sphere.half_squares(self.system.crystal.reciprocal)))
+
+    def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
+        shape = -0.3 * torch.exp(-block.sphere.half_squares(self.system.crystal.reciprocal))
+        return (electrons @ psi.abs().square()) @ shape
+
+
+def test_diagonal_operator_may_be_negative() -> None:
+    state = scf(system_with(Lowered), Smearing("gaussian", 0.01), settings=SCFSettings(1e-10))
+    assert state.terms["lowered"] < -0.3
+    assert state.history[-1].free_energy == pytest.approx(state.free_energy, abs=1e-8)
+
+
+def test_parameters_that_could_not_be_trained_are_an_error() -> None:
+    class Trained(AtomicProjector):
+        parameters = (torch.zeros(1, requires_grad=True),)
+
+    with pytest.raises(ValueError, match="'projector' has parameters; only those of a DensityTerm"):
+        TotalEnergy(system_with(Trained))
 
 
 def test_two_terms_of_one_name_are_an_error() -> None:

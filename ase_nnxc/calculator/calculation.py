@@ -59,11 +59,11 @@ class Calculation:
         return ConvergedBands.of(self.state)
 
     def outdated(self) -> "Calculation":
-        """Return it with a ground state that is only a start, because the geometry or the functional has changed."""
+        """Return a copy whose ground state is only a start, because the geometry or the functional has changed."""
         return replace(self, fingerprint=None)
 
     def with_other_parameters(self, keep_mesh: bool) -> "Calculation":
-        """Return what is left of it after a change of parameters."""
+        """Return a copy without what depends on the parameters, after a change of them."""
         return replace(self, fingerprint=None, parameters=None, mesh=self.mesh if keep_mesh else None)
 
     def begun(self, mesh: Mesh, parameters: dict[str, Any]) -> "Calculation":
@@ -71,15 +71,15 @@ class Calculation:
         return replace(self, fingerprint=None, mesh=mesh, parameters=parameters, history=())
 
     def ended(self, history: Sequence[Step]) -> "Calculation":
-        """Return it with the steps of its SCF, which has converged or failed."""
+        """Return a copy with the steps of the SCF, which has converged or failed."""
         return replace(self, history=tuple(history))
 
     def solved(self, state: GroundState, fingerprint: Fingerprint | None) -> "Calculation":
-        """Return it with its ground state."""
+        """Return a copy with the ground state of a fingerprint."""
         return replace(self, state=state, fingerprint=fingerprint)
 
     def without_state(self) -> "Calculation":
-        """Return it without the ground state, which is large, for a copy of the calculator."""
+        """Return a copy without the ground state, which is large, for a copy of the calculator."""
         return replace(self, state=None)
 
 
@@ -90,7 +90,7 @@ def solve(
     start: GroundState | None,
     callback: Callable[[Step], None],
 ) -> GroundState:
-    """Solve for the ground state, with the exceptions of ASE.
+    """Solve for the ground state, raising ASE's exceptions.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ from .plan import digests
 from .restart import RestartFiles
 from .results import RelaxationWatch, derivatives, energies
 
-NOTHING_YET = "nothing was calculated yet with these parameters: ask the atoms for their energy first"
+NOTHING_YET = "nothing has been calculated yet with these parameters: ask the atoms for their energy first"
 
 
 class NNXCCalculator(RestartFiles, ElectronicStructure):

@@ -104,7 +104,7 @@ class Differentiable:
     @property
     def weights(self) -> Tensor:
         """Weights (nk,) of the k-points; they add up to one."""
-        return self._core.state.basis.weights
+        return self._core.state.system.kpoints.weights
 
     @cached_property
     def fermi_level(self) -> Tensor:

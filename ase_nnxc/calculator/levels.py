@@ -1,4 +1,4 @@
-"""Band levels, density and orbitals of a ground state, by the names that ASE's tools and users of GPAW call them."""
+"""Band levels, density and orbitals of a ground state, under the names used by ASE and GPAW."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class ConvergedBands:
             "eigenvalues": (self.eigenvalues * HARTREE).cpu().numpy(),
             "occupations": (state.occupations * (2 / state.crystal.nspin)).cpu().numpy(),
             "ibz_kpoints": np.array([sphere.kpoint.tolist() for sphere in state.basis.spheres]),
-            "kpoint_weights": state.basis.weights.cpu().numpy(),
+            "kpoint_weights": state.system.kpoints.weights.cpu().numpy(),
         }
 
     def orbital(self, band: int, kpt: int, spin: int, periodic: bool) -> np.ndarray:
@@ -70,7 +70,7 @@ class ConvergedBands:
         basis = self.state.basis
         sphere, shape = basis.spheres[kpt], basis.grid.shape
         with torch.inference_mode(False), torch.no_grad():
-            psi = self.orbitals[self.state.system.kpoints.number(spin, kpt)][[band]]
+            psi = self.state.system.kpoints.entry(self.orbitals, spin, kpt)[[band]]
             values = to_box(psi, sphere, shape)[0].cpu().numpy()  # scratch memory
         values = values / np.sqrt(float(self.state.crystal.volume) * BOHR**3)
         if not periodic:
@@ -244,7 +244,7 @@ class FixedDensity(ElectronicStructure):
         except ConvergenceError as error:
             raise SCFError(str(error)) from error
         except ValueError as error:
-            raise InputError(f"nbands={nbands}: {error}") from error
+            raise InputError(str(error)) from error
 
     def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
         """Return levels, occupations, k-points, their weights, or the Fermi level of the ground state.

@@ -160,9 +160,11 @@ class RestartFiles(GroundStateSolver, ABC):
             version chooses for the atoms differ from those when it was written.
         """
         packed, facts = read_restart(label)
+        before = dict(self.parameters)
         try:
             self._restore(packed, facts)
         except Exception as error:  # a damaged file may cause any exception
+            self.set(**before)
             self.reset()
             kind = "" if isinstance(error, CalculatorError) else f"{type(error).__name__}: "
             raise ReadError(f"{label} cannot be used for a restart: {kind}{error}") from error
@@ -184,7 +186,7 @@ class RestartFiles(GroundStateSolver, ABC):
         self.atoms, self.results = atoms, facts["results"]
         for name, now in self._choices().items():
             if not equal(now, facts["choices"].get(name)):
-                raise ReadError(f"{name} was {facts['choices'].get(name)} when it was written and would now be {now}")
+                raise ReadError(f"the file has {name}={facts['choices'].get(name)}; this version chooses {now}")
 
     def _choices(self) -> dict[str, Any]:
         """Return what this version chooses for the atoms from its parameters and data."""

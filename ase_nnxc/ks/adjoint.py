@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .derivatives import gradients, movable
+from .derivatives import derivative_along, gradients, movable
 from .fields import strained_fields
 from .ground_state import GroundState
 from .kpoints import Block
@@ -76,7 +76,8 @@ class Differentiable:
         """Free energy extrapolated to zero width of the smearing, (), Hartree."""
         smearing, degeneracy = self.state.smearing, 2 / self.state.crystal.nspin
         entropy = (
-            smearing.entropy(self.eigenvalues, self.fermi_levels[:, None, None]).sum((0, 2)) @ self.state.basis.weights
+            smearing.entropy(self.eigenvalues, self.fermi_levels[:, None, None]).sum((0, 2))
+            @ self.state.system.kpoints.weights
         )
         return self.free_energy - smearing.extrapolation * smearing.width * degeneracy * entropy
 
@@ -290,7 +291,7 @@ class _Adjoint:
             kinetic = inputs[3] if self.kinetic is not None else None
             fields = strained_fields(basis, state.crystal, crystal, inputs[0], kinetic)
             slopes = gradients(energy.of_density(energy.fields(real=fields), True), inputs, create_graph=True)
-            total = torch.stack([(s * c).sum() for s, c in zip(slopes, changes)]).sum()
+            total = derivative_along(slopes, changes)
             total = total + (self.by_fields * fields).sum()
         return gradients(total, [*movements, *parameters])
 
@@ -316,7 +317,7 @@ class _Adjoint:
                 if self.moved:
                     energies = energy.of_orbitals(block, psi, electrons[at]).sum()
                     slopes = gradients(energies, movements, create_graph=True)
-                    total = total + torch.stack([(s * w).sum() for s, w in zip(slopes, self.along)]).sum()
+                    total = total + derivative_along(slopes, self.along)
                 return gradients(total, movements)
 
         return state.system.kpoints.sum(of_block, state.orbitals, first.orbitals)

@@ -11,7 +11,7 @@ from .eigensolver import davidson
 from .ground_state import GroundState
 from .initial_guess import more_orbitals, rough_orbitals
 from .kpoints import Block
-from .scf import missing_bands
+from .nbands import extra_bands
 from .total_energy import TotalEnergy
 
 TOLERANCE = 1e-5  # residual norm of a band, Hartree; the error of an eigenvalue is of second order in it
@@ -37,7 +37,7 @@ def converge_bands(state: GroundState) -> tuple[Tensor, list[Tensor]]:
     """
     energy = state.total_energy()
     nbands = state.eigenvalues.shape[-1]
-    return _converge(energy, state, more_orbitals(energy, state.orbitals, missing_bands(state.system, nbands)), nbands)
+    return _converge(energy, state, more_orbitals(energy, state.orbitals, extra_bands(state.system, nbands)), nbands)
 
 
 def bands_at(state: GroundState, kpoints: Tensor, nbands: int | None = None) -> GroundState:
@@ -67,7 +67,7 @@ def bands_at(state: GroundState, kpoints: Tensor, nbands: int | None = None) -> 
     nbands = nbands or state.eigenvalues.shape[-1]
     if nbands > system.basis.fewest_waves:
         raise ValueError(f"nbands={nbands}: expected at most {system.basis.fewest_waves}, the number of plane waves")
-    start = rough_orbitals(energy, state.fields, nbands + missing_bands(system, nbands))
+    start = rough_orbitals(energy, state.fields, nbands + extra_bands(system, nbands))
     eigenvalues, orbitals = _converge(energy, state, start, nbands)
     occupations = state.smearing.occupations(eigenvalues, state.fermi_levels[:, None, None])
     return replace(state, system=system, orbitals=orbitals, eigenvalues=eigenvalues, occupations=occupations)

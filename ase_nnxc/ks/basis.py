@@ -198,11 +198,6 @@ class Basis:
         """Smallest number of plane waves of any k-point."""
         return min(sphere.npw for sphere in self.spheres)
 
-    @cached_property
-    def weights(self) -> Tensor:
-        """(nk,) weights of the k-points, adding up to one."""
-        return torch.tensor([s.weight for s in self.spheres], dtype=torch.float64, device=self.grid.index.device)
-
 
 def make_basis(
     crystal: Crystal,

@@ -14,7 +14,6 @@ so that charges which extend over less than half of the cell interact only with 
 """
 
 import math
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -27,25 +26,17 @@ from .crystal import Crystal
 SPLIT = 5.0
 
 
-_kernels: "WeakKeyDictionary[Crystal, tuple[DensityGrid, Tensor]]" = WeakKeyDictionary()
-
-
 def coulomb_kernel(grid: DensityGrid, crystal: Crystal) -> Tensor:
     """Return K (ng,), bohr^2, on the grid of the density, differentiable in a strain along periodic directions.
-
-    The result is kept for the crystal, so that all terms share it.
 
     Raises
     ------
     ValueError
         If exactly one direction is periodic.
     """
-    cached = _kernels.get(crystal)
-    if cached is None or cached[0] is not grid:
-        nearest = not any(crystal.pbc)
-        kernel = _nearest_image(grid, crystal) if nearest else lattice_kernel(grid.miller, crystal.lattice, crystal.pbc)
-        cached = _kernels[crystal] = grid, kernel
-    return cached[1]
+    if not any(crystal.pbc):
+        return _nearest_image(grid, crystal)
+    return lattice_kernel(grid.miller, crystal.lattice, crystal.pbc)
 
 
 def lattice_kernel(miller: Tensor, lattice: Tensor, pbc: tuple[bool, bool, bool]) -> Tensor:

@@ -36,6 +36,11 @@ def gradients(energy: Tensor, inputs: Sequence[Tensor], create_graph: bool = Fal
     )
 
 
+def derivative_along(derivatives: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
+    """Return the derivative () along directions: the sum of the products of partial derivatives and components."""
+    return torch.stack([(d * c).sum() for d, c in zip(derivatives, directions)]).sum()
+
+
 def forces_and_stress(state: GroundState) -> tuple[Tensor, Tensor]:
     """Return forces -dF/dR (natoms, 3), Hartree/bohr, and stress (1/Omega) dF/dstrain (3, 3), Hartree/bohr^3.
 

@@ -63,8 +63,8 @@ def precondition(residual: Tensor, values: Tensor, psi: Tensor, hamiltonian: Ham
 
     x = T / (3/2 <T>_n),  K = (27 + 18 x + 12 x^2 + 8 x^3) / (27 + 18 x + 12 x^2 + 8 x^3 + 16 x^4).
     """
-    mean = torch.view_as_real(psi).square().sum(-1) @ hamiltonian.diagonal[:, None]
-    x = hamiltonian.diagonal / (1.5 * mean)
+    mean = torch.view_as_real(psi).square().sum(-1) @ hamiltonian.kinetic[:, None]
+    x = hamiltonian.kinetic / (1.5 * mean)
     a = 27 + x * (18 + x * (12 + 8 * x))
     return residual * (a / (a + 16 * x**4))
 
@@ -94,12 +94,12 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
     values, c = _solve_small(overlap, matrix, nbands)
     residuals = torch.full((nbands,), torch.inf, dtype=torch.float64, device=psi.device)
     active = torch.arange(nconverge, device=psi.device)
-    weights = (hamiltonian.ecut / hamiltonian.diagonal).clamp(max=1).sqrt()
+    weights = (hamiltonian.ecut / hamiltonian.kinetic).clamp(max=1).sqrt()
     applications = nbands
     for step in range(MAX_EXPANSIONS + 1):
         ca = c[:, active].mT.to(psi.dtype)
         ritz = ca @ basis
-        energies = values[active].to(hamiltonian.diagonal.dtype)[:, None]
+        energies = values[active].to(hamiltonian.kinetic.dtype)[:, None]
         residual = torch.addcmul(ca @ h_basis, ritz, energies, value=-1)
         sizes = norms(residual * weights).to(torch.float64)
         residuals[active] = sizes

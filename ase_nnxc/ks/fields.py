@@ -57,7 +57,7 @@ class Fields:
         return self.grid.to_fourier(self.real)
 
     @cached_property
-    def electrons(self) -> Tensor:
+    def density_fourier(self) -> Tensor:
         """(ng,) Fourier coefficients of the total density."""
         return self.__dict__["fourier"][0] if "fourier" in self.__dict__ else self.grid.to_fourier(self.real[0])
 

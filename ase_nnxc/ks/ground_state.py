@@ -133,7 +133,7 @@ class GroundState:
     @property
     def electrons(self) -> Tensor:
         """(nspin, nk, nbands) electrons in each orbital times the weight of its k-point."""
-        return self.occupations * (2 / self.crystal.nspin) * self.basis.weights[:, None]
+        return self.occupations * (2 / self.crystal.nspin) * self.system.kpoints.weights[:, None]
 
     def atomic_moments(self) -> Tensor:
         """Return the magnetic moments of the atoms (natoms,), Bohr magnetons, by Hirshfeld partitioning.

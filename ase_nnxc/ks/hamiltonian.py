@@ -22,7 +22,8 @@ class Hamiltonian:
     ----------
     diagonal : Tensor
         (npw,) real, Hartree: sum of the operators that are diagonal in plane waves, such as the kinetic energy.
-        Preconditioners use it.
+    kinetic : Tensor
+        (npw,) the same where it is positive, else zero: what preconditioners take for the kinetic energy.
 
     Raises
     ------
@@ -35,6 +36,7 @@ class Hamiltonian:
         if not diagonals:
             raise ValueError("a Hamiltonian needs at least one diagonal operator, such as the kinetic energy")
         self.diagonal = sum(diagonals[1:], start=diagonals[0])
+        self.kinetic = self.diagonal.clamp(min=0.0)
         self.ecut = ecut
         self._others = [operator for operator in operators if not isinstance(operator, Diagonal)]
 

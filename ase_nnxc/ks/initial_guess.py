@@ -92,7 +92,7 @@ def start_orbitals(hamiltonian: Hamiltonian, atoms: Tensor, nbands: int, seed: i
     Tensor
         (nbands, npw) complex128, not orthonormal.
     """
-    kinetic = hamiltonian.diagonal
+    kinetic = hamiltonian.kinetic
     few = torch.argsort(kinetic)[: max(80, 2 * nbands)]
     rest = atoms.clone()
     rest[:, few] = 0.0  # orthogonal to these plane waves
@@ -145,6 +145,6 @@ def more_orbitals(energy: TotalEnergy, orbitals: Sequence[Tensor], count: int) -
     """Return the orbitals (nbands, npw) of each block with `count` random orbitals appended."""
 
     def extend(block: Block, psi: Tensor) -> Tensor:
-        return torch.cat((psi, noise(count, energy.diagonal(block), seed=len(psi)).to(psi.dtype)))
+        return torch.cat((psi, noise(count, energy.kinetic(block), seed=len(psi)).to(psi.dtype)))
 
     return energy.system.kpoints.map(extend, orbitals) if count else list(orbitals)

@@ -1,6 +1,7 @@
 """The spin channels and k-points of a calculation, and all loops over them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -41,10 +42,14 @@ class KPoints:
     `map` works on large data, `gather` makes complete tensors of small data, and `sum` and `sum_of_spins` add
     contributions.
 
-    Every loop over the k-points of the orbitals goes through this class. To work on several blocks at once on a GPU,
-    change `_iterate`. To share the blocks among ranks of torch.distributed, let `blocks` hold those of one rank, let
-    `gather` do an all-gather in the order of `Block.number`, and let `sum` and `sum_of_spins` add the sums of the ranks
-    in the order of the ranks.
+    Every loop over the k-points of the orbitals goes through this class; it is where two extensions come in.
+
+    - Ranks of torch.distributed: `blocks` holds those of one rank, at least one of each spin. `gather` is an all-gather
+      in the order of `Block.number`; `sum` and `sum_of_spins` add the sums of the ranks in the order of the ranks;
+      `entry` fetches from the rank that holds it. Writing a ground state (`calculator/packing.py`) then collects
+      orbitals on one rank.
+    - Batches on a GPU: `_iterate` hands several blocks of about equal size to functions that are written over a leading
+      axis, instead of one block at a time.
 
     Parameters
     ----------
@@ -59,6 +64,8 @@ class KPoints:
     ----------
     blocks : tuple of Block
         The blocks, in the order in which sums add them.
+    weights : Tensor
+        (nk,) weights of the k-points, adding up to one.
     """
 
     def __init__(self, nspin: int, spheres: Sequence[Sphere], device: torch.device):
@@ -66,10 +73,11 @@ class KPoints:
         self.blocks = tuple(
             Block(spin * self.nk + k, spin, k, sphere) for spin in range(nspin) for k, sphere in enumerate(spheres)
         )
+        self.weights = torch.tensor([s.weight for s in spheres], dtype=torch.float64, device=device)
 
-    def number(self, spin: int, k: int) -> int:
-        """Return the index of a block in lists of blocks."""
-        return spin * self.nk + k
+    def entry(self, entries: Sequence[Result], spin: int, k: int) -> Result:
+        """Return the entry of one block in a list with an entry for each block."""
+        return entries[spin * self.nk + k]
 
     def map(self, function: Callable[..., Result], *lists: Sequence[Any]) -> list[Result]:
         """Return the results of `function(block, *entries)` for all blocks, computed without gradients.
@@ -98,19 +106,25 @@ class KPoints:
 
         The parameters are those of `map`.
         """
-        contributions = self._iterate(function, lists)
-        total = next(contributions)
-        for part in contributions:
-            total = total + part if isinstance(part, Tensor) else [a + b for a, b in zip(total, part)]
+        with closing(self._iterate(function, lists)) as contributions:
+            total = next(contributions)
+            for part in contributions:
+                total = total + part if isinstance(part, Tensor) else [a + b for a, b in zip(total, part)]
         return total
 
     def sum_of_spins(self, function: Callable[..., Tensor], *lists: Sequence[Any]) -> Tensor:
-        """Return the sums (nspin, ...) over the k-points of each spin channel; the parameters are those of `map`."""
+        """Return the sums (nspin, ...) over the k-points of each spin channel.
+
+        The parameters are those of `map`, but the results of `function` must be new tensors: sums are made in them.
+        """
         totals: list[Tensor | None] = [None] * self.nspin
-        for block, part in zip(self.blocks, self._iterate(function, lists)):
-            total = totals[block.spin]
-            totals[block.spin] = part if total is None else total.add_(part)
+        with closing(self._iterate(function, lists)) as contributions:
+            for part, block in zip(contributions, self.blocks):
+                total = totals[block.spin]
+                totals[block.spin] = part if total is None else total.add_(part)
         return torch.stack([total for total in totals if total is not None])
 
-    def _iterate(self, function: Callable[..., Result], lists: Sequence[Sequence[Any]]) -> Iterator[Result]:
+    def _iterate(
+        self, function: Callable[..., Result], lists: Sequence[Sequence[Any]]
+    ) -> Generator[Result, None, None]:
         return iterate(lambda entries: function(*entries), list(zip(self.blocks, *lists, strict=True)), self.device)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .derivatives import gradients, movable
+from .derivatives import derivative_along, gradients, movable
 from .fields import strained_fields
 from .kpoints import Block
 from .response import Response
@@ -39,7 +39,7 @@ class Movement:
             leaf = basis.grid.to_real(state.fields).requires_grad_()
             fields = strained_fields(basis, state.crystal, crystal, leaf, kinetic)
             by_movements = gradients(energy.of_density(energy.fields(real=fields)), movements, create_graph=True)
-            total = torch.stack([(s * w).sum() for s, w in zip(by_movements, along)]).sum()
+            total = derivative_along(by_movements, along)
         (derivatives,) = gradients(total, [leaf])
         self.perturbation = basis.orbits.symmetrize(derivatives * (basis.grid.size / state.crystal.volume))
         self._tau: Tensor | None = None  # v = dE/dtau of each spin (nspin, n1, n2, n3)
@@ -57,7 +57,7 @@ class Movement:
             leaf = psi.detach().requires_grad_()
             energies = energy.of_orbitals(block, leaf, ones).sum()
             by_movements = gradients(energies, movements, create_graph=True)
-            total = torch.stack([(s * w).sum() for s, w in zip(by_movements, self.along)]).sum()
+            total = derivative_along(by_movements, self.along)
         result = 0.5 * gradients(total, [leaf])[0]  # E = sum_n <n|H|n>
         if self._tau is None:
             return result

@@ -279,7 +279,7 @@ class Smearing:
         return _root(lambda mu: excess(mu, smearing), lambda mu: slope(mu, smearing), low, high, tolerance)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FilledStates:
     """States and their electrons.
 

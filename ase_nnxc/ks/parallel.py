@@ -8,15 +8,17 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+AHEAD = 2  # results for each thread
 
 _lock = threading.Lock()
 _depth = 0  # number of running iterations
@@ -57,12 +59,17 @@ def _one_torch_thread() -> Iterator[int]:
             torch.set_num_threads(_threads_of_caller)
 
 
-def iterate(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
+def iterate(
+    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device
+) -> Generator[Result, None, None]:
     """Apply `function` to every item, without gradients; yield the results in the order of the items.
 
-    Results are yielded one by one, so that a sum over them needs little memory. On a CPU the number of items processed
-    at the same time is torch's number of threads. On a GPU, which one thread keeps busy, items are processed one by
-    one. An exception in `function` ends the iteration; it is raised after all running calls have finished.
+    Results are yielded one by one, and the threads get ahead of the caller by at most `AHEAD` results each, so that a
+    sum over them needs little memory. On a CPU the number of items processed at the same time is torch's number of
+    threads. On a GPU, which one thread keeps busy, items are processed one by one. After an exception in `function` no
+    further item is begun; the exception is raised when all running calls have finished.
+
+    The caller must exhaust or close the iterator: torch has one thread until then.
 
     Parameters
     ----------
@@ -91,16 +98,18 @@ def iterate(function: Callable[[Item], Result], items: Sequence[Item], device: t
 
 def _iterate_in_pool(
     function: Callable[[Item], Result], items: Sequence[Item], threads: int, share: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield results in order; `threads` threads take items from a queue, each with `share` torch threads."""
     results: deque[Future[Result]] = deque(Future() for _ in items)
     waiting: queue.SimpleQueue[tuple[Item, Future[Result]]] = queue.SimpleQueue()
     for pair in zip(items, results):
         waiting.put(pair)
+    places = threading.Semaphore(AHEAD * threads)  # for results that the caller has not taken yet
 
     def work() -> None:
         _set_torch_threads(share)
         while True:
+            places.acquire()
             try:
                 item, result = waiting.get_nowait()
             except queue.Empty:
@@ -109,17 +118,22 @@ def _iterate_in_pool(
                 result.set_result(function(item))
             except BaseException as error:
                 result.set_exception(error)
+                stop()
+
+    def stop() -> None:
+        """Let no thread begin another item."""
+        with suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
+        places.release(threads)
 
     workers = [_get_pool().submit(work) for _ in range(threads)]
     try:
-        while results:
+        while results:  # items are begun in order: one that failed comes before all that were not begun
             yield results.popleft().result()
+            places.release()
     finally:
-        while not waiting.empty():  # after an exception, or if the caller stops the iteration early
-            try:
-                waiting.get_nowait()
-            except queue.Empty:
-                break
+        stop()
         wait(workers)
 
 

@@ -21,13 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .coulomb import coulomb_kernel
 from .ground_state import GroundState
 from .kpoints import Block
+from .nbands import EMPTY
 from .occupations import Smearing
 from .potential import potential_of_spins
 from .response_solvers import ResponseError, gmres, norms, sternheimer
-from .scf import EMPTY
 
 SINGLE_PRECISION = 1e-4  # for relative residuals above it Sternheimer's equation is solved in complex64
 LOOSEST = 3e-2  # the largest relative residual of Sternheimer's equation
@@ -73,7 +72,7 @@ def _bands_above(occupation: float, occupations: Tensor) -> Tensor:
     return ((occupations.abs() > occupation) * numbers).amax(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FirstOrder:
     """First-order change of orbitals and occupations, from which changes of fields and energies follow.
 
@@ -94,7 +93,7 @@ class FirstOrder:
     electrons: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _BlockResponse:
     """The response of the orbitals of one block at fixed Fermi level.
 
@@ -130,10 +129,10 @@ class Response:
         Number of bands in the response. The bands above hold no electrons and have not converged.
     filled, touched : Tensor
         (nspin, nk) int64 number of bands up to the last one with an occupation above `EMPTY` and above `NEGLIGIBLE`.
-    weights : Tensor
+    full_occupations : Tensor
         (nk,) electrons in a full orbital times the weight of its k-point.
     occupation_derivatives : Tensor
-        (nspin, nk, nbands) df/de times `weights`, Hartree^-1.
+        (nspin, nk, nbands) df/de times `full_occupations`, Hartree^-1.
     metallic : list of bool
         Whether the response of the Fermi level matters, for each of the crystal's reservoirs.
 
@@ -151,18 +150,21 @@ class Response:
             raise ResponseError(
                 f"the response is not implemented for {', '.join(nonlinear)}, whose operators depend on the orbitals"
             )
+        if tolerance is None and not state.history:
+            raise ValueError(
+                "this ground state was read from a file, without its SCF: give the tolerance of the response"
+            )
         self.tolerance = tolerance or max(1e-9, 10 * math.sqrt(state.history[-1].error / crystal.nelectrons))
         self.potential = self.energy.potential(state.fields).values
         self._kernels = self.energy.kernels(state.fields)
-        self._coulomb = coulomb_kernel(state.basis.grid, crystal)
         # the SCF has converged the bands that are occupied in some block, and one more
         self.filled = _bands_above(EMPTY, state.occupations)  # (nspin, nk)
         self.nbands = min(int(self.filled.max()) + 1, state.occupations.shape[-1])
         # small occupations can have large derivatives
         self.touched = _bands_above(NEGLIGIBLE, state.occupations[..., : self.nbands])
-        self.weights = (2 / crystal.nspin) * state.basis.weights
+        self.full_occupations = (2 / crystal.nspin) * state.system.kpoints.weights
         derivatives = state.smearing.derivatives(state.eigenvalues, state.fermi_levels[:, None, None])
-        self.occupation_derivatives = derivatives[..., : self.nbands] * self.weights[:, None]
+        self.occupation_derivatives = derivatives[..., : self.nbands] * self.full_occupations[:, None]
         self.metallic = [self._is_metallic(self.occupation_derivatives[spins]) for spins, _ in crystal.reservoirs]
 
     def _is_metallic(self, derivatives: Tensor) -> bool:
@@ -261,7 +263,7 @@ class Response:
             change[:filled] += 2 * state.occupations[at][:filled, None] * outside
         shifts = energies.new_zeros(self.nbands)
         shifts[:count] = couplings.diagonal().real
-        return _BlockResponse(self.weights[block.k] * change, shifts)
+        return _BlockResponse(self.full_occupations[block.k] * change, shifts)
 
     def _fermi_shifts(self, shifts: Tensor) -> Tensor:
         """Return dmu = sum f' de / sum f' (nspin,), Hartree, for changes de (nspin, nk, nbands) of the eigenvalues."""
@@ -297,7 +299,7 @@ class Response:
         """
         states = -self.occupation_derivatives.sum((1, 2)) / self.state.crystal.volume  # (nspin,) D / Omega
         screened = change.clone()
-        screened[0] = change[0] / (1 + states.sum() * self._coulomb)
+        screened[0] = change[0] / (1 + states.sum() * self.state.system.coulomb)
         if len(states) == 2:
-            screened[1] -= (states[0] - states[1]) * self._coulomb * screened[0]
+            screened[1] -= (states[0] - states[1]) * self.state.system.coulomb * screened[0]
         return screened

@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from ..xc.functional import Functional
 from .basis import Basis
+from .coulomb import coulomb_kernel
 from .crystal import Crystal
 from .kpoints import KPoints
 from .terms import STANDARD_TERMS
@@ -40,6 +43,11 @@ class System:
     def kpoints(self) -> KPoints:
         """Spin channels and k-points."""
         return KPoints(self.crystal.nspin, self.basis.spheres, self.crystal.device)
+
+    @cached_property
+    def coulomb(self) -> Tensor:
+        """Coulomb interaction K (ng,), bohr^2, of the boundary condition; see `coulomb`."""
+        return coulomb_kernel(self.basis.grid, self.crystal)
 
     def at(self, crystal: Crystal) -> "System":
         """Return the same system for a moved or strained crystal, with the same integer indices of the plane waves."""

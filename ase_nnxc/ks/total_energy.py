@@ -107,10 +107,10 @@ class TotalEnergy:
         operators = [term.operator(block).to(dtype) for term in self.orbital_terms]
         return Hamiltonian([*operators, self.grid_potential(block, potential).to(dtype)], self.system.basis.ecut)
 
-    def diagonal(self, block: Block) -> Tensor:
-        """Return the part of H that is diagonal in plane waves, (npw,), Hartree."""
+    def kinetic(self, block: Block) -> Tensor:
+        """Return `Hamiltonian.kinetic` of a block, (npw,), Hartree."""
         operators = [term.operator(block) for term in self.orbital_terms]
-        return Hamiltonian(operators, self.system.basis.ecut).diagonal
+        return Hamiltonian(operators, self.system.basis.ecut).kinetic
 
     def grid_potential(self, block: Block, potential: Tensor) -> GridPotential:
         """Return the part of H that comes from the density terms; the parameters are those of `hamiltonian`."""
@@ -143,6 +143,11 @@ class TotalEnergy:
         filled = electrons != 0
         psi, electrons = psi[filled], electrons[filled]
         return torch.stack([term.energy(block, psi, electrons) for term in self.orbital_terms])
+
+    @property
+    def double_counting(self) -> float:
+        """Sum of `OrbitalTerm.double_counting`, Hartree."""
+        return sum(term.double_counting() for term in self.orbital_terms)
 
     @cached_property
     def of_ions(self) -> float:
@@ -184,6 +189,8 @@ def _check_terms(terms: Sequence[Term]) -> None:
             raise TypeError(f"{term!r} is not an IonTerm, a DensityTerm or an OrbitalTerm")
         if isinstance(term, DensityTerm) and not set(term.fields) <= set(FIELDS):
             raise ValueError(f"the term {term.name!r} depends on {term.fields}; known fields are {', '.join(FIELDS)}")
-    names = [term.name for term in terms]
+        if not isinstance(term, DensityTerm) and hasattr(term, "parameters"):
+            raise ValueError(f"the term {term.name!r} has parameters; only those of a DensityTerm can be trained")
+    names = [*(term.name for term in terms), "entropy"]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two terms of the energy are called {repeated.pop()!r}; names must differ")

@@ -26,7 +26,8 @@ def _boxes(count: int, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Te
     needed = 2 * count * math.prod(shape) * like.element_size()
     memory = getattr(_scratch, "memory", None)
     if memory is None or len(memory) < needed or memory.device != like.device:
-        _scratch.memory = memory = torch.empty(needed, dtype=torch.uint8, device=like.device)
+        with torch.inference_mode(False):
+            _scratch.memory = memory = torch.empty(needed, dtype=torch.uint8, device=like.device)
         _scratch.boxes = {}
     source, target = memory[:needed].view(like.dtype).view(2, count, *shape)
     _scratch.boxes[key] = source, target

@@ -76,6 +76,20 @@ class Feature:
     make: Callable[[Mapping[str, Tensor], Grid], Tensor]
     test_points: Callable[[Mapping[str, Tensor]], Tensor]
 
+    def values(self, fields: Mapping[str, Tensor], grid: Grid) -> Tensor:
+        """Return what `make` returns, (nspin, *components, n1, n2, n3).
+
+        Raises
+        ------
+        ValueError
+            If it has another shape.
+        """
+        values = self.make(fields, grid)
+        expected = (len(fields["density"]), *self.components, *grid.shape)
+        if values.shape != expected:
+            raise ValueError(f"feature {self.name!r} has the shape {tuple(values.shape)}, expected {expected}")
+        return values
+
 
 FEATURES: dict[str, Feature] = {}
 """The features that functionals can read, by name; see `register_feature`."""

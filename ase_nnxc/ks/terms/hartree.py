@@ -3,12 +3,9 @@
 E_H = Omega/2 sum_G K(G) |n_G|^2, where K is the Coulomb interaction of the boundary condition (see `coulomb`).
 """
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
-from ..coulomb import coulomb_kernel
 from ..fields import Fields
 from .term import DensityTerm, Kernel
 
@@ -18,15 +15,10 @@ class Hartree(DensityTerm):
 
     name = "hartree"
 
-    @cached_property
-    def interaction(self) -> Tensor:
-        """(ng,) Coulomb interaction K, bohr^2."""
-        return coulomb_kernel(self.system.basis.grid, self.system.crystal)
-
     def energy(self, fields: Fields) -> Tensor:
         """Return the energy, Hartree."""
-        density = fields.electrons
-        return 0.5 * self.system.crystal.volume * fields.grid.inner(density, self.interaction * density)
+        density = fields.density_fourier
+        return 0.5 * self.system.crystal.volume * fields.grid.inner(density, self.system.coulomb * density)
 
     def potential(self, fields: Fields) -> tuple[float, Tensor]:
         """Return the energy, Hartree, and the potential: K n for the density, zero for all other fields."""
@@ -39,5 +31,5 @@ class Hartree(DensityTerm):
     def _potential(self, fourier: Tensor) -> Tensor:
         grid = self.system.basis.grid
         potential = torch.zeros(len(fourier), *grid.shape, dtype=torch.float64, device=fourier.device)
-        potential[0] = grid.to_real(self.interaction * fourier[0])
+        potential[0] = grid.to_real(self.system.coulomb * fourier[0])
         return potential

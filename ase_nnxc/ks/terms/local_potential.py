@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...pseudopotentials.protocol import Pseudopotential
-from ..coulomb import coulomb_kernel, of_gaussian
+from ..coulomb import of_gaussian
 from ..fields import Fields
 from ..superposition import superposition
 from .term import DensityTerm
@@ -24,7 +24,7 @@ class LocalPotential(DensityTerm):
     def fourier(self) -> Tensor:
         """(ng,) Fourier coefficients V(G), Hartree."""
         crystal, grid = self.system.crystal, self.system.basis.grid
-        interaction = coulomb_kernel(grid, crystal)
+        interaction = self.system.coulomb
 
         def form_factor(table: Pseudopotential, q2: Tensor) -> Tensor:
             return table.short(q2) - table.valence * of_gaussian(interaction, q2, table.rloc**2 / 2, crystal.pbc)
@@ -38,7 +38,7 @@ class LocalPotential(DensityTerm):
 
     def energy(self, fields: Fields) -> Tensor:
         """Return Omega sum_G n_G* V_G, Hartree."""
-        return self.system.crystal.volume * fields.grid.inner(fields.electrons, self.fourier)
+        return self.system.crystal.volume * fields.grid.inner(fields.density_fourier, self.fourier)
 
     def potential(self, fields: Fields) -> tuple[float, Tensor]:
         """Return the energy, Hartree, and the potential: V for the density, zero for all other fields."""

@@ -115,30 +115,35 @@ class DensityTerm(Term):
 
 
 class OrbitalTerm(Term):
-    """A term that depends on the orbitals: sum_n f_n <psi_n|O|psi_n> with an operator O for each spin and k-point.
+    """A term that depends on the orbitals through an operator O for each spin and k-point.
 
-    Attributes
-    ----------
-    made_of_orbitals : bool
-        Whether O depends on the orbitals passed to `prepare`. The linear response of such terms is not implemented:
-        `Response` raises an error.
+    If O is the same for all orbitals, the energy is sum_n f_n <psi_n|O|psi_n>, and `energy` and `operator` are all that
+    is needed. If O depends on the orbitals, the term overrides `prepare` and `double_counting`, too. The linear
+    response of such a term is not implemented: `Response` raises an error. Parameters of orbital terms cannot be
+    trained.
     """
 
-    made_of_orbitals: bool = False
+    @property
+    def made_of_orbitals(self) -> bool:
+        """Whether O depends on the orbitals, and the term therefore overrides `prepare`."""
+        return type(self).prepare is not OrbitalTerm.prepare
+
+    def double_counting(self) -> float:
+        """Return E - sum_n f_n <psi_n|O|psi_n>, Hartree, for the orbitals of the last `prepare`."""
+        return 0.0
 
     def prepare(self, kpoints: KPoints, orbitals: Sequence[Tensor], electrons: Tensor) -> None:
         """Receive the orbitals of all blocks; by default nothing is done.
 
-        A term whose operator depends on all orbitals, such as exact exchange, overrides this method. An SCF calls it
-        after every diagonalisation, and a ground state before it computes energies, forces, stress or bands. The first
-        diagonalisation of an SCF calls `operator` before any call of this method.
+        An SCF calls this method at a warm start and after every diagonalisation, a ground state before it computes
+        energies, forces, stress or bands. An SCF that starts from atoms calls `operator` once before.
 
         Parameters
         ----------
         kpoints : KPoints
             Blocks of the orbitals.
         orbitals : sequence of Tensor
-            (nbands, npw) of each block.
+            (nbands, npw) of each block, in the first steps of an SCF complex64.
         electrons : Tensor
             (nspin, nk, nbands) occupations including spin degeneracy and the weight of the k-point.
         """

@@ -1,4 +1,4 @@
-"""Exchange-correlation energy of fields on the grid: E_xc = Omega/N sum_r f(n_s, grad n_s, tau_s).
+"""Exchange-correlation energy of fields on the grid: E_xc = Omega/N sum_r f(features at r).
 
 Grid points that are equivalent by symmetry form sets. The functional is evaluated on one point of each set and weighted
 with the number of its points. The potentials are derivatives of this discretised energy by autograd, averaged over the
@@ -74,12 +74,11 @@ class ExchangeCorrelation(DensityTerm):
             real = torch.cat((real[:1] + self._core, real[1:]))
         channels = dict(zip(FIELDS, map(spin_channels, real.split(fields.nspin))))
         grid, points = FFTGrid(basis.grid.shape, self.system.crystal.reciprocal), basis.orbits.representatives
-        features = [feature(name).make(channels, grid) for name in names]
-        return [values.flatten(-3).index_select(-1, points) for values in features]
+        return [feature(name).values(channels, grid).flatten(-3).index_select(-1, points) for name in names]
 
 
 def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
-    """Return the energy per volume summed over points with weights `counts` (n,); features are those of `_features`."""
+    """Return the energy per volume summed over points with weights `counts` (n,); features as the functional lists them."""
     energy = functional(dict(zip(functional.features, features)))
     if energy.shape != counts.shape:  # the product would broadcast it
         name, shape, expected = type(functional).__name__, tuple(energy.shape), tuple(counts.shape)
