@@ -408,9 +408,10 @@ def test_restart_of_a_ground_state_without_symmetry(tmp_path, no_calculation):
 def test_calculator_that_failed_to_read_holds_nothing_of_the_file(written, tmp_path):
     _, path = written
     calc = NNXCCalculator(**CHEAP)
-    with pytest.raises(ReadError, match="pseudos was"):
+    with pytest.raises(ReadError, match="the file has pseudos="):
         calc.read(rewritten(path, tmp_path / "si", '"gth-pbe-q4"', '"gth-pbe-q5"'))
     assert (calc.results, calc.atoms, calc.held_state) == ({}, None, None)
+    assert calc.parameters == NNXCCalculator(**CHEAP).parameters
 
 
 def rewritten(path: Path, to: Path, old: str = "", new: str = "", drop: str | None = None) -> Path:
@@ -433,7 +434,7 @@ def rewritten(path: Path, to: Path, old: str = "", new: str = "", drop: str | No
         ),
         ({"old": '"ecut": 140', "new": '"ecut": 150'}, "not one of these atoms"),
         ({"old": '"name": "gaussian"', "new": '"name": "triangle"'}, "unknown smearing"),
-        ({"old": '"gth-pbe-q4"', "new": '"gth-pbe-q5"'}, "pseudos was"),
+        ({"old": '"gth-pbe-q4"', "new": '"gth-pbe-q5"'}, "the file has pseudos="),
         ({"old": '"nbands"', "new": '"bands"'}, "unknown keyword 'bands'"),
         ({"old": '"positions"', "new": '"places"'}, "damaged"),
         ({"old": '"results"', "new": '"numbers"'}, "results"),

@@ -15,8 +15,8 @@ from ..ks.scf import scf
 from ..ks.system import System
 from ..ks.warm_start import can_start
 from ..units import HARTREE
-from .kpoints import Mesh
 from .levels import ConvergedBands
+from .mesh import Mesh
 
 Fingerprint = tuple[bytes, ...]
 

@@ -20,9 +20,9 @@ from ..units import HARTREE
 from ..xc.functional import Functional
 from .geometry import check_dipole, check_stress
 from .gradients import Differentiable, moved_atoms
-from .kpoints import band_path
 from .levels import LEVELS, ConvergedBands, ElectronicStructure, FixedDensity
 from .log import Log
+from .mesh import band_path
 from .parameters import DEFAULTS, LOCAL, check_nbands, check_versions, checked, for_files
 from .plan import digests
 from .restart import RestartFiles

@@ -14,7 +14,7 @@ from ..ks.basis import Basis
 from ..ks.convergence import Step
 from ..ks.ground_state import GroundState
 from ..units import BOHR, GPA, HARTREE
-from .kpoints import Mesh
+from .mesh import Mesh
 from .plan import Plan, digests
 
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})

@@ -27,7 +27,7 @@ from ..registry import Resolved, named_family, pseudo_family
 from ..units import BOHR, HARTREE
 from ..xc.functional import Functional
 from .geometry import check_atoms
-from .kpoints import Mesh, make_mesh
+from .mesh import Mesh, make_mesh
 from .parameters import for_files
 
 

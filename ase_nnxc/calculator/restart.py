@@ -21,7 +21,7 @@ from torch import Tensor
 from .. import __version__
 from ..ks.ground_state import GroundState
 from .calculation import Calculation
-from .kpoints import make_mesh
+from .mesh import make_mesh
 from .parameters import for_files
 from .plan import digests
 from .solver import GroundStateSolver

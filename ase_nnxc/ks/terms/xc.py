@@ -78,7 +78,7 @@ class ExchangeCorrelation(DensityTerm):
 
 
 def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
-    """Return the energy per volume summed over points with weights `counts` (n,); features as the functional lists them."""
+    """Return the energy per volume summed over points with weights `counts` (n,)."""
     energy = functional(dict(zip(functional.features, features)))
     if energy.shape != counts.shape:  # the product would broadcast it
         name, shape, expected = type(functional).__name__, tuple(energy.shape), tuple(counts.shape)
