@@ -77,7 +77,7 @@ class Feature:
     test_points: Callable[[Mapping[str, Tensor]], Tensor]
 
     def values(self, fields: Mapping[str, Tensor], grid: Grid) -> Tensor:
-        """Return what `make` returns, (nspin, *components, n1, n2, n3).
+        """Return what `make` returns, `(nspin, *components, n1, n2, n3)`.
 
         Raises
         ------
