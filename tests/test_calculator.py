@@ -532,11 +532,59 @@ def test_mesh_of_a_density_is_kept_for_similar_cells_and_found_anew_beyond(no_sc
             calc.get_potential_energy(bulk("Al", a=a))
         return calc.todict()["kpts"]["size"]
 
-    assert mesh(4.0) == mesh(4.9) == mesh(3.1) == (5, 5, 5)
+    assert mesh(4.0) == mesh(4.35) == mesh(3.65) == (5, 5, 5)
     assert "anew" not in log.getvalue()
     assert mesh(5.5) == (3, 3, 3)
-    assert "note: the cell has changed by more than 25 %: the k-points are chosen anew" in log.getvalue()
-    assert mesh(4.9) == (3, 3, 3)  # similar to the cell of 5.5
+    assert "note: the k-points are chosen anew, because this is not a small strain" in log.getvalue()
+    assert mesh(5.0) == (3, 3, 3)  # similar to the cell of 5.5
+
+
+STRUCTURES = {
+    "fcc": bulk("Al", "fcc", a=4.05),
+    "bcc": bulk("Al", "bcc", a=3.25),
+    "sc": bulk("Al", "sc", a=2.72),
+    "long sc": bulk("Al", "sc", a=3.2),
+    "sheared": Atoms("Al", cell=[[2.7, 0, 0], [0.9, 2.7, 0], [0, 0, 2.7]], pbc=True),
+    "hcp": bulk("Al", "hcp", a=2.86, c=4.7),
+    "diamond": bulk("Al", "diamond", a=6.0),
+    "dimer in the fcc cell": Atoms(
+        "Al2", cell=bulk("Al", "fcc", a=6.0).cell, positions=[[0, 0, 0], [2.4, 0, 0]], pbc=True
+    ),
+    "layer": Atoms("Al", cell=[2.72, 2.72, 9], pbc=(True, True, False)),
+    "cubic": bulk("Al", "fcc", a=4.05, cubic=True),
+}
+
+
+def test_number_does_not_depend_on_what_was_calculated_before(no_scf):
+    """Any order of structures through one calculator has the meshes and boxes of fresh calculators."""
+    parameters = {"ecut": 140, "kpts": {"density": 2.3, "gamma": True}}
+    fresh = {name: NNXCCalculator(**parameters).resolve(atoms) for name, atoms in STRUCTURES.items()}
+    assert len({fresh[name]["kpts"]["size"] for name in ("fcc", "bcc", "sc")}) == 3
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        calc = NNXCCalculator(**parameters)
+        for name in rng.permutation(list(STRUCTURES)):
+            with pytest.raises(SCFError):
+                calc.get_potential_energy(STRUCTURES[name])
+            used = calc.todict()
+            assert (used["kpts"], used["gpts"]) == (fresh[name]["kpts"], fresh[name]["gpts"]), name
+
+
+def test_energy_without_symmetry_is_that_with_it_on_the_same_box():
+    """The box that suits the translations of silicon is larger than the smallest at this cutoff."""
+    energies = []
+    for symmetry in (True, False):
+        atoms = bulk("Si")
+        atoms.calc = NNXCCalculator(ecut=200, kpts=(2, 3, 4), symmetry=symmetry)
+        energies.append(free_energy(atoms))
+    assert energies[0] == pytest.approx(energies[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("atoms", [bulk("H", "sc", a=0.7), bulk("Si", a=1.2)], ids=["no plane wave", "too few"])
+def test_cell_that_is_too_small_for_the_cutoff_is_an_input_error(atoms):
+    atoms.calc = NNXCCalculator(ecut=80, kpts=(2, 2, 2))
+    with pytest.raises(InputError, match="the cutoff of 80 eV is too low for this cell.*increase ecut"):
+        atoms.get_potential_energy()
 
 
 def test_box_is_that_of_the_geometry_whatever_came_before(no_scf):

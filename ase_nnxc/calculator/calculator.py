@@ -54,8 +54,8 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         - (8, 8, 8) is ASE's Monkhorst-Pack mesh; even sizes leave out Gamma.
         - {"size": (8, 8, 8), "gamma": True} is a mesh that contains Gamma.
         - {"density": 4.0, "gamma": True} gives the points per inverse Angstrom. The mesh is chosen for the first
-          geometry and kept while lengths and angles of the cell change by less than 25 %; beyond that it is chosen
-          anew, and the log reports it.
+          geometry and kept while the same atoms are strained by less than 10 % and move by less than 0.5 Angstrom,
+          as in a scan of volumes or a relaxation. For any other structure it is chosen anew, and the log reports it.
         - An array (nk, 3) of scaled coordinates is a whole zone of points with equal weights.
     smearing : dict
         {"name": ..., "width": eV}. The name is "fermi-dirac", "gaussian", "marzari-vanderbilt" (the default, with a
