@@ -106,9 +106,10 @@ def scf(
             orbitals = more_orbitals(energy, orbitals, missing)
         elif step.error <= settings.energy and tolerance.is_met(asked, step.residual):
             if highest > TOO_FULL:
+                remedy = "more plane waves (a higher cutoff)" if nbands is None else "more bands"
                 raise TooFewBands(
                     f"too few bands: the occupation of band {len(orbitals[0])}, the highest, is {highest:.1e}; "
-                    f"expected at most {TOO_FULL:.0e}"
+                    f"expected at most {TOO_FULL:.0e}; use {remedy}"
                 )
             return _ground_state(energy, smearing, output, history, mixer.secants(fields, residual))
         fields = mixer.step(fields, residual)
