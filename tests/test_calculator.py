@@ -27,6 +27,7 @@ from ase_nnxc import NNXCCalculator
 from ase_nnxc.calculator import calculation
 from ase_nnxc.checkpoints import find_model
 from ase_nnxc.eos import scan_eos
+from ase_nnxc.ks.atom import pseudo_atom
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.scf import ConvergenceError
 from ase_nnxc.pseudopotentials import find_pseudos, recommended_cutoff
@@ -566,6 +567,29 @@ def test_number_does_not_depend_on_what_was_calculated_before(no_scf):
                 calc.get_potential_energy(STRUCTURES[name])
             used = calc.todict()
             assert (used["kpts"], used["gpts"]) == (fresh[name]["kpts"], fresh[name]["gpts"]), name
+
+
+def test_insulator_with_few_levels_converges_with_the_default_smearing():
+    """Silicon at Gamma: the Fermi level of cold smearing hopped between the middle of the gap and its lower edge."""
+    energies = []
+    for smearing in ({"name": "marzari-vanderbilt", "width": 0.2}, {"name": "gaussian", "width": 0.2}):
+        atoms = bulk("Si")
+        atoms.positions[0, 0] += 0.05
+        atoms.calc = NNXCCalculator(ecut=200, kpts=(1, 1, 1), smearing=smearing)
+        energies.append(free_energy(atoms))
+    assert len(atoms.calc.history) < 12
+    assert energies[0] == pytest.approx(energies[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("atoms", [molecule("H2O"), bulk("Ni")], ids=["molecule", "magnet"])
+def test_numpy_that_raises_on_underflow_changes_nothing(atoms):
+    pseudo_atom.cache_clear()
+    if atoms.pbc.all():
+        atoms.set_initial_magnetic_moments([1.0])
+    atoms.calc = NNXCCalculator(ecut=250, kpts=(1, 1, 1))
+    with np.errstate(all="raise"):
+        atoms.get_forces()
+        atoms.get_magnetic_moments()
 
 
 def test_energy_without_symmetry_is_that_with_it_on_the_same_box():

@@ -21,10 +21,15 @@ _FAR = 40.0
 _ELECTRON_TOLERANCE = 1e-13
 # tolerance in electrons within which a set of bands is full or empty
 _FULL = 1e-10
+# If occupations are not monotonic, the number of electrons is right to rounding at no level within a gap, unless the
+# gap is about 12 widths wide. States hold whole electrons if the number at the middle is right to this many electrons:
+# with Marzari-Vanderbilt smearing at a gap of 8.6 widths, or 8.0 if they held whole electrons in the previous step.
+_WHOLE, _STILL_WHOLE = 1e-6, 1e-5
 
 
 class _Function(Protocol):
     extrapolation: float
+    monotonic: bool
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor: ...
@@ -40,6 +45,7 @@ class _FermiDirac:
     """Fermi-Dirac smearing, N. D. Mermin, Phys. Rev. 137, A1441 (1965)."""
 
     extrapolation = -1 / 2
+    monotonic = True
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor:
@@ -58,6 +64,7 @@ class _Gaussian:
     """Gaussian smearing, C.-L. Fu and K.-M. Ho, Phys. Rev. B 28, 5480 (1983)."""
 
     extrapolation = -1 / 2
+    monotonic = True
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor:
@@ -76,6 +83,7 @@ class _MarzariVanderbilt:
     """Cold smearing, N. Marzari et al., Phys. Rev. Lett. 82, 3296 (1999)."""
 
     extrapolation = 0.0
+    monotonic = False
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor:
@@ -97,6 +105,7 @@ class _MethfesselPaxton:
     """First-order smearing of M. Methfessel and A. T. Paxton, Phys. Rev. B 40, 3616 (1989)."""
 
     extrapolation = -1 / 3
+    monotonic = False
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor:
@@ -181,7 +190,8 @@ class Smearing:
 
         In a gap much wider than the smearing it is the middle of the gap. If the occupations are not monotonic, there
         can be several solutions. The one closest to that of Gaussian smearing is returned, in two stages (F. J. dos
-        Santos and N. Marzari, Phys. Rev. B 107, 195122 (2023)).
+        Santos and N. Marzari, Phys. Rev. B 107, 195122 (2023)), unless the gap is so wide that states hold whole
+        electrons: then it is the middle, too, and the number of electrons is right to 1e-6.
 
         Parameters
         ----------
@@ -197,8 +207,8 @@ class Smearing:
         Returns
         -------
         Tensor
-            Scalar, Hartree, without gradient. The relative error of the number of electrons is at most 1e-13, or the
-            smallest that double precision of the Fermi level allows.
+            Scalar, Hartree, without gradient. Elsewhere the relative error of the number of electrons is at most 1e-13,
+            or the smallest that double precision of the Fermi level allows.
 
         Raises
         ------
@@ -207,15 +217,26 @@ class Smearing:
         ValueError
             If an eigenvalue is not finite, or the number of electrons is negative or not finite.
         """
+        mu, _ = self._level(eigenvalues, weights, nelectrons, spin_degeneracy, None)
+        return torch.tensor(mu, dtype=eigenvalues.dtype, device=eigenvalues.device)
+
+    def _level(
+        self, eigenvalues: Tensor, weights: Tensor, nelectrons: float, spin_degeneracy: int, earlier: float | None
+    ) -> tuple[float, bool]:
+        """Return the chemical potential, and whether states hold whole electrons; see `_solve`."""
         # a scalar search over a few thousand numbers, which runs on the CPU for every device
         e = eigenvalues.detach().to("cpu", torch.float64)
         states = (spin_degeneracy * weights.detach().to("cpu", torch.float64))[None, :, None].expand_as(e)
         e, order = e.flatten().sort()
-        states = states.flatten()[order]
-        mu = self._solve(e, states, nelectrons)
-        return torch.tensor(mu, dtype=eigenvalues.dtype, device=eigenvalues.device)
+        return self._solve(e, states.flatten()[order], nelectrons, earlier)
 
-    def fill(self, eigenvalues: Tensor, weights: Tensor, reservoirs: "Sequence[tuple[slice, float]]") -> "FilledStates":
+    def fill(
+        self,
+        eigenvalues: Tensor,
+        weights: Tensor,
+        reservoirs: "Sequence[tuple[slice, float]]",
+        earlier: "FilledStates | None" = None,
+    ) -> "FilledStates":
         """Find the Fermi levels and fill the states of all k-points.
 
         Parameters
@@ -226,6 +247,9 @@ class Smearing:
             (nk,) weights of the k-points, which add up to one.
         reservoirs : sequence of (slice, float)
             Spin channels that share a Fermi level, and the number of their electrons; see `Crystal.reservoirs`.
+        earlier : FilledStates, optional
+            States of the previous step of the same SCF. A gap that was filled with whole electrons stays so while it
+            shrinks a little.
 
         Raises
         ------
@@ -234,16 +258,26 @@ class Smearing:
         """
         degeneracy = 2 // len(eigenvalues)
         fermi_levels = eigenvalues.new_empty(len(eigenvalues))
+        occupations, entropies = torch.empty_like(eigenvalues), torch.empty_like(eigenvalues)
         for spins, number in reservoirs:
-            fermi_levels[spins] = self.fermi_level(eigenvalues[spins], weights, number, degeneracy)
-        fermi = fermi_levels[:, None, None]
-        occupations = self.occupations(eigenvalues, fermi)
+            known = None if earlier is None else float(earlier.fermi_levels[spins][0])
+            level, whole = self._level(eigenvalues[spins], weights, number, degeneracy, known)
+            fermi_levels[spins] = level
+            if whole:
+                occupations[spins], entropies[spins] = (eigenvalues[spins] < level).to(eigenvalues.dtype), 0.0
+            else:
+                occupations[spins] = self.occupations(eigenvalues[spins], level)
+                entropies[spins] = self.entropy(eigenvalues[spins], level)
         states = degeneracy * weights[:, None]
-        entropy = -self.width * float((self.entropy(eigenvalues, fermi) * states).sum())
+        entropy = -self.width * float((entropies * states).sum())
         return FilledStates(eigenvalues, occupations, occupations * states, fermi_levels, entropy)
 
-    def _solve(self, e: Tensor, states: Tensor, nelectrons: float) -> float:
-        """Return the chemical potential for sorted eigenvalues (n,) that hold at most `states` (n,) electrons."""
+    def _solve(self, e: Tensor, states: Tensor, nelectrons: float, earlier: float | None) -> tuple[float, bool]:
+        """Return the chemical potential for sorted eigenvalues (n,) that hold at most `states` (n,) electrons.
+
+        The second value is whether the states below it are to be full and those above it empty. `earlier` is the
+        chemical potential of the previous step of an SCF, if there was one.
+        """
         lowest, highest = float(e[0]), float(e[-1])
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ValueError("an eigenvalue is not finite")
@@ -253,9 +287,9 @@ class Smearing:
         if nelectrons > float(filled[-1]) + _FULL:
             raise TooFewBands(f"too few bands: they hold {float(filled[-1]):g} of {nelectrons:g} electrons")
         if nelectrons >= float(filled[-1]) - _FULL:
-            return highest + _FAR * self.width
+            return highest + _FAR * self.width, False
         if nelectrons <= _FULL:
-            return lowest - _FAR * self.width
+            return lowest - _FAR * self.width, False
 
         def excess(mu: float, function: _Function) -> float:
             return float(torch.dot(states, function.occupation((e - mu) / self.width))) - nelectrons
@@ -268,15 +302,19 @@ class Smearing:
         below = int((filled <= nelectrons + _FULL).sum())  # number of levels filled at zero width
         if below and float(filled[below - 1]) >= nelectrons - _FULL:
             middle = 0.5 * float(e[below - 1] + e[below])
-            if abs(excess(middle, smearing)) <= tolerance:
-                return middle
+            missing = abs(excess(middle, smearing))
+            if missing <= tolerance:
+                return middle, False
+            held = earlier is not None and abs(earlier - middle) < 0.25 * float(e[below] - e[below - 1])
+            if not smearing.monotonic and missing <= (_STILL_WHOLE if held else _WHOLE):
+                return middle, True
         low, high = lowest - _FAR * self.width, highest + _FAR * self.width
         step = 0.05 * self.width
         while high - low > step:
             mu = 0.5 * (low + high)
             low, high = (low, mu) if excess(mu, gaussian) > 0 else (mu, high)
         low, high = _next_crossing(lambda mu: excess(mu, smearing), low, step)
-        return _root(lambda mu: excess(mu, smearing), lambda mu: slope(mu, smearing), low, high, tolerance)
+        return _root(lambda mu: excess(mu, smearing), lambda mu: slope(mu, smearing), low, high, tolerance), False
 
 
 @dataclass(frozen=True, eq=False)

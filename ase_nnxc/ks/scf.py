@@ -80,11 +80,13 @@ def scf(
     tolerance = tolerance or OrbitalTolerance.for_energy(begin.tolerance, settings.energy, crystal.nelectrons)
     asked, in_use = tolerance.first, len(orbitals[0])
     history: list[Step] = []
+    states: FilledStates | None = None
     for number in range(1, settings.maxiter + 1):
         clock = time.perf_counter()
         potential = energy.potential(fields)
         pairs = _diagonalise(energy, potential.values, orbitals, eigensolver, asked, in_use)
-        output = _fill(energy, smearing, pairs)
+        output = _fill(energy, smearing, pairs, states)
+        states = output.states
         orbitals, residual = output.orbitals, output.fields - fields
         step = Step(
             number=number,
@@ -92,7 +94,7 @@ def scf(
             error=mixer.error(residual, crystal.volume),
             tolerance=asked,
             residual=output.residual,
-            fermi_level=float(output.states.fermi_levels.max()),
+            fermi_level=float(states.fermi_levels.max()),
             moment=float(output.fields[1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
             applications=output.applications,
             seconds=time.perf_counter() - clock,
@@ -100,7 +102,7 @@ def scf(
         history.append(step)
         if callback is not None:
             callback(step)
-        highest = float(output.states.occupations[..., -1].abs().max())
+        highest = float(states.occupations[..., -1].abs().max())
         missing = extra_bands(system, len(orbitals[0])) if nbands is None and highest > EMPTY else 0
         if missing:
             orbitals = more_orbitals(energy, orbitals, missing)
@@ -114,7 +116,7 @@ def scf(
             return _ground_state(energy, smearing, output, history, mixer.secants(fields, residual))
         fields = mixer.step(fields, residual)
         asked = tolerance.next(asked, step.error)
-        in_use = len(orbitals[0]) if missing else bands_in_use(output.states.occupations)
+        in_use = len(orbitals[0]) if missing else bands_in_use(states.occupations)
     last = history[-1]
     raise ConvergenceError(
         f"the SCF has not converged in {last.number} steps: the estimated error of the energy is {last.error:.1e} Ha, "
@@ -170,11 +172,11 @@ class _Output:
     applications: int
 
 
-def _fill(energy: TotalEnergy, smearing: Smearing, pairs: list[Eigenpairs]) -> _Output:
+def _fill(energy: TotalEnergy, smearing: Smearing, pairs: list[Eigenpairs], earlier: FilledStates | None) -> _Output:
     system, kpoints = energy.system, energy.system.kpoints
     orbitals = [p.vectors for p in pairs]
     eigenvalues, residuals = kpoints.gather([p.values for p in pairs]), kpoints.gather([p.residuals for p in pairs])
-    states = smearing.fill(eigenvalues, kpoints.weights, system.crystal.reservoirs)
+    states = smearing.fill(eigenvalues, kpoints.weights, system.crystal.reservoirs, earlier)
     energy.prepare(kpoints, orbitals, states.electrons)
     band_energy = float((states.eigenvalues * states.electrons).sum())
     return _Output(
