@@ -24,7 +24,7 @@ from ase.optimize import BFGS
 from ase.units import GPa, Hartree
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.calculator import calculation
+from ase_nnxc.calculator import calculation, memory
 from ase_nnxc.checkpoints import find_model
 from ase_nnxc.eos import scan_eos
 from ase_nnxc.ks.atom import pseudo_atom
@@ -579,6 +579,23 @@ def test_insulator_with_few_levels_converges_with_the_default_smearing():
         energies.append(free_energy(atoms))
     assert len(atoms.calc.history) < 12
     assert energies[0] == pytest.approx(energies[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "ecut"),
+    [
+        (Atoms("Al", cell=[4, 4, 1e5], pbc=True), 300),
+        (bulk("Al"), 1e6),
+        (Atoms("H2", positions=[[0, 0, 0], [0, 0, 5e4]]), 300),
+        (bulk("Al", cubic=True) * (16, 16, 16), 300),
+    ],
+    ids=["vacuum", "cutoff", "distance", "atoms"],
+)
+def test_calculation_that_no_memory_holds_is_refused_at_once(atoms, ecut, monkeypatch):
+    monkeypatch.setattr(memory, "physical_memory", lambda: 16 * memory.GIB)
+    atoms.calc = NNXCCalculator(ecut=ecut, kpts=(1, 1, 1))
+    with pytest.raises(InputError, match=r"needs at least \S+ GiB of memory .*this machine has 16 GiB; lower ecut"):
+        atoms.get_potential_energy()
 
 
 @pytest.mark.parametrize("atoms", [molecule("H2O"), bulk("Ni")], ids=["molecule", "magnet"])
