@@ -24,7 +24,8 @@ DENSITY = 4 * math.pi * UNIFORM**2 * 4 * (1.5 / math.pi) ** 1.5 * np.exp(-1.5 * 
 def good_upf(**header: str) -> str:
     """A UPF file of silicon with every section that is read."""
     rest = section("PP_RHOATOM", DENSITY) + "</UPF>\n"
-    return upf(table("Si"), core=True, mesh_size=str(len(UNIFORM)), **header).replace("</UPF>\n", rest)
+    header = {"mesh_size": str(len(UNIFORM))} | header
+    return upf(table("Si"), core=True, **header).replace("</UPF>\n", rest)
 
 
 def good_psp8() -> str:
@@ -138,11 +139,9 @@ FILLINGS = ("<PP_INFO>", "<PP_R ", "</PP_R ", "a" * 9, "a=", '="', " ", "<PP_CHI
 
 @pytest.mark.parametrize("filling", FILLINGS)
 def test_upf_of_many_unfinished_tags_is_refused_at_once(tmp_path, filling):
-    text = good_upf()
-    for tag in ("<PP_HEADER ", "<PP_DIJ ", "</UPF>"):
-        place = text.index(tag) + (len(tag) if tag != "</UPF>" else 0)
-        spoilt = text[:place] + filling * (500_000 // len(filling)) + text[place:].replace("</PP_DIJ>", "")
-        refusal(tmp_path / "Si.upf", spoilt)
+    text = good_upf(wfc_cutoff="nan")  # refused when everything was read, at the latest
+    for place in (text.index("element="), text.index("<PP_DIJ") + len("<PP_DIJ "), text.index("</UPF>")):
+        refusal(tmp_path / "Si.upf", text[:place] + filling * (500_000 // len(filling)) + text[place:])
 
 
 @pytest.mark.parametrize(
@@ -209,7 +208,7 @@ def with_line(number: int, change: Callable[[list[str]], list[str]]) -> str:
         (2, put(4, "601"), "expected a line with the number 601"),
         (2, put(4, "599"), "the block of l = 1 begins with '600'"),
         (2, put(4, "1000000000000"), "expected a line with the number 601"),
-        (2, put(4, "-5"), "the block of l = 1 begins with '1'"),
+        (2, put(4, "-5"), "mmax is -5, expected 3 or more radii"),
         (4, put(0, "1"), "the block of l = 0 has 2 energies, expected one for 1 projectors"),
         (4, put(0, "3"), "the block of l = 0 has 2 energies"),
         (4, put(0, "-2"), "expected 2 numbers of projectors"),

@@ -112,6 +112,8 @@ def _read_header(lines: list[list[str]], path: str) -> _Header:
         raise ValueError(f"zatom is {number}, expected an atomic number from 1 to {largest}")
     if not 0 <= lmax <= LARGEST_L or not 0 <= lloc <= LARGEST_L + 1:
         raise ValueError(f"lmax is {lmax} and lloc {lloc}, expected 0 to {LARGEST_L} and 0 to {LARGEST_L + 1}")
+    if points < 3:
+        raise ValueError(f"mmax is {points}, expected 3 or more radii")
     counts = [int(word) for word in lines[4][: lmax + 1]]
     if len(counts) != lmax + 1 or min(counts) < 0:
         raise ValueError(f"nproj is {' '.join(lines[4])!r}, expected {lmax + 1} numbers of projectors")
