@@ -147,3 +147,17 @@ def test_links_and_devices_are_not_replaced_by_a_restart_file(tmp_path):
     assert (tmp_path / "target").read_text() == "precious"
     assert (tmp_path / "link").is_symlink()
     assert {path.name for path in tmp_path.iterdir()} == {"target", *kinds}
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("none/h.nnxc", OSError, "h.nnxc cannot be written: .*No such file or directory"),
+        ("", InputError, "cannot be written: it is a folder"),
+        ("h\0", InputError, "cannot be written: embedded null"),
+    ],
+)
+def test_path_that_cannot_be_written_is_named(written, tmp_path, name, error, message):
+    with pytest.raises(error, match=message):
+        NNXCCalculator(restart=written).write(f"{tmp_path}/{name}")
+    assert list(tmp_path.iterdir()) == []

@@ -77,6 +77,8 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
     try:
         save_file(tensors, temporary, {_HEADER: header, _DIGEST: text_digest(header)})
         temporary.replace(target)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -84,11 +86,10 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
 def _check_target(path: str | os.PathLike[str]) -> None:
     """Raise InputError if a new file would replace something that is not a regular file."""
     try:
-        check_replaceable(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}; give the name of a new or of an ordinary file"
-        ) from error
+        check_replaceable(Path(path))
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"{path} cannot be written: {reason}; give the name of a new or ordinary file") from error
 
 
 def text_digest(text: str) -> str:
@@ -202,6 +203,8 @@ class RestartFiles(GroundStateSolver, ABC):
         InputError
             If nothing has been calculated, or if the path is a symbolic link, a device or anything else that is not a
             regular file.
+        OSError
+            If the file cannot be written.
         """
         if self.atoms is None:
             raise InputError("there is nothing to write: calculate something first")

@@ -15,8 +15,12 @@ LARGEST_L = 3
 SPACING_TOLERANCE = 0.02, 1e-4  # of dr/di against the radii: relative, and bohr
 SYMMETRY_TOLERANCE = 1e-6  # of the couplings, against the largest
 NEGATIVE_TOLERANCE = 1e-3  # of densities, against their maximum
+SMOOTHNESS_TOLERANCE = 0.05  # of a number against its neighbours, relative to the largest
 NORM_TOLERANCE = 0.1  # of the electrons in the density of the atom, against the valence
 LARGEST_CUTOFF = 1000.0  # Hartree
+LARGEST_NUMBER = 1e12  # of a radial function
+MOST_POINTS = 100_000
+"""Largest number of points of a mesh, and of numbers in a section."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +70,12 @@ class FileContent:
     ecut: float | None
 
 
+@np.errstate(all="ignore")  # whatever the numbers are, they end in a message
 def check_content(content: FileContent) -> None:
     """Raise ValueError unless the content of a file is consistent; the message says what is wrong and what is expected.
 
-    Counts, finiteness, the mesh against its spacing, symmetry of the couplings, signs and norm of densities, and ranges
-    of the integers are checked.
+    Counts, finiteness and smoothness of functions, the mesh against its spacing, symmetry of the couplings, signs and
+    norm of densities, and ranges of the integers are checked.
     """
     symbol = content.symbol
     if symbol not in atomic_numbers or not atomic_numbers[symbol]:
@@ -82,19 +87,33 @@ def check_content(content: FileContent) -> None:
     if content.ecut is not None and not 0 < content.ecut <= LARGEST_CUTOFF:
         raise ValueError(f"the recommended cutoff is {content.ecut} Ha, expected 0 to {LARGEST_CUTOFF:.0f} Ha")
     _check_mesh(content.radii, content.spacing)
-    _check_lengths(content)
+    functions = _functions(content)
+    for name, function in functions.items():
+        _check_numbers(name, function, len(content.radii))
     _check_separable(content)
     if content.core is not None:
         _check_sign("core density", content.core)
     if content.density is not None:
         _check_sign("density of the atom", content.density)
         _check_norm(content.density, content.spacing, content.valence)
+    for name, function in functions.items():
+        _check_smoothness(name, function)
+
+
+def _functions(content: FileContent) -> dict[str, Array]:
+    """The radial functions by their names in messages."""
+    optional = {"core density": content.core, "density of the atom": content.density}
+    return {
+        "local potential": content.local,
+        **{f"projector {i + 1}": projector for i, projector in enumerate(content.projectors)},
+        **{name: function for name, function in optional.items() if function is not None},
+    }
 
 
 def _check_mesh(radii: Array, spacing: Array) -> None:
     """The radii increase from zero or more, and the spacing is their derivative."""
-    _check_function("mesh", radii, len(radii))
-    _check_function("spacing dr/di (PP_RAB)", spacing, len(radii))
+    _check_numbers("mesh", radii, len(radii))
+    _check_numbers("spacing dr/di (PP_RAB)", spacing, len(radii))
     if len(radii) < 3:
         raise ValueError(f"the mesh has {len(radii)} radii, expected 3 or more")
     if radii[0] < 0:
@@ -109,24 +128,27 @@ def _check_mesh(radii: Array, spacing: Array) -> None:
         raise ValueError(f"the spacing dr/di at radius {i + 1} is {spacing[i]:g} bohr, expected {expected[i]:g} bohr")
 
 
-def _check_lengths(content: FileContent) -> None:
-    """Each radial function has one finite number for each radius."""
-    functions = {"local potential": content.local}
-    functions |= {f"projector {i + 1}": projector for i, projector in enumerate(content.projectors)}
-    if content.core is not None:
-        functions["core density"] = content.core
-    if content.density is not None:
-        functions["density of the atom"] = content.density
-    for name, function in functions.items():
-        _check_function(name, function, len(content.radii))
-
-
-def _check_function(name: str, function: Array, points: int) -> None:
+def _check_numbers(name: str, function: Array, points: int) -> None:
     if function.shape != (points,):
         raise ValueError(f"the {name} has {function.size} numbers, expected one for each of the {points} radii")
-    if not np.isfinite(function).all():
-        i = int(np.argmin(np.isfinite(function)))
+    wrong = ~(np.abs(function) < LARGEST_NUMBER)
+    if wrong.any():
+        i = int(np.argmax(wrong))
         raise ValueError(f"number {i + 1} of the {name} is {function[i]}, expected a finite number")
+
+
+def _check_smoothness(name: str, function: Array) -> None:
+    """Each number is close to (-f[i-2] + 4 f[i-1] + 4 f[i+1] - f[i+2]) / 6, the interpolation of its neighbours."""
+    if len(function) < 5:
+        return
+    expected = (4 * (function[1:-3] + function[3:-1]) - function[:-4] - function[4:]) / 6
+    deviations = np.abs(function[2:-2] - expected)
+    i = int(np.argmax(deviations))
+    if deviations[i] > SMOOTHNESS_TOLERANCE * np.abs(function).max():
+        raise ValueError(
+            f"the {name} is not smooth near its number {i + 3}: it is {function[i + 2]:g}, expected about "
+            f"{expected[i]:g} from its neighbours"
+        )
 
 
 def _check_separable(content: FileContent) -> None:
@@ -139,7 +161,7 @@ def _check_separable(content: FileContent) -> None:
     for l in angular:  # noqa: E741
         if not 0 <= l <= LARGEST_L:
             raise ValueError(f"a projector has the angular momentum {l}, expected 0 to {LARGEST_L}")
-    if not np.isfinite(couplings).all():
+    if not (np.abs(couplings) < LARGEST_NUMBER).all():
         raise ValueError("the couplings D_ij of the projectors are not all finite numbers")
     if np.abs(couplings - couplings.T).max(initial=0) > SYMMETRY_TOLERANCE * np.abs(couplings).max(initial=0):
         raise ValueError("the couplings D_ij of the projectors are not symmetric")

@@ -1,5 +1,6 @@
 """Reader of psp8 files: ABINIT's documentation of pspcod 8, written by ONCVPSP."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 from ase.calculators.calculator import InputError
 from ase.data import chemical_symbols
 
-from .content import LARGEST_L, FileContent
+from .content import LARGEST_L, MOST_POINTS, FileContent
 from .protocol import Array
 from .reading import fortran_number, whole_valence
 
@@ -37,6 +38,7 @@ class _Header:
     points: int
     counts: list[int]  # of projectors by angular momentum
     has_core: bool
+    extension: int  # 1: a block of the valence density follows
 
 
 def read_psp8(text: str, path: str) -> FileContent:
@@ -83,6 +85,8 @@ def read_psp8(text: str, path: str) -> FileContent:
         mesh, core_times_4pi = _block(rest, header.points, 1, derivatives=4)
         meshes.append(mesh)
         core = core_times_4pi / (4 * np.pi)
+    elif header.extension == 0 and next(rest, "").split()[:1] == ["1"]:
+        raise ValueError("fchrg is 0.0, but a block of a core density follows")
     _check_meshes(meshes)
     return FileContent(
         symbol=header.symbol,
@@ -112,13 +116,16 @@ def _read_header(lines: list[list[str]], path: str) -> _Header:
         raise ValueError(f"zatom is {number}, expected an atomic number from 1 to {largest}")
     if not 0 <= lmax <= LARGEST_L or not 0 <= lloc <= LARGEST_L + 1:
         raise ValueError(f"lmax is {lmax} and lloc {lloc}, expected 0 to {LARGEST_L} and 0 to {LARGEST_L + 1}")
-    if points < 3:
-        raise ValueError(f"mmax is {points}, expected 3 or more radii")
+    if not 3 <= points <= MOST_POINTS:
+        raise ValueError(f"mmax is {points}, expected 3 to {MOST_POINTS} radii")
     counts = [int(word) for word in lines[4][: lmax + 1]]
     if len(counts) != lmax + 1 or min(counts) < 0:
         raise ValueError(f"nproj is {' '.join(lines[4])!r}, expected {lmax + 1} numbers of projectors")
     if lloc <= lmax and counts[lloc]:
         raise ValueError(f"l = {lloc} is that of the local potential (lloc) and has {counts[lloc]} projectors")
+    core_charge = fortran_number(lines[3][1])
+    if not math.isfinite(core_charge):
+        raise ValueError(f"fchrg is {core_charge}, expected a finite number, zero without a core density")
     return _Header(
         symbol=chemical_symbols[int(number)],
         valence=whole_valence(lines[1][1], path),
@@ -126,7 +133,8 @@ def _read_header(lines: list[list[str]], path: str) -> _Header:
         lloc=lloc,
         points=points,
         counts=counts,
-        has_core=fortran_number(lines[3][1]) > 0,
+        has_core=core_charge > 0,
+        extension=int(lines[5][0]),
     )
 
 
@@ -141,14 +149,16 @@ def _next(lines: Iterator[str]) -> str:
 def _block(lines: Iterator[str], points: int, columns: int, derivatives: int = 0) -> Array:
     """Read a block: radii and `columns` functions (1 + columns, points).
 
-    Each line begins with its number; up to `derivatives` further columns are skipped.
+    Each line begins with its number; up to `derivatives` further columns, the same in each line, are skipped.
     """
-    rows = []
+    rows, width = [], 0
     for number in range(1, points + 1):
         words = _next(lines).split()
-        if not 0 <= len(words) - 2 - columns <= derivatives or words[0] != str(number):
+        if number == 1:
+            width = min(max(len(words) - 2, columns), columns + derivatives)
+        if len(words) != 2 + width or words[0] != str(number):
             raise ValueError(
-                f"expected a line with the number {number}, a radius and {columns} values, got {' '.join(words)[:80]!r}"
+                f"expected a line with the number {number}, a radius and {width} values, got {' '.join(words)[:80]!r}"
             )
         rows.append([float(word) for word in words[1 : 2 + columns]])
     return np.array(rows).reshape(-1, 1 + columns).T

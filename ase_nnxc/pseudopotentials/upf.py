@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from ase.calculators.calculator import InputError
 
-from .content import LARGEST_L, FileContent
+from .content import LARGEST_L, MOST_POINTS, FileContent
 from .protocol import Array
 from .reading import fortran_number, whole_valence
 
@@ -68,8 +68,8 @@ def read_upf(text: str, path: str) -> FileContent:
         angular=[int(_attribute(attributes, "angular_momentum")) for attributes, _ in betas],
         projectors=[_numbers(f"PP_BETA.{i + 1}", body) for i, (_, body) in enumerate(betas)],  # r beta
         couplings=0.5 * _couplings(text, count),
-        core=_field(text, "PP_NLCC") if _is_true(header, "core_correction") else None,
-        density=_field(text, "PP_RHOATOM") / (4 * np.pi) if "<PP_RHOATOM" in text else None,  # 4 pi r^2 n
+        core=_core(text, header),
+        density=_field(text, "PP_RHOATOM") / (4 * np.pi) if "PP_RHOATOM" in text else None,  # 4 pi r^2 n
         configuration=_configuration(text, valence),
         functional=_functional(_attribute(header, "functional")),
         # 0: none is known. rho_cutoff is a radius in ONCVPSP's files
@@ -119,10 +119,22 @@ def _field(text: str, tag: str) -> Array:
 
 
 def _numbers(tag: str, body: str) -> Array:
+    words = body.split(maxsplit=MOST_POINTS)
+    if len(words) > MOST_POINTS:
+        raise ValueError(f"the section {tag} has more than {MOST_POINTS} numbers")
     try:
-        return np.array([fortran_number(word) for word in body.split()])
+        return np.array([fortran_number(word) for word in words])
     except ValueError as error:
         raise ValueError(f"the section {tag} does not contain only numbers: {error}") from None
+
+
+def _core(text: str, header: Mapping[str, str]) -> Array | None:
+    """The core density, bohr^-3."""
+    if _is_true(header, "core_correction"):
+        return _field(text, "PP_NLCC")
+    if "PP_NLCC" in text:
+        raise ValueError("the header states core_correction=F, but the file has a section PP_NLCC")
+    return None
 
 
 def _couplings(text: str, count: int) -> Array:
@@ -134,7 +146,10 @@ def _couplings(text: str, count: int) -> Array:
 
 
 def _is_true(header: Mapping[str, str], name: str) -> bool:
-    return header.get(name, "F").strip().strip(".").upper() in ("T", "TRUE")
+    word = header.get(name, "F").strip().strip(".").upper()
+    if word not in ("T", "TRUE", "F", "FALSE"):
+        raise ValueError(f"the header states {name}={header[name]!r}, expected T or F")
+    return word in ("T", "TRUE")
 
 
 def _check_kind(path: str, header: Mapping[str, str]) -> None:
