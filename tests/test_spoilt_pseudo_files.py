@@ -75,6 +75,15 @@ def test_files_that_are_spoilt_below_are_good(tmp_path):
         assert read_pseudo(tmp_path / name).core is not None
 
 
+@pytest.mark.parametrize("name", ["Si.upf", "Si.psp8"])
+def test_good_file_is_read_and_a_wrong_one_refused_where_numpy_raises_all_its_errors(tmp_path, name):
+    text = {"Si.upf": good_upf(), "Si.psp8": good_psp8()}[name]
+    (tmp_path / name).write_text(text)
+    with np.errstate(all="raise"):
+        assert read_pseudo(tmp_path / name).symbol == "Si"
+        refusal(tmp_path / name, text.replace("E-02", "E+300", 1))
+
+
 # ---- UPF ------------------------------------------------------------------------------------------------------------
 
 

@@ -80,14 +80,8 @@ def read_psp8(text: str, path: str) -> FileContent:
         mesh, *functions = _block(rest, header.points, count)
         meshes.append(mesh)
         projectors += functions
-    core = None
-    if header.has_core:
-        mesh, core_times_4pi = _block(rest, header.points, 1, derivatives=4)
-        meshes.append(mesh)
-        core = core_times_4pi / (4 * np.pi)
-    elif header.extension == 0 and next(rest, "").split()[:1] == ["1"]:
-        raise ValueError("fchrg is 0.0, but a block of a core density follows")
-    _check_meshes(meshes)
+    mesh, core = _read_core(rest, header)
+    _check_meshes([*meshes, mesh])
     return FileContent(
         symbol=header.symbol,
         valence=header.valence,
@@ -136,6 +130,16 @@ def _read_header(lines: list[list[str]], path: str) -> _Header:
         has_core=core_charge > 0,
         extension=int(lines[5][0]),
     )
+
+
+def _read_core(lines: Iterator[str], header: _Header) -> tuple[Array, Array | None]:
+    """The radii and the core density, bohr^-3, of the block after that of the local potential."""
+    if header.has_core:
+        radii, core = _block(lines, header.points, 1, derivatives=4)
+        return radii, core / (4 * np.pi)
+    if header.extension == 0 and next(lines, "").split()[:1] == ["1"]:
+        raise ValueError("fchrg is 0.0, but a block of a core density follows")
+    return np.empty(0), None
 
 
 def _next(lines: Iterator[str]) -> str:
