@@ -51,6 +51,7 @@ from test_package import REPOSITORY, run_python
 import ase_nnxc
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.calculator.levels import LEVELS
+from ase_nnxc.calculator.restart import tensor_digest, text_digest
 from ase_nnxc.xc import PBE, Functional
 
 CHEAP = {"ecut": 140, "kpts": {"size": (2, 2, 2), "gamma": True}}
@@ -367,7 +368,7 @@ def test_restart_file_is_json_and_tensors_with_versions(written):
     with safe_open(path, framework="pt") as file:
         header = file.metadata()["ase_nnxc"]
         assert {"fields", "eigenvalues", "occupations", "orbitals.0.0"} <= set(file.keys())
-    for text in (f'"ase_nnxc": "{ase_nnxc.__version__}"', '"functional": "PBE"', '"format": 1'):
+    for text in (f'"ase_nnxc": "{ase_nnxc.__version__}"', '"functional": "PBE"', '"format": 2'):
         assert text in header
 
 
@@ -415,19 +416,23 @@ def test_calculator_that_failed_to_read_holds_nothing_of_the_file(written, tmp_p
 
 
 def rewritten(path: Path, to: Path, old: str = "", new: str = "", drop: str | None = None) -> Path:
-    """A restart file with other text in its header, or without one of its tensors."""
+    """A restart file with other text in its header, or without one of its tensors, with digests of what it holds."""
     with safe_open(path, framework="pt") as file:
         header = file.metadata()["ase_nnxc"]
     assert old in header
-    tensors = {name: tensor for name, tensor in load_file(path).items() if name != drop}
-    save_file(tensors, to, {"ase_nnxc": header.replace(old, new)})
+    header = header.replace(old, new)
+    tensors = load_file(path)
+    if drop is not None:
+        header = header.replace(f'"{drop}": "{tensor_digest(tensors.pop(drop))}", ', "")
+        assert f'"{drop}": "' not in header
+    save_file(tensors, to, {"ase_nnxc": header, "sha256": text_digest(header)})
     return to
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"old": '"format": 1', "new": '"format": 99'}, "has format 99"),
+        ({"old": '"format": 2', "new": '"format": 99'}, "has format 99"),
         (
             {"old": '"functional": "PBE"', "new": '"functional": "pbe-clone@1 (sha256 0)"'},
             "its functional is pbe-clone",
