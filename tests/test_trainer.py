@@ -331,7 +331,7 @@ def test_setting_out_of_its_range_is_refused(setting):
 @pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, True, "large"])
 @pytest.mark.parametrize("loss", [EnergyDifferences, partial(ParameterAnchor, PBE()), KernelSize, Bounds])
 def test_weight_that_is_not_a_number_from_0_is_refused(loss, weight):
-    with pytest.raises(InputError, match="weight=.*: must be a number at least 0"):
+    with pytest.raises(InputError, match=r"weight=.*: must be a number at least 0"):
         loss(weight=weight)
 
 
@@ -349,8 +349,8 @@ def test_scheduler_of_another_optimizer_and_optimizer_of_sparse_gradients_are_re
     optimizer, other, sparse = (
         cls(functional.parameters(), lr=0.1) for cls in (torch.optim.Adam, torch.optim.SGD, torch.optim.SparseAdam)
     )
+    scheduler = ExponentialLR(other, 0.9)
     with pytest.raises(InputError, match="its optimizer is not the optimizer of the trainer"):
-        scheduler = ExponentialLR(other, 0.9)
         Trainer(calculator, [aluminium], [EnergyDifferences()], optimizer=optimizer, scheduler=scheduler)
     with pytest.raises(InputError, match="SparseAdam needs sparse gradients"):
         Trainer(calculator, [aluminium], [EnergyDifferences()], optimizer=sparse)

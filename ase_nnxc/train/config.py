@@ -114,7 +114,6 @@ def _run_from(data: Mapping[str, Any], base: Path) -> Run:
     if missing:
         raise InputError(f"missing: {', '.join(missing)}")
     mapping(_CHECKS)(data, "")
-    finite(data, "")
     name, version = data["name"], data.get("version", 1)
     models = base / data["models"] if "models" in data else model_roots()[-1].folder
     folder = base / data.get("folder", f"nnxc-train-{name}")
@@ -161,6 +160,7 @@ def _check_folders(models: Path, folder: Path, data: Mapping[str, Any]) -> None:
     writable_folder(folder, "folder")
     txt = data.get("calculator", {}).get("txt")
     if isinstance(txt, str) and txt != "-":
+        text(txt, "calculator.txt")
         log = Path(txt)
         if not log.parent.is_dir() or (log.exists() and not log.is_file()):
             raise InputError(f"calculator.txt={txt!r}: expected '-' or a file in a folder that exists")
@@ -180,6 +180,7 @@ def _functional(description: str | dict[str, Any]) -> Functional:
     else:
         checks = {"architecture": text, "version": integer(1), "config": of_type(dict)}
         mapping(checks, ("architecture",))(description, "functional")
+        finite(description, "functional")
         try:
             functional = build({"version": 1, "config": {}, **description})
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -45,9 +45,13 @@ def read_text(path: Path, largest: int) -> str:
         If the file cannot be read.
     """
     # O_NONBLOCK: a FIFO without a writer would block in open
-    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb", closefd=True) as file:
-        _check_status(path, os.fstat(file.fileno()), largest)
-        content = file.read(largest + 1)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        _check_status(path, os.fstat(descriptor), largest)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(largest + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > largest:
         raise InputError(f"{path} has more than {largest} bytes, the limit of such a file")
     try:

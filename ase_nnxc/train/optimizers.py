@@ -14,7 +14,20 @@ import torch
 from ase.calculators.calculator import InputError
 
 from ..xc import Functional
-from .schema import Check, anything, closest, flag, integer, is_list, is_number, number, optional, sequence, string
+from .schema import (
+    Check,
+    anything,
+    closest,
+    flag,
+    integer,
+    is_list,
+    is_number,
+    number,
+    one_of,
+    optional,
+    sequence,
+    string,
+)
 
 LARGEST_LEARNING_RATE = 1000.0
 
@@ -60,7 +73,7 @@ _CHECKS: dict[str, Check] = {
     "gamma": number(above=0),
     "foreach": optional(flag),
     "fused": optional(flag),
-    "line_search_fn": optional(string),
+    "line_search_fn": optional(one_of(["strong_wolfe"])),
     "adjust_lr_fn": optional(string),
     "base_momentum": _one_or_list(number(least=0, below=1)),
     "max_momentum": _one_or_list(number(least=0, below=1)),
@@ -117,11 +130,10 @@ def scheduler_from(chosen: Mapping[str, Any], optimizer: torch.optim.Optimizer, 
         If name or arguments are not valid, or if a step fails or gives a learning rate that is not allowed.
     """
     cls, arguments = _class_and_arguments("scheduler", chosen, SCHEDULERS)
-    (group,) = optimizer.state_dict()["param_groups"]
-    trial = type(optimizer)(
-        _copies(optimizer.param_groups[0]["params"]),
-        **{key: value for key, value in group.items() if key in inspect.signature(type(optimizer)).parameters},
-    )
+    (group,) = optimizer.param_groups
+    known = inspect.signature(type(optimizer)).parameters.keys() - {"params"}
+    settings = {key: value for key, value in group.items() if key in known}
+    trial = type(optimizer)(_copies(group["params"]), **settings)
     epoch = 0
     try:
         scheduler = cls(trial, **arguments)

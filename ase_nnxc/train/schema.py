@@ -31,7 +31,7 @@ def closest(name: object, known: Collection[str], cutoff: float = 0.6) -> str:
 
 def fail(path: str, value: object, expected: str) -> None:
     """Raise the InputError of a wrong value."""
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     raise InputError(f"{path}={text if len(text) <= 60 else text[:57] + '...'}: {expected}")
 
 
@@ -83,8 +83,8 @@ def integer(least: int, most: int = 2**63 - 1) -> Check:
 
 
 def text(value: Any, path: str) -> None:
-    """Check that a value is a string that is not empty."""
-    if not isinstance(value, str) or not value.strip():
+    """Check that a value is a string that is not empty and has no null character, which no path can have."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
         fail(path, value, "expected a string that is not empty")
 
 
@@ -233,7 +233,7 @@ def writable_folder(value: Path, path: str) -> None:
     try:
         existing = next(folder for folder in (value, *value.absolute().parents) if folder.exists())
         if not existing.is_dir():
-            fail(path, str(value), f"expected a folder, but {existing} is not a folder")
+            raise InputError(f"{path}={str(value)!r}: {existing} is not a folder")
         with tempfile.TemporaryFile(dir=existing):
             return
     except (OSError, ValueError) as error:  # ValueError: a null character

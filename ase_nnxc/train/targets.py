@@ -71,11 +71,13 @@ def target_from_data(name: str, value: Any, structures: Sequence[Atoms]) -> np.n
     try:
         arrays = (
             [
-                _unpack(one, f"{name}[{i}]") if isinstance(one, Mapping) else _array(one, f"{name}[{i}]")
+                _unpack(one, f"targets.{name}[{i}]")
+                if isinstance(one, Mapping)
+                else _array(one, f"targets.{name}[{i}]")
                 for i, one in enumerate(value)
             ]
             if name in ARRAY_PER_STRUCTURE
-            else [_array(value, name)]
+            else [_array(value, f"targets.{name}")]
         )
     except (OverflowError, TypeError, ValueError) as error:
         raise InputError(f"target {name} must be made of numbers: {error}") from error

@@ -9,7 +9,6 @@ that energy.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import ase.io
 from ase import Atoms
 from ase.calculators.calculator import InputError
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.formats import UnknownFileTypeError, filetype
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from ..input_files import check_regular_file, read_text
 from ..schema import check_keys, closest, is_integer, is_list, number, writable_folder
@@ -119,9 +118,11 @@ def check_output(path: str | Path) -> None:
         raise FileExistsError(f"{path} exists; choose another name")
     if path.suffix not in (".json", ".db"):
         try:
-            filetype(str(path), read=False)
-        except UnknownFileTypeError as error:
-            raise InputError(f"{path}: unknown suffix {path.suffix!r}; use .json, .db, .extxyz or .traj") from error
+            is_known = ioformats[filetype(str(path), read=False)].can_write
+        except (KeyError, UnknownFileTypeError):
+            is_known = False
+        if not is_known:
+            raise InputError(f"{path}: ASE writes no files {path.name!r}; use the suffix .json, .db, .extxyz or .traj")
 
 
 # ---- the format of this package -------------------------------------------------------------------------------------
@@ -267,6 +268,9 @@ def _check_last_line(path: Path) -> None:
 def _results(name: str, images: Sequence[Atoms]) -> dict[str, list[Any]]:
     """Return the results of the images that are targets, each for all images."""
     results = [image.calc.results if image.calc is not None else {} for image in images]
+    for i, result in enumerate(results):
+        for key in ("energy", "free_energy"):  # only one of the two becomes a target
+            number()(result.get(key, 0.0), f"image {i} of record {name!r}: {key}")
     targets = {}
     for key in ASE_PROPERTIES:
         values = [r.get("free_energy", r.get("energy")) if key == "energy" else r.get(key) for r in results]
@@ -289,8 +293,9 @@ def _from_reaction(name: str, images: Sequence[Atoms], keys: Sequence[str]) -> R
             raise InputError(f"record {name!r}: ionization_potential needs ion_magmom, the total moment of the ion")
         magmom = {"magmom": info["ion_magmom"]}
     provenance = Provenance(**info["provenance"]) if "provenance" in info else MEASURED
-    for argument, value in {key: info[key], **magmom}.items():
-        number(above=0 if argument == key else -math.inf)(value, argument)
+    number(above=0)(info[key], key)
+    if magmom:
+        number()(info["ion_magmom"], "ion_magmom")
     return _REACTIONS[key](name, images[0], info[key], **magmom, provenance=provenance)
 
 
