@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import InputError
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import iread, write
 
 from ase_nnxc.cli import main
@@ -161,7 +162,8 @@ def test_wrong_value_in_json_is_refused_with_what_is_allowed(tmp_path, content, 
     [
         ({"units": {"energy": "Ha"}}, "units.energy='Ha': expected 'eV'; convert"),
         ({"units": {"energies": "eV"}}, "did you mean 'energy'"),
-        ({"units": "eV"}, "expected a mapping of targets"),
+        ({"units": "Ha"}, "units='Ha': must be one of eV"),
+        ({"units": ["eV"]}, "expected a mapping of targets"),
         ({"format": "ase_nnxc-record"}, "did you mean 'ase_nnxc-records'"),
         ({"version": True}, "version True of the format"),
         ({"comment": "mine"}, "unknown key comment"),
@@ -264,6 +266,19 @@ def test_reaction_of_a_file_of_ase_with_a_wrong_energy_is_refused(tmp_path, info
     write(tmp_path / "Al.extxyz", Atoms("Al", info=info))
     with pytest.raises(InputError, match=complaint):
         read_records(tmp_path / "Al.extxyz")
+
+
+@pytest.mark.parametrize("key", ["unit", "units", "energy_unit", "energy_units"])
+def test_energies_of_a_foreign_file_in_another_unit_are_refused(tmp_path, key):
+    path = tmp_path / "Al.extxyz"
+    for unit in ("eV", "Hartree"):
+        atoms = Atoms("Al", info={key: unit})
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
+        write(path, atoms)
+        if unit == "eV":
+            assert read_records(path)[0].targets["energy"] == [-1.0]
+    with pytest.raises(InputError, match=f"info of image 0: {key}='Hartree': must be one of eV"):
+        read_records(path)
 
 
 def test_files_of_ase_and_of_older_versions_without_the_number_of_images_are_read(tmp_path, extxyz, records):

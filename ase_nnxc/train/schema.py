@@ -157,6 +157,23 @@ def sequence(check: Check, count: int | None = None, least: int = 0) -> Check:
     return check_items
 
 
+def vectors(count: int) -> Check:
+    """Return a check of `count` vectors of three finite numbers."""
+    one_by_one = sequence(sequence(number(), 3), count)
+
+    def check(value: Any, path: str) -> None:
+        try:
+            types = {type(x) for vector in value for x in vector}
+            array = np.array(value) if types <= {int, float} else None
+        except (TypeError, ValueError):
+            array = None
+        # the fast way for valid vectors; the other one finds the path of the wrong value
+        if array is None or array.dtype.kind not in "if" or array.shape != (count, 3) or not np.isfinite(array).all():
+            one_by_one(value, path)
+
+    return check
+
+
 def mapping(known: Mapping[str, Check], required: Collection[str] = ()) -> Check:
     """Return a check of a mapping with the keys in `known`, which pass their checks; those in `required` must exist."""
 
@@ -215,6 +232,8 @@ def not_numbers(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         if value.dtype.kind not in "iuf":
             yield path, value.tolist()
     elif is_list(value):
+        if {type(item) for item in value} <= {int, float}:
+            return
         for i, item in enumerate(value):
             yield from not_numbers(item, f"{path}[{i}]")
     elif not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):

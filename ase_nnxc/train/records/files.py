@@ -21,7 +21,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from ..input_files import check_regular_file, read_text
-from ..schema import check_keys, closest, is_integer, is_list, number, writable_folder
+from ..schema import check_keys, closest, is_integer, is_list, number, optional, writable_folder
 from ..targets import ASE_PROPERTIES, TARGETS
 from .reactions import atomization_energy, cohesive_energy, ionization_potential
 from .record import MEASURED, Provenance, Record
@@ -36,6 +36,8 @@ _REACTIONS: dict[str, Callable[..., Record]] = {
     "ionization_potential": ionization_potential,
 }
 _REACTION_KEYS = (*_REACTIONS, "ion_magmom")
+# this package writes units; the others are common in files of other programs
+_UNIT_KEYS = {"unit", "units", "energy_unit", "energy_units"}
 _INFO = ("record", "image", "images", "units", "targets", "provenance", "coefficients", "settings")
 
 
@@ -147,19 +149,11 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _from_json(path: Path, data: dict[str, Any]) -> list[Record]:
     try:
         check_file(data)
-        records = [_numbered(i, record) for i, record in enumerate(data["records"])]
+        records = [Record.fromdict(record, f"records[{i}]") for i, record in enumerate(data["records"])]
         _check_names(records)
     except InputError as error:
         raise InputError(f"{path} does not contain valid records: {error}") from error
     return records
-
-
-def _numbered(i: int, data: Mapping[str, Any]) -> Record:
-    """Return a record from data that `check_file` has checked; messages begin with its path."""
-    try:
-        return Record.fromdict(data)
-    except InputError as error:
-        raise InputError(f"records[{i}]: {error}") from error
 
 
 # ---- the formats of ASE ---------------------------------------------------------------------------------------------
@@ -236,10 +230,10 @@ def _from_group(name: str, images: Sequence[Atoms]) -> Record:
 
 def _check_info(name: str, images: Sequence[Atoms]) -> None:
     """Check that all images of a record are there, in their order, and that their `info` can be interpreted."""
-    if "units" in images[0].info:
-        check_units(images[0].info["units"], f"record {name!r}: units")
     complete = any("images" in image.info for image in images)
     for i, image in enumerate(images):
+        for key in _UNIT_KEYS & image.info.keys():
+            check_units(image.info[key], f"record {name!r}, info of image {i}: {key}")
         for key in image.info:
             guess = closest(key, _REACTION_KEYS, cutoff=0.85) if key not in _REACTION_KEYS else ""
             if guess:
@@ -270,7 +264,7 @@ def _results(name: str, images: Sequence[Atoms]) -> dict[str, list[Any]]:
     results = [image.calc.results if image.calc is not None else {} for image in images]
     for i, result in enumerate(results):
         for key in ("energy", "free_energy"):  # only one of the two becomes a target
-            number()(result.get(key, 0.0), f"image {i} of record {name!r}: {key}")
+            optional(number())(result.get(key), f"image {i} of record {name!r}: {key}")
     targets = {}
     for key in ASE_PROPERTIES:
         values = [r.get("free_energy", r.get("energy")) if key == "energy" else r.get(key) for r in results]

@@ -163,23 +163,30 @@ class Record:
         }
 
     @classmethod
-    def fromdict(cls, data: Mapping[str, Any]) -> "Record":
+    def fromdict(cls, data: Mapping[str, Any], path: str = "record") -> "Record":
         """Return the record that `todict` was called on.
+
+        Parameters
+        ----------
+        data : mapping
+            Plain data.
+        path : str
+            Place of the data in their file, for messages.
 
         Raises
         ------
         InputError
             If the data are not those of a record, with the path of the wrong value.
         """
-        check_record(data, "record")
-        return cls(
-            data["name"],
-            tuple(Atoms(**atoms) for atoms in data["structures"]),
-            data["targets"],
-            data.get("coefficients"),
-            Provenance(**data.get("provenance", {})),
-            data.get("settings"),
-        )
+        check_record(data, path)
+        structures = tuple(Atoms(**atoms) for atoms in data["structures"])
+        provenance = Provenance(**data.get("provenance", {}))
+        try:
+            return cls(
+                data["name"], structures, data["targets"], data.get("coefficients"), provenance, data.get("settings")
+            )
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
 
 def digest(records: Iterable[Record]) -> str:

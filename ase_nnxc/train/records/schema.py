@@ -15,10 +15,12 @@ from ..schema import (
     mapping,
     mapping_of,
     number,
+    of_type,
     one_of,
     sequence,
     string,
     text,
+    vectors,
 )
 from ..targets import TARGETS
 
@@ -36,19 +38,17 @@ check_provenance: Check = mapping(
 )
 """Check of the plain data of a `Provenance`."""
 
-_VECTOR = sequence(number(), 3)
-
 
 def check_structure(data: Any, path: str) -> None:
     """Check the plain data of a structure: numbers (n,) and positions (n, 3), Angstrom.
 
     It may have cell (3, 3), Angstrom, pbc (3,) and magmoms (n,), Bohr magnetons.
     """
-    known: dict[str, Check] = {"numbers": sequence(integer(1, 118), least=1), "cell": sequence(_VECTOR, 3)}
+    known: dict[str, Check] = {"numbers": sequence(integer(1, 118), least=1), "cell": vectors(3)}
     known["pbc"] = sequence(flag, 3)
     mapping(known | {"positions": anything, "magmoms": anything}, ("numbers", "positions"))(data, path)
     natoms = len(data["numbers"])
-    sequence(_VECTOR, natoms)(data["positions"], f"{path}.positions")
+    vectors(natoms)(data["positions"], f"{path}.positions")
     if "magmoms" in data:
         sequence(number(), natoms)(data["magmoms"], f"{path}.magmoms")
 
@@ -73,7 +73,10 @@ check_record: Check = mapping(_RECORD, ("name", "structures", "targets"))
 
 
 def check_units(value: Any, path: str) -> None:
-    """Check that the units of targets are those of this package; there is no conversion."""
+    """Check that the units of targets, or the unit of energies, are those of this package; there is no conversion."""
+    if isinstance(value, str):
+        one_of(["eV"])(value, path)
+        return
     if not isinstance(value, Mapping):
         raise InputError(f"{path}={value!r}: expected a mapping of targets to their units")
     check_keys(value, TARGETS, path)
@@ -83,15 +86,15 @@ def check_units(value: Any, path: str) -> None:
 
 
 def check_file(data: Any) -> None:
-    """Check the content of a JSON file of records, except the values of targets and settings.
+    """Check the content of a JSON file of records, except the records themselves (`check_record`).
 
     Raises
     ------
     InputError
-        With the path of the wrong value, such as "records[2].structures[0].numbers[1]".
+        With the path of the wrong value, such as "units.energy".
     """
     one_of([FORMAT])(data.get("format"), "format")
     if data.get("version") != VERSION or isinstance(data["version"], bool):
         raise InputError(f"version {data.get('version')!r} of the format, expected {VERSION}")
     known: dict[str, Check] = {"format": text, "version": anything, "units": check_units}
-    mapping(known | {"records": sequence(check_record)}, ("records",))(data, "")
+    mapping(known | {"records": of_type(list)}, ("records",))(data, "")
