@@ -217,8 +217,16 @@ def test_dataset_aligns_the_energies_of_another_code(tmp_path):
     assert EnergyPerAtom().obstacle(record, NNXCCalculator("PBE")) is None
 
 
-@pytest.mark.parametrize("options", [["--align", "--points", "3"], ["--ase", "emt", "--properties", "density"]])
-def test_dataset_refuses_options_that_exclude_each_other(tmp_path, options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--align", "--points", "3"],
+        ["--ase", "emt", "--properties", "density"],
+        ["--ase", "emt", "--points", "0"],
+        ["--ase", "emt", "--points", "3", "--span", "nan"],
+    ],
+)
+def test_dataset_refuses_options_that_are_wrong_or_exclude_each_other(tmp_path, options):
     write_records(tmp_path / "emt.json", [eos_record()])
     assert main(["dataset", str(tmp_path / "set.json"), str(tmp_path / "emt.json"), *options]) == 2
     assert not (tmp_path / "set.json").exists()

@@ -343,6 +343,13 @@ def test_learning_rate_that_is_not_a_reasonable_number_is_refused(aluminium, rat
         Trainer(run.calculator, [aluminium], [EnergyDifferences()], optimizer=run.optimizer)
 
 
+@pytest.mark.parametrize("folder", ["file", "file/run", "/proc/run"])
+def test_folder_that_cannot_be_written_is_refused_before_the_training(tmp_path, aluminium, folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"folder='.*': .*is not a folder|folder='/proc/run' cannot be written"):
+        trainer([aluminium], folder=tmp_path / folder)
+
+
 def test_scheduler_of_another_optimizer_and_optimizer_of_sparse_gradients_are_refused(aluminium):
     functional = PBE(trainable=("kappa",))
     calculator = NNXCCalculator(functional, **TINY)

@@ -84,6 +84,8 @@ def _labelled(args: argparse.Namespace) -> list[Record]:
         raise UsageError(f"--properties {args.properties}: expected any of {', '.join(PROPERTIES)}")
     if args.points < 1:
         raise UsageError(f"--points {args.points} must be at least 1")
+    if not 0 < args.span < 1:
+        raise UsageError(f"--span {args.span} must be between 0 and 1")
     calculator = _labeller(args)
     records = []
     for text in args.structures:

@@ -14,10 +14,10 @@ from ase.calculators.calculator import InputError
 
 from .schema import LARGEST_DEPTH
 
-LARGEST_YAML = 2**20
+LARGEST_YAML = 2**18
 """Bytes of the largest YAML file that is read."""
 
-LARGEST_EXPANSION = 100_000
+LARGEST_EXPANSION = 20_000
 """Largest number of values in a YAML file after its aliases are replaced by what they stand for."""
 
 
@@ -98,15 +98,17 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._sizes: dict[yaml.Node, int] = {}  # number of values in each finished node, aliases replaced
-        self._depth = 0
+        self._depth = self._count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node, within the limits of depth and expansion."""
         mark = self.peek_event().start_mark
         is_alias = self.check_event(yaml.AliasEvent)
-        self._depth += 1
+        self._depth, self._count = self._depth + 1, self._count + 1
         if self._depth > LARGEST_DEPTH:
             raise yaml.composer.ComposerError(None, None, f"more than {LARGEST_DEPTH} nested values", mark)
+        if self._count > LARGEST_EXPANSION:
+            raise yaml.composer.ComposerError(None, None, f"more than {LARGEST_EXPANSION} values", mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if is_alias and node not in self._sizes:
