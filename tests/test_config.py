@@ -84,10 +84,10 @@ WRONG = [
     ("calculator.txt", "missing/log.txt", "calculator.txt='missing/log.txt': expected '-' or a file"),
     ("calculator.txt", "/proc/log.txt", "calculator.txt='/proc' cannot be written"),
     *(
-        ("optimizer.lr", value, "optimizer.lr=.*: must be a number at least 0 and at most 1000")
+        ("optimizer.lr", value, "optimizer.lr=.*: must be a number, at least 0 and at most 1000")
         for value in (math.nan, math.inf, -0.1, True, 1e9, "fast", [0.1])
     ),
-    ("optimizer.momentum", 1.5, "optimizer.momentum=1.5: must be a number at least 0 and below 1"),
+    ("optimizer.momentum", 1.5, "optimizer.momentum=1.5: must be a number, at least 0 and below 1"),
     ("optimizer.weight_decay", math.nan, "optimizer.weight_decay=nan"),
     ("optimizer.nesterov", 1, "optimizer.nesterov=1: expected true or false"),
     ("optimizer.nesterov", True, "optimizer: Nesterov momentum requires"),
@@ -105,9 +105,9 @@ WRONG = [
         "optimizer.line_search_fn='wolfe': must be one of strong_wolfe",
     ),
     ("optimizer", {"name": ["Adam"]}, "optimizer.name: unknown"),
-    ("scheduler.gamma", 0, "scheduler.gamma=0: must be a number above 0"),
+    ("scheduler.gamma", 0, "scheduler.gamma=0: must be a number, above 0"),
     ("scheduler.gamma", math.nan, "scheduler.gamma=nan"),
-    ("scheduler.gamma", 1e9, "scheduler: after epoch 1: lr=1000000.0: must be a number at least 0 and at most 1000"),
+    ("scheduler.gamma", 1e9, "scheduler: after epoch 1: lr=1000000.0: must be a number, at least 0 and at most 1000"),
     ("scheduler.last_epoch", 3, "ExponentialLR has no argument 'last_epoch'"),
     ("scheduler", {"name": "StepLR", "step_size": 0}, "scheduler.step_size=0: must be an integer, at least 1"),
     ("scheduler", {"name": "StepLR", "step_size": 1.5}, "scheduler.step_size=1.5: must be an integer"),
@@ -127,7 +127,7 @@ WRONG = [
     ("settings.clip", math.nan, "settings.clip=nan: must be a"),
     ("settings.memory", math.inf, "settings.memory=inf: must be a"),
     *(
-        (f"{key}", value, f"{key}.*=.*: must be a number at least 0")
+        (f"{key}", value, f"{key}.*=.*: must be a number, at least 0")
         for key in ("objectives.energy_differences", "penalties.bounds", "penalties.parameter_anchor")
         for value in (-1.0, True, "large")
     ),

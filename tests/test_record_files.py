@@ -257,8 +257,8 @@ def test_wrong_value_in_extxyz_is_refused(extxyz, old, new, complaint):
     ("info", "complaint"),
     [
         ({"cohesive_enrgy": 3.4}, "unknown key cohesive_enrgy .*did you mean 'cohesive_energy'"),
-        ({"cohesive_energy": "high"}, "cohesive_energy='high': must be a number above 0"),
-        ({"atomization_energy": -1.0}, "atomization_energy=-1.0: must be a number above 0"),
+        ({"cohesive_energy": "high"}, "cohesive_energy='high': must be a number, above 0"),
+        ({"atomization_energy": -1.0}, "atomization_energy=-1.0: must be a number, above 0"),
         ({"ionization_potential": 5.0, "ion_magmom": True}, "ion_magmom=True: must be a finite number"),
     ],
 )

@@ -331,7 +331,7 @@ def test_setting_out_of_its_range_is_refused(setting):
 @pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, True, "large"])
 @pytest.mark.parametrize("loss", [EnergyDifferences, partial(ParameterAnchor, PBE()), KernelSize, Bounds])
 def test_weight_that_is_not_a_number_from_0_is_refused(loss, weight):
-    with pytest.raises(InputError, match=r"weight=.*: must be a number at least 0"):
+    with pytest.raises(InputError, match=r"weight=.*: must be a number, at least 0"):
         loss(weight=weight)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from ase.calculators.calculator import InputError
+from torch.optim import lr_scheduler
 
 from ..xc import Functional
 from .schema import (
@@ -33,8 +34,7 @@ LARGEST_LEARNING_RATE = 1000.0
 
 _TRIED_EPOCHS = 10_000  # the trial of a scheduler ends here, so that it takes less than a second
 
-_SCHEDULERS = torch.optim.lr_scheduler
-_SCHEDULER_TYPES = (_SCHEDULERS.LRScheduler, _SCHEDULERS.ReduceLROnPlateau)
+_SCHEDULER_TYPES = (lr_scheduler.LRScheduler, lr_scheduler.ReduceLROnPlateau)
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     name: cls
     for name, cls in vars(torch.optim).items()
@@ -46,7 +46,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 SCHEDULERS: dict[str, type] = {
     name: cls
-    for name, cls in vars(_SCHEDULERS).items()
+    for name, cls in vars(lr_scheduler).items()
     if isinstance(cls, type)
     and issubclass(cls, _SCHEDULER_TYPES)
     and not name.startswith("_")
@@ -137,12 +137,12 @@ def scheduler_from(chosen: Mapping[str, Any], optimizer: torch.optim.Optimizer, 
     epoch = 0
     try:
         scheduler = cls(trial, **arguments)
-        _check_rates(trial, "scheduler")
+        _check_rates(trial, "scheduler: lr")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch: the optimizer takes one step only
             _step(trial)
             for epoch in range(1, min(epochs, _TRIED_EPOCHS) + 1):
-                scheduler.step(*([0.0] if cls is _SCHEDULERS.ReduceLROnPlateau else []))
+                scheduler.step(*([0.0] if cls is lr_scheduler.ReduceLROnPlateau else []))
                 _check_rates(trial, f"scheduler: after epoch {epoch}: lr")
         return cls(optimizer, **arguments)
     except InputError:

@@ -62,11 +62,11 @@ def number(
         for word, limit in (("at least", least), ("above", above), ("at most", most), ("below", below))
         if math.isfinite(limit)
     ]
-    expected = " ".join(("must be a number", " and ".join(limits))).rstrip()
+    expected = f"must be a number, {' and '.join(limits)}" if limits else "must be a finite number"
 
     def check(value: Any, path: str) -> None:
         if not (is_number(value) and least <= value <= most and above < value < below):
-            fail(path, value, expected if limits else "must be a finite number")
+            fail(path, value, expected)
 
     return check
 
