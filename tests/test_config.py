@@ -76,7 +76,7 @@ WRONG = [
     ("description", 5, "description=5: expected a string"),
     ("records", [], "records: expected at least 1 items"),
     ("records", [["set.json"]], r"records\[0\]=\['set.json'\]: expected a string"),
-    ("records", "/dev/zero", "not a regular file"),
+    ("records", "/dev/zero", "expected a regular file"),
     ("functional.config.kappa", math.nan, "functional.config.kappa=nan: must be a finite number"),
     ("functional.config.kappa", math.inf, "functional.config.kappa=inf: must be a finite number"),
     ("functional.version", True, "functional.version=True: must be an integer"),

@@ -3,15 +3,17 @@
 This module does not load torch.
 """
 
-import os
+import errno
 import re
-import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ase.calculators.calculator import InputError
 
+from ..regular_files import check_regular_file, read_regular_file
 from .schema import LARGEST_DEPTH
 
 LARGEST_YAML = 2**18
@@ -21,7 +23,7 @@ LARGEST_EXPANSION = 20_000
 """Largest number of values in a YAML file after its aliases are replaced by what they stand for."""
 
 
-def check_regular_file(path: Path, largest: int) -> None:
+def check_input_file(path: Path, largest: int) -> None:
     """Raise an error unless a path is a regular file, or a link to one, of at most `largest` bytes.
 
     Raises
@@ -31,7 +33,8 @@ def check_regular_file(path: Path, largest: int) -> None:
     OSError
         If it does not exist.
     """
-    _check_status(path, path.stat(), largest)
+    with _input_errors(path):
+        check_regular_file(path, largest)
 
 
 def read_text(path: Path, largest: int) -> str:
@@ -44,20 +47,23 @@ def read_text(path: Path, largest: int) -> str:
     OSError
         If the file cannot be read.
     """
-    # O_NONBLOCK: a FIFO without a writer would block in open
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    try:
-        _check_status(path, os.fstat(descriptor), largest)
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(largest + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > largest:
-        raise InputError(f"{path} has more than {largest} bytes, the limit of such a file")
+    with _input_errors(path):
+        content = read_regular_file(path, largest)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8: {error}") from error
+
+
+@contextmanager
+def _input_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of files of a wrong kind or size into InputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EFBIG, errno.EIO):
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -83,13 +89,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise InputError(f"{path} must contain a mapping of names to values")
     return data
-
-
-def _check_status(path: Path, status: os.stat_result, largest: int) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is not a regular file")
-    if status.st_size > largest:
-        raise InputError(f"{path} has {status.st_size} bytes, more than {largest}, the limit of such a file")
 
 
 class _Loader(yaml.SafeLoader):

@@ -20,7 +20,7 @@ from ase.calculators.calculator import InputError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
-from ..input_files import check_regular_file, read_text
+from ..input_files import check_input_file, read_text
 from ..schema import check_keys, closest, is_integer, is_list, number, optional, writable_folder
 from ..targets import ASE_PROPERTIES, TARGETS
 from .reactions import atomization_energy, cohesive_energy, ionization_potential
@@ -83,7 +83,7 @@ def read_records(path: str | Path) -> list[Record]:
         If the file cannot be read.
     """
     path = Path(path)
-    check_regular_file(path, LARGEST)  # raises if there is no such file; ase.db would create it
+    check_input_file(path, LARGEST)  # raises if there is no such file; ase.db would create it
     data = _read_json(path) if path.suffix == ".json" else None
     if isinstance(data, dict) and not {"format", "records"}.isdisjoint(data):
         return _from_json(path, data)
