@@ -310,7 +310,7 @@ def test_reaction_of_one_structure_survives_extxyz(tmp_path):
     [
         ("missing/set.json", "does not exist"),
         ("file/set.json", "does not exist"),
-        ("folder.json", "expected a regular file"),
+        ("folder.json", "not a regular file"),
         ("set.abc", "use the suffix .json"),
         ("set.db", "exists"),
         ("/proc/set.json", "cannot be written"),
