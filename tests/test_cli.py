@@ -18,6 +18,7 @@ import ase_nnxc
 from ase_nnxc import cli
 from ase_nnxc.checkpoints import load_functional, save_functional
 from ase_nnxc.cli import calculations, structures
+from ase_nnxc.cli.common import UsageError
 from ase_nnxc.ks.convergence import ConvergenceError
 from ase_nnxc.xc import PBE
 

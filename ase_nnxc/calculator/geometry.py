@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -45,7 +46,7 @@ def check_occupancies(atoms: Atoms) -> None:
     partial = []
     for kind, shares in occupancy.items():
         indices = [] if kinds is None else [i for i, number in enumerate(kinds) if str(number) == str(kind)]
-        if (kinds is None or indices) and any(abs(share - 1) > OCCUPANCY_TOLERANCE for share in shares.values()):
+        if (kinds is None or indices) and _is_partial(shares):
             contents = " / ".join(f"{element} {share:g}" for element, share in shares.items())
             partial.append(f"site {kind} ({contents}{f'; atoms {indices}' if indices else ''})")
     if partial:
@@ -53,6 +54,13 @@ def check_occupancies(atoms: Atoms) -> None:
             f"partial occupancies: {', '.join(partial)}; every site must hold one whole atom. Build an ordered "
             "structure, for instance a supercell, and delete info['occupancy'] of its atoms"
         )
+
+
+def _is_partial(shares: Any) -> bool:
+    """Whether the shares of a site, element -> number, are other than that of one whole atom."""
+    if not isinstance(shares, Mapping) or not all(isinstance(share, int | float) for share in shares.values()):
+        return False  # "?" of a CIF file is not known
+    return any(abs(share - 1) > OCCUPANCY_TOLERANCE for share in shares.values())
 
 
 def has_stress(atoms: Atoms) -> bool:

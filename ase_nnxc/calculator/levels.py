@@ -286,8 +286,8 @@ class ElectronicStructure(ABC):
     ) -> np.ndarray:
         """Return the overlaps of periodic parts of orbitals from which `ase.dft.wannier.Wannier` starts.
 
-        They are Z_nm = <u_n,k | exp(i G r) | u_m,k'> (K. S. Thygesen et al., Phys. Rev. B 72, 125119 (2005)). The
-        calculation must be one of a crystal with ``symmetry=False``. `Wannier` must be called with
+        They are Z_nm = <psi_n,k | exp(-i (k' - k - G) r) | psi_m,k'> (K. S. Thygesen et al., Phys. Rev. B 72, 125119
+        (2005)). The calculation must be one of a crystal with ``symmetry=False``. `Wannier` must be called with
         ``initialwannier="random"``, "bloch" or "scdm".
 
         Parameters
@@ -321,10 +321,11 @@ class ElectronicStructure(ABC):
             raise InputError("Wannier functions need all k-points: set symmetry=False")
         if nbands > bands.eigenvalues.shape[2]:
             raise InputError(f"nbands={nbands}: there are only {bands.eigenvalues.shape[2]} bands")
-        shape = state.basis.grid.shape
-        x, y, z = (np.exp(2j * np.pi * g * np.arange(n) / n) for g, n in zip(G_I, shape))
+        points, shape = self.get_bz_k_points(), state.basis.grid.shape
+        wave = points[nextkpoint] - points[kpoint] - G_I
+        x, y, z = (np.exp(-2j * np.pi * q * np.arange(n) / n) for q, n in zip(wave, shape))
         first, second = (
-            np.stack([bands.orbital(n, k, spin, periodic=True) for n in range(nbands)]) for k in (kpoint, nextkpoint)
+            np.stack([bands.orbital(n, k, spin, periodic=False) for n in range(nbands)]) for k in (kpoint, nextkpoint)
         )
         second *= x[:, None, None] * y[:, None] * z
         element = float(state.crystal.volume) * BOHR**3 / math.prod(shape)  # Angstrom^3

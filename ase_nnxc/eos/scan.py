@@ -235,7 +235,7 @@ class _Scan:
             raise ScanError(str(error), points) from error
         if reasons := faults(fit, chosen, points):
             raise ScanError(
-                f"the points are not those of an equation of state: {'; '.join(reasons)}. The finished points are kept. "
+                f"the points are not those of an equation of state: {'; '.join(reasons)}. The points are kept. "
                 "Check the structure and its initial moments, start nearer to the minimum, or change span, cutoff or "
                 "k-points",
                 points,
