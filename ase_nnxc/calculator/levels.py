@@ -230,7 +230,8 @@ class ElectronicStructure(ABC):
         It is the Hartree potential plus the local part of the pseudopotentials. The sign is that of GPAW: the potential
         is low at the nuclei, and its value in the vacuum minus the Fermi level is the work function. In a molecule or a
         layer it tends to zero in the vacuum; in a crystal its zero is that of the levels. It is physical outside of the
-        cores only.
+        cores only and, along directions that are not periodic, in the middle half of the box: the interaction ends at
+        half of its length.
 
         Returns
         -------

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..xc import Functional
 
 CHARGE_TOLERANCE = 1e-6  # elementary charges
+BROKEN_SYMMETRY_GRADIENT = 3e-4  # Hartree; PySCF's default is 3e-5
 
 # features that PySCF has, as rows of its arrays of densities
 _ROWS: dict[str, int | slice] = {"density": 0, "gradient": slice(1, 4), "tau": 4}
@@ -87,9 +88,12 @@ def solve_molecule(
     mf._chkfile.close()  # a temporary file, which PySCF leaves open
     mf.chkfile = None
     mf._numint = _numerical_integration(functional)
+    broken = moments.any() and (total_moment == 0 or moments.min() * moments.max() < 0)
+    if broken:
+        # where a spin has almost no density its potential is rough; the energy is quadratic in the gradient
+        mf.conv_tol_grad = BROKEN_SYMMETRY_GRADIENT
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Function int1e_r2_origi_sph not found")  # PySCF then finds it elsewhere
-        broken = moments.any() and (total_moment == 0 or moments.min() * moments.max() < 0)
         mf.kernel(_spin_densities(mf, moments if total_moment >= 0 else -moments) if broken else None)
     if not mf.converged:
         raise SCFError(f"PySCF's SCF of {atoms.get_chemical_formula()} with {basis} has not converged")
