@@ -14,7 +14,7 @@ from ase.units import Bohr, Hartree, _c, _e, _hbar
 from ase.vibrations import Infrared
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.calculator.levels import FixedDensity
+from ase_nnxc.calculator.fixed_density import FixedDensity
 from ase_nnxc.xc import PBE
 
 COULOMB = Bohr * Hartree  # eV Angstrom

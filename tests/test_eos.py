@@ -13,7 +13,8 @@ from ase.units import Hartree
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.eos import Point, ScanError, scan_eos
-from ase_nnxc.eos.fit import faults, fit_energies
+from ase_nnxc.eos.faults import faults
+from ase_nnxc.eos.fit import fit_energies
 from ase_nnxc.folder_lock import folder_lock
 
 A_EMT = 3.5898  # Angstrom, lattice constant of copper in EMT (scan from 3.59 with 13 points)
@@ -235,6 +236,8 @@ def test_sensible_derivative_of_the_bulk_modulus_is_recovered(derivative):
         (lambda v: well(v, -8.5), None, r"B0' = -8\.5, outside the range from 0 to 12"),
         (lambda v: well(v, 13.0), None, r"B0' = 13\.0, outside the range from 0 to 12"),
         (lambda v: well(v) + 0.02 * np.sin(1e3 * v), None, "the points scatter around the curve by"),
+        (lambda v: well(v) - 0.002 * (v > 1.01 * V_CU), None, r"jumps by -2 meV between 11\.57 and 11\.79 A\^3"),
+        (lambda v: well(v) + 0.001 * (1.01 < v / V_CU < 1.03), None, r"jumps by 1 meV at 11\.79 A\^3"),
         # two states whose energies cross between two points
         (lambda v: well(v) - 0.02 * (v > 1.03 * V_CU), None, "the points scatter around the curve by"),
         (
@@ -244,7 +247,16 @@ def test_sensible_derivative_of_the_bulk_modulus_is_recovered(derivative):
         ),
         (lambda v: min(well(v), 0.005 + well(v, centre=1.3 * V_CU)), None, r"second minimum .* at 15\.04 A\^3"),
     ],
-    ids=["negative derivative", "large derivative", "rough", "two branches", "moment", "second minimum"],
+    ids=[
+        "negative derivative",
+        "large derivative",
+        "rough",
+        "another branch",
+        "one point on another branch",
+        "two branches",
+        "moment",
+        "second minimum",
+    ],
 )
 def test_points_that_are_not_an_equation_of_state_are_an_error_that_keeps_them(tmp_path, energy, moment, message):
     calc = Invented(energy, moment or (lambda v: 0.0))
@@ -262,6 +274,15 @@ def test_smooth_moment_and_states_with_opposite_moments_are_no_jump():
     assert not scan_eos(copper(3.59), flipping).warnings
     collapsing = Invented(well, lambda v: 4 * max(0.0, v / V_CU - 0.97) ** 0.5)
     assert not scan_eos(copper(3.59), collapsing).warnings
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_is_no_jump_of_the_free_energy(seed):
+    volumes = np.linspace(0.94, 1.06, 7) * V_CU
+    noise = np.random.default_rng(seed).normal(scale=5e-4, size=7)
+    points = [Point(i, v, well(v) + e, 0.0, None, 0.0) for i, (v, e) in enumerate(zip(volumes, noise))]
+    fit = fit_energies([p.volume_A3 for p in points], [p.free_energy_eV for p in points])
+    assert not [message for message in faults(fit, points, points) if "jumps" in message]
 
 
 def test_minimum_at_the_rim_of_the_points_is_a_fault():

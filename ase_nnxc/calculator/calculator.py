@@ -19,9 +19,10 @@ from ..pseudopotentials import Pseudopotential
 from ..registry import resolve
 from ..units import HARTREE
 from ..xc.functional import Functional
+from .fixed_density import FixedDensity
 from .geometry import check_dipole, check_stress
 from .gradients import Differentiable, moved_atoms
-from .levels import LEVELS, ConvergedBands, ElectronicStructure, FixedDensity
+from .levels import LEVELS, ConvergedBands, ElectronicStructure
 from .log import Log
 from .mesh import band_path
 from .parameters import DEFAULTS, LOCAL, check_nbands, check_versions, checked, for_files

@@ -22,7 +22,8 @@ from ase.calculators.calculator import CalculationFailed, Calculator, InputError
 from tqdm import tqdm
 
 from ..folder_lock import folder_lock
-from .fit import ase_fit, doubts, faults, fit_energies, nearest
+from .faults import faults
+from .fit import ase_fit, doubts, fit_energies, nearest
 from .points import Point, PointFile
 from .result import EOSResult, write_result
 from .settings import CommonSettings, parameters_kept
@@ -94,7 +95,7 @@ def scan_eos(
     ScanError
         If no minimum is found, or if the fit makes no sense: B0' outside of 0 to 12, a scatter of the points of more
         than a tenth of the depth of the curve, its minimum at the rim of the points, a second minimum, or a jump of the
-        magnetic moment. The finished points are kept in `folder` and in the error.
+        magnetic moment or of the free energy. The finished points are kept in `folder` and in the error.
     OSError
         If the folder cannot be written.
     """
