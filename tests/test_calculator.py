@@ -819,6 +819,47 @@ def test_bad_atoms_are_refused_before_the_scf(message, no_scf):
     assert calc.results == {}
 
 
+CIF = """data_alloy
+_cell_length_a 4.05
+_cell_length_b 4.05
+_cell_length_c 4.05
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_Int_Tables_number 1
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+"""
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        ("Si1 Si .5 .5 .5 1.0\nAl1 Al 0 0 0 0.6\nMg1 Mg 0 0 0 0.4\n", r"site 1 \(Al 0\.6 / Mg 0\.4; atoms \[1\]\)"),
+        ("Si1 Si .5 .5 .5 0.9\nAl1 Al 0 0 0 1.0\n", r"site 0 \(Si 0\.9; atoms \[0\]\);"),
+        ("Si1 Si .5 .5 .5 1.0\nAl1 Al 0 0 0 0.9999\n", None),
+    ],
+    ids=["shared", "partly empty", "whole"],
+)
+def test_partial_occupancies_of_a_cif_file_are_refused_with_their_sites(tmp_path, no_scf, sites, message):
+    (tmp_path / "alloy.cif").write_text(CIF + sites)
+    atoms = read(tmp_path / "alloy.cif")
+    calc = NNXCCalculator(**CHEAP)
+    if message is None:
+        calc.resolve(atoms)
+        return
+    for compute in (calc.get_potential_energy, calc.resolve):
+        with pytest.raises(InputError, match=message):
+            compute(atoms)
+    del atoms.info["occupancy"]
+    calc.resolve(atoms)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -26,6 +26,7 @@ from ase.calculators.calculator import (
     InputError,
     PropertyNotImplementedError,
     ReadError,
+    SCFError,
     all_changes,
     get_calculator_class,
 )
@@ -138,7 +139,7 @@ def test_calculation_is_required_after_any_change_of_the_atoms_but_their_notes(n
 
 def test_unknown_property_is_not_implemented(no_calculation):
     no_calculation()
-    for name in ("dipole", "charges", "nonsense"):
+    for name in ("dipole", "born_effective_charges", "nonsense"):
         with pytest.raises(PropertyNotImplementedError, match=name):
             silicon().calc.get_property(name, bulk("Si"))
 
@@ -302,6 +303,39 @@ def test_restart_needs_no_calculation(written, no_calculation):
     assert calc.todict() == atoms.calc.todict()
     assert [type(c) for c in again.constraints] == [FixAtoms]
     assert NNXCCalculator.read_atoms(path).calc.results["energy"] == atoms.get_potential_energy()
+
+
+def test_label_writes_each_calculation_and_restart_finds_it(tmp_path, monkeypatch, no_calculation):
+    monkeypatch.chdir(tmp_path)
+    atoms = silicon(0.05, label="runs/si")
+    energy = atoms.get_potential_energy()
+    assert NNXCCalculator(restart="runs/si").results["energy"] == energy
+    forces = atoms.get_forces()
+    assert np.array_equal(NNXCCalculator(restart="runs/si").results["forces"], forces)
+    atoms.calc.set(xc="LDA")
+    changed = atoms.get_potential_energy()
+    no_calculation()
+    again = NNXCCalculator(restart="runs/si", label="other")
+    assert again.parameters["xc"] == "LDA"
+    assert not again.calculation_required(atoms, ["energy"])
+    assert again.results["energy"] == changed != energy
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["si.nnxc", "si.txt"]
+
+
+def test_calculation_that_fails_leaves_the_file_of_its_label(tmp_path):
+    atoms = silicon(0.05, label=str(tmp_path / "si"))
+    energy = atoms.get_potential_energy()
+    atoms.rattle(0.3, seed=2)
+    atoms.calc.set(maxiter=1)
+    with pytest.raises(SCFError):
+        atoms.get_potential_energy()
+    assert NNXCCalculator(restart=tmp_path / "si").results["energy"] == energy
+
+
+def test_file_of_the_exact_name_wins_over_a_label(written, tmp_path):
+    (tmp_path / "si").write_bytes(written[1].read_bytes())
+    (tmp_path / "si.nnxc").write_bytes(b"not a restart file")
+    assert NNXCCalculator(restart=tmp_path / "si").results["energy"] == written[0].calc.results["energy"]
 
 
 def test_restart_goes_on_warm_as_if_never_interrupted(written):
