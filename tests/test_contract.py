@@ -353,7 +353,7 @@ def test_restart_keeps_the_mesh_that_was_chosen_earlier(tmp_path, no_calculation
     atoms = attached(bulk("Al", a=3.9), **parameters)
     mesh = atoms.calc.resolve(atoms)["kpts"]
     atoms.get_potential_energy()
-    atoms.set_cell(bulk("Al", a=4.6).cell, scale_atoms=True)
+    atoms.set_cell(bulk("Al", a=4.15).cell, scale_atoms=True)
     atoms.get_potential_energy()
     assert NNXCCalculator(**CHEAP | parameters).resolve(atoms)["kpts"] != mesh  # else this test shows nothing
     atoms.calc.write(tmp_path / "al")

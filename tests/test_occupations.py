@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ase_nnxc.ks.occupations import Smearing
+from ase_nnxc.ks.occupations import TRY_WHOLE, WHOLE, Smearing
 
 NAMES = ["fermi-dirac", "gaussian", "marzari-vanderbilt", "methfessel-paxton"]
 
@@ -280,9 +280,9 @@ def test_narrow_gap_is_filled_as_a_metal():
     assert states.entropy != 0.0
 
 
-def test_whole_electrons_stay_whole_while_the_gap_shrinks_a_little():
+def test_whole_electrons_are_tried_at_narrower_gaps():
     smearing, reservoirs = Smearing("marzari-vanderbilt", 0.01), [(slice(None), 4.0)]
-    wide = smearing.fill(*gap_of(9.6), reservoirs)
-    smaller = [smearing.fill(*gap_of(8.2), reservoirs, earlier).entropy for earlier in (wide, None)]
-    assert smaller[0] == 0.0
-    assert smaller[1] != 0.0
+    strict, tried = (smearing.fill(*gap_of(7.0), reservoirs, whole) for whole in (WHOLE, TRY_WHOLE))
+    assert strict.entropy != 0.0 == tried.entropy
+    assert strict.missed == 0.0
+    assert WHOLE < tried.missed < TRY_WHOLE

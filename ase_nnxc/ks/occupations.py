@@ -22,9 +22,10 @@ _ELECTRON_TOLERANCE = 1e-13
 # tolerance in electrons within which a set of bands is full or empty
 _FULL = 1e-10
 # If occupations are not monotonic, the number of electrons is right to rounding at no level within a gap, unless the
-# gap is about 12 widths wide. States hold whole electrons if the number at the middle is right to this many electrons:
-# with Marzari-Vanderbilt smearing at a gap of 8.6 widths, or 8.0 if they held whole electrons in the previous step.
-_WHOLE, _STILL_WHOLE = 1e-6, 1e-5
+# gap is about 12 widths wide. States hold whole electrons if the number at the middle is right to `WHOLE` electrons: for
+# Marzari-Vanderbilt smearing at a gap of 8.0 widths. An SCF tries whole electrons first, up to `TRY_WHOLE` (6.6
+# widths), so that its result does not depend on where it started.
+WHOLE, TRY_WHOLE = 1e-5, 1e-3
 
 
 class _Function(Protocol):
@@ -217,25 +218,25 @@ class Smearing:
         ValueError
             If an eigenvalue is not finite, or the number of electrons is negative or not finite.
         """
-        mu, _ = self._level(eigenvalues, weights, nelectrons, spin_degeneracy, None)
+        mu, _ = self._level(eigenvalues, weights, nelectrons, spin_degeneracy, WHOLE)
         return torch.tensor(mu, dtype=eigenvalues.dtype, device=eigenvalues.device)
 
     def _level(
-        self, eigenvalues: Tensor, weights: Tensor, nelectrons: float, spin_degeneracy: int, earlier: float | None
-    ) -> tuple[float, bool]:
-        """Return the chemical potential, and whether states hold whole electrons; see `_solve`."""
+        self, eigenvalues: Tensor, weights: Tensor, nelectrons: float, spin_degeneracy: int, limit: float
+    ) -> tuple[float, float | None]:
+        """Return the chemical potential and, if states hold whole electrons, by how much; see `_solve`."""
         # a scalar search over a few thousand numbers, which runs on the CPU for every device
         e = eigenvalues.detach().to("cpu", torch.float64)
         states = (spin_degeneracy * weights.detach().to("cpu", torch.float64))[None, :, None].expand_as(e)
         e, order = e.flatten().sort()
-        return self._solve(e, states.flatten()[order], nelectrons, earlier)
+        return self._solve(e, states.flatten()[order], nelectrons, limit)
 
     def fill(
         self,
         eigenvalues: Tensor,
         weights: Tensor,
         reservoirs: "Sequence[tuple[slice, float]]",
-        earlier: "FilledStates | None" = None,
+        whole: float = WHOLE,
     ) -> "FilledStates":
         """Find the Fermi levels and fill the states of all k-points.
 
@@ -247,9 +248,8 @@ class Smearing:
             (nk,) weights of the k-points, which add up to one.
         reservoirs : sequence of (slice, float)
             Spin channels that share a Fermi level, and the number of their electrons; see `Crystal.reservoirs`.
-        earlier : FilledStates, optional
-            States of the previous step of the same SCF. A gap that was filled with whole electrons stays so while it
-            shrinks a little.
+        whole : float
+            States hold whole electrons if the level in the middle of a gap misses their number by at most this many.
 
         Raises
         ------
@@ -258,25 +258,25 @@ class Smearing:
         """
         degeneracy = 2 // len(eigenvalues)
         fermi_levels = eigenvalues.new_empty(len(eigenvalues))
-        occupations, entropies = torch.empty_like(eigenvalues), torch.empty_like(eigenvalues)
+        occupations, entropies, largest = torch.empty_like(eigenvalues), torch.empty_like(eigenvalues), 0.0
         for spins, number in reservoirs:
-            known = None if earlier is None else float(earlier.fermi_levels[spins][0])
-            level, whole = self._level(eigenvalues[spins], weights, number, degeneracy, known)
+            level, missed = self._level(eigenvalues[spins], weights, number, degeneracy, whole)
             fermi_levels[spins] = level
-            if whole:
+            if missed is not None:
                 occupations[spins], entropies[spins] = (eigenvalues[spins] < level).to(eigenvalues.dtype), 0.0
+                largest = max(largest, missed)
             else:
                 occupations[spins] = self.occupations(eigenvalues[spins], level)
                 entropies[spins] = self.entropy(eigenvalues[spins], level)
         states = degeneracy * weights[:, None]
         entropy = -self.width * float((entropies * states).sum())
-        return FilledStates(eigenvalues, occupations, occupations * states, fermi_levels, entropy)
+        return FilledStates(eigenvalues, occupations, occupations * states, fermi_levels, entropy, largest)
 
-    def _solve(self, e: Tensor, states: Tensor, nelectrons: float, earlier: float | None) -> tuple[float, bool]:
+    def _solve(self, e: Tensor, states: Tensor, nelectrons: float, limit: float) -> tuple[float, float | None]:
         """Return the chemical potential for sorted eigenvalues (n,) that hold at most `states` (n,) electrons.
 
-        The second value is whether the states below it are to be full and those above it empty. `earlier` is the
-        chemical potential of the previous step of an SCF, if there was one.
+        If the states below it are to be full and those above it empty, the second value is the number of electrons, at
+        most `limit`, by which the smearing function misses that.
         """
         lowest, highest = float(e[0]), float(e[-1])
         if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -287,9 +287,9 @@ class Smearing:
         if nelectrons > float(filled[-1]) + _FULL:
             raise TooFewBands(f"too few bands: they hold {float(filled[-1]):g} of {nelectrons:g} electrons")
         if nelectrons >= float(filled[-1]) - _FULL:
-            return highest + _FAR * self.width, False
+            return highest + _FAR * self.width, None
         if nelectrons <= _FULL:
-            return lowest - _FAR * self.width, False
+            return lowest - _FAR * self.width, None
 
         def excess(mu: float, function: _Function) -> float:
             return float(torch.dot(states, function.occupation((e - mu) / self.width))) - nelectrons
@@ -304,17 +304,16 @@ class Smearing:
             middle = 0.5 * float(e[below - 1] + e[below])
             missing = abs(excess(middle, smearing))
             if missing <= tolerance:
-                return middle, False
-            held = earlier is not None and abs(earlier - middle) < 0.25 * float(e[below] - e[below - 1])
-            if not smearing.monotonic and missing <= (_STILL_WHOLE if held else _WHOLE):
-                return middle, True
+                return middle, None
+            if not smearing.monotonic and missing <= limit:
+                return middle, missing
         low, high = lowest - _FAR * self.width, highest + _FAR * self.width
         step = 0.05 * self.width
         while high - low > step:
             mu = 0.5 * (low + high)
             low, high = (low, mu) if excess(mu, gaussian) > 0 else (mu, high)
         low, high = _next_crossing(lambda mu: excess(mu, smearing), low, step)
-        return _root(lambda mu: excess(mu, smearing), lambda mu: slope(mu, smearing), low, high, tolerance), False
+        return _root(lambda mu: excess(mu, smearing), lambda mu: slope(mu, smearing), low, high, tolerance), None
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +330,8 @@ class FilledStates:
         (nspin,) Fermi level of each spin channel, Hartree.
     entropy : float
         Entropy term of the free energy, -T S, Hartree.
+    missed : float
+        If states hold whole electrons, the number of electrons by which the smearing function misses that; else zero.
     """
 
     eigenvalues: Tensor
@@ -338,6 +339,7 @@ class FilledStates:
     electrons: Tensor
     fermi_levels: Tensor
     entropy: float
+    missed: float = 0.0
 
 
 def _next_crossing(excess: Callable[[float], float], start: float, step: float) -> tuple[float, float]:

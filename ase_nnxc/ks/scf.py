@@ -15,7 +15,7 @@ from .initial_guess import more_orbitals
 from .kpoints import Block
 from .mixing import Mixer, default_mixer
 from .nbands import EMPTY, TOO_FULL, bands_in_use, default_nbands, extra_bands
-from .occupations import FilledStates, Smearing, TooFewBands
+from .occupations import TRY_WHOLE, WHOLE, FilledStates, Smearing, TooFewBands
 from .system import System
 from .total_energy import TotalEnergy
 from .warm_start import start_from, start_from_atoms
@@ -80,12 +80,12 @@ def scf(
     tolerance = tolerance or OrbitalTolerance.for_energy(begin.tolerance, settings.energy, crystal.nelectrons)
     asked, in_use = tolerance.first, len(orbitals[0])
     history: list[Step] = []
-    states: FilledStates | None = None
+    whole = TRY_WHOLE
     for number in range(1, settings.maxiter + 1):
         clock = time.perf_counter()
         potential = energy.potential(fields)
         pairs = _diagonalise(energy, potential.values, orbitals, eigensolver, asked, in_use)
-        output = _fill(energy, smearing, pairs, states)
+        output = _fill(energy, smearing, pairs, whole)
         states = output.states
         orbitals, residual = output.orbitals, output.fields - fields
         step = Step(
@@ -104,9 +104,12 @@ def scf(
             callback(step)
         highest = float(states.occupations[..., -1].abs().max())
         missing = extra_bands(system, len(orbitals[0])) if nbands is None and highest > EMPTY else 0
+        converged = step.error <= settings.energy and tolerance.is_met(asked, step.residual)
         if missing:
             orbitals = more_orbitals(energy, orbitals, missing)
-        elif step.error <= settings.energy and tolerance.is_met(asked, step.residual):
+        elif converged and states.missed > WHOLE:
+            whole = 0.0  # the gap is too narrow for whole electrons
+        elif converged:
             if highest > TOO_FULL:
                 remedy = "more plane waves (a higher cutoff)" if nbands is None else "more bands"
                 raise TooFewBands(
@@ -172,11 +175,11 @@ class _Output:
     applications: int
 
 
-def _fill(energy: TotalEnergy, smearing: Smearing, pairs: list[Eigenpairs], earlier: FilledStates | None) -> _Output:
+def _fill(energy: TotalEnergy, smearing: Smearing, pairs: list[Eigenpairs], whole: float) -> _Output:
     system, kpoints = energy.system, energy.system.kpoints
     orbitals = [p.vectors for p in pairs]
     eigenvalues, residuals = kpoints.gather([p.values for p in pairs]), kpoints.gather([p.residuals for p in pairs])
-    states = smearing.fill(eigenvalues, kpoints.weights, system.crystal.reservoirs, earlier)
+    states = smearing.fill(eigenvalues, kpoints.weights, system.crystal.reservoirs, whole)
     energy.prepare(kpoints, orbitals, states.electrons)
     band_energy = float((states.eigenvalues * states.electrons).sum())
     return _Output(
