@@ -22,9 +22,9 @@ _ELECTRON_TOLERANCE = 1e-13
 # tolerance in electrons within which a set of bands is full or empty
 _FULL = 1e-10
 # If occupations are not monotonic, the number of electrons is right to rounding at no level within a gap, unless the
-# gap is about 12 widths wide. States hold whole electrons if the number at the middle is right to `WHOLE` electrons: for
+# gap is about 12 widths wide. States hold whole electrons if the number at the middle is right to `WHOLE`: with
 # Marzari-Vanderbilt smearing at a gap of 8.0 widths. An SCF tries whole electrons first, up to `TRY_WHOLE` (6.6
-# widths), so that its result does not depend on where it started.
+# widths). Its result then does not depend on where it started.
 WHOLE, TRY_WHOLE = 1e-5, 1e-3
 
 
