@@ -15,8 +15,8 @@ calculator/siesta/test_bandstructure.py    passes; likewise
 calculator/socketio/test_h2_stiffness.py   passes
 calculator/socketio/test_integration.py    fails at its end: the test requires a warning that the process of the
                                            calculator failed, and ours exits cleanly; its relaxation works
-calculator/test_al.py                      fails at ``restart="nnxc"``, see below
-calculator/test_h2.py                      fails at ``restart="nnxc"``, see below
+calculator/test_al.py                      passes
+calculator/test_h2.py                      passes
 calculator/test_dftd3.py                   does not apply: keywords and numbers of DFT-D3
 calculator/test_eam_run.py                 does not apply: files of EAM potentials
 calculator/test_orca.py, test_orca_qmmm.py do not apply: keywords and numbers of ORCA
@@ -25,9 +25,6 @@ calculator/*/                              do not apply: tests in the folder of 
                                            files or total energies; nwchem/test_nwchem_bands.py repeats Siesta's
 dft/                                       do not apply: these tests define their own calculators
 ========================================== ============================================================================
-
-With ``restart="nnxc"`` these two tests expect the last calculation that had ``label="nnxc"``. The calculator writes a
-restart file only when `write` is called, so a ReadError is raised, and the rest of the two tests does not run.
 """
 
 import os
@@ -41,7 +38,7 @@ from typing import Any
 import ase.test
 import pytest
 from ase.atoms import Atoms
-from ase.calculators.calculator import Calculator, ReadError, get_calculator_class
+from ase.calculators.calculator import Calculator, get_calculator_class
 from ase.calculators.socketio import SocketIOCalculator
 from ase.test.factories import Factories, factory_classes
 
@@ -56,10 +53,7 @@ OF_OTHERS = tuple(
     f"calculator/test_{name}.py" for name in ("dftd3", "eam_run", "orca", "orca_qmmm", "subprocess_calculator")
 )
 
-NO_LABEL = pytest.mark.xfail(strict=True, raises=ReadError, reason="restart does not find a calculation by its label")
 FAILURES = {
-    "calculator/test_al.py": NO_LABEL,
-    "calculator/test_h2.py": NO_LABEL,
     "calculator/socketio/test_integration.py": pytest.mark.xfail(
         strict=True, raises=pytest.fail.Exception, reason="the test requires that the process of the calculator fails"
     ),

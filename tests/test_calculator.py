@@ -24,9 +24,10 @@ from ase.optimize import BFGS
 from ase.units import GPa, Hartree
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.calculator import calculation
+from ase_nnxc.calculator import calculation, memory
 from ase_nnxc.checkpoints import find_model
 from ase_nnxc.eos import scan_eos
+from ase_nnxc.ks.atom import pseudo_atom
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.scf import ConvergenceError
 from ase_nnxc.pseudopotentials import find_pseudos, recommended_cutoff
@@ -532,11 +533,105 @@ def test_mesh_of_a_density_is_kept_for_similar_cells_and_found_anew_beyond(no_sc
             calc.get_potential_energy(bulk("Al", a=a))
         return calc.todict()["kpts"]["size"]
 
-    assert mesh(4.0) == mesh(4.9) == mesh(3.1) == (5, 5, 5)
+    assert mesh(4.0) == mesh(4.35) == mesh(3.65) == (5, 5, 5)
     assert "anew" not in log.getvalue()
     assert mesh(5.5) == (3, 3, 3)
-    assert "note: the cell has changed by more than 25 %: the k-points are chosen anew" in log.getvalue()
-    assert mesh(4.9) == (3, 3, 3)  # similar to the cell of 5.5
+    assert "note: the k-points are chosen anew, because this is not a small strain" in log.getvalue()
+    assert mesh(5.0) == (3, 3, 3)  # similar to the cell of 5.5
+
+
+STRUCTURES = {
+    "fcc": bulk("Al", "fcc", a=4.05),
+    "bcc": bulk("Al", "bcc", a=3.25),
+    "sc": bulk("Al", "sc", a=2.72),
+    "long sc": bulk("Al", "sc", a=3.2),
+    "sheared": Atoms("Al", cell=[[2.7, 0, 0], [0.9, 2.7, 0], [0, 0, 2.7]], pbc=True),
+    "hcp": bulk("Al", "hcp", a=2.86, c=4.7),
+    "diamond": bulk("Al", "diamond", a=6.0),
+    "dimer": Atoms("Al2", cell=bulk("Al", "fcc", a=6.0).cell, positions=[[0, 0, 0], [2.4, 0, 0]], pbc=True),
+    "layer": Atoms("Al", cell=[2.72, 2.72, 9], pbc=(True, True, False)),
+    "cubic": bulk("Al", "fcc", a=4.05, cubic=True),
+}
+
+
+def test_number_does_not_depend_on_what_was_calculated_before(no_scf):
+    """Any order of structures through one calculator has the meshes and boxes of fresh calculators."""
+    parameters = {"ecut": 140, "kpts": {"density": 2.3, "gamma": True}}
+    fresh = {name: NNXCCalculator(**parameters).resolve(atoms) for name, atoms in STRUCTURES.items()}
+    assert len({fresh[name]["kpts"]["size"] for name in ("fcc", "bcc", "sc")}) > 1
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        calc = NNXCCalculator(**parameters)
+        for name in rng.permutation(list(STRUCTURES)):
+            with pytest.raises(SCFError):
+                calc.get_potential_energy(STRUCTURES[name])
+            used = calc.todict()
+            assert (used["kpts"], used["gpts"]) == (fresh[name]["kpts"], fresh[name]["gpts"]), name
+
+
+def test_insulator_with_few_levels_converges_with_the_default_smearing():
+    """Silicon at Gamma: the Fermi level of cold smearing hopped between the middle of the gap and its lower edge."""
+    energies = []
+    for smearing in ({"name": "marzari-vanderbilt", "width": 0.2}, {"name": "gaussian", "width": 0.2}):
+        atoms = bulk("Si")
+        atoms.positions[0, 0] += 0.05
+        atoms.calc = NNXCCalculator(ecut=200, kpts=(1, 1, 1), smearing=smearing)
+        energies.append(free_energy(atoms))
+    assert len(atoms.calc.history) < 12
+    assert energies[0] == pytest.approx(energies[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "ecut"),
+    [
+        (Atoms("Al", cell=[4, 4, 1e5], pbc=True), 300),
+        (bulk("Al"), 1e6),
+        (Atoms("H2", positions=[[0, 0, 0], [0, 0, 5e4]]), 300),
+        (bulk("Al", cubic=True) * (16, 16, 16), 300),
+    ],
+    ids=["vacuum", "cutoff", "distance", "atoms"],
+)
+def test_calculation_that_no_memory_holds_is_refused_at_once(atoms, ecut, monkeypatch):
+    monkeypatch.setattr(memory, "physical_memory", lambda: 16 * memory.GIB)
+    atoms.calc = NNXCCalculator(ecut=ecut, kpts=(1, 1, 1))
+    with pytest.raises(InputError, match=r"needs at least \S+ GiB of memory .*this machine has 16 GiB; lower ecut"):
+        atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("atoms", [molecule("H2O"), bulk("Ni")], ids=["molecule", "magnet"])
+def test_numpy_that_raises_on_underflow_changes_nothing(atoms):
+    pseudo_atom.cache_clear()
+    if atoms.pbc.all():
+        atoms.set_initial_magnetic_moments([1.0])
+    atoms.calc = NNXCCalculator(ecut=250, kpts=(1, 1, 1))
+    with np.errstate(all="raise"):
+        atoms.get_forces()
+        atoms.get_magnetic_moments()
+
+
+def test_energy_without_symmetry_is_that_with_it_on_the_same_box():
+    """The box that suits the translations of silicon is larger than the smallest at this cutoff."""
+    energies = []
+    for symmetry in (True, False):
+        atoms = bulk("Si")
+        atoms.calc = NNXCCalculator(ecut=200, kpts=(2, 3, 4), symmetry=symmetry)
+        energies.append(free_energy(atoms))
+    assert energies[0] == pytest.approx(energies[1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "gamma", "message"),
+    [
+        (bulk("H", "sc", a=0.7), True, r"80 eV is too low for this cell: a k-point has 0 plane waves.*increase ecut"),
+        (bulk("Si", a=1.2), None, r"80 eV is too low for this cell.*increase ecut"),
+        (bulk("H", "sc", a=0.7), None, r"use more plane waves \(a higher cutoff\)"),
+    ],
+    ids=["no plane wave", "too few", "full"],
+)
+def test_cell_that_is_too_small_for_the_cutoff_is_an_input_error(atoms, gamma, message):
+    atoms.calc = NNXCCalculator(ecut=80, kpts={"size": (2, 2, 2), "gamma": gamma})
+    with pytest.raises(InputError, match=message):
+        atoms.get_potential_energy()
 
 
 def test_box_is_that_of_the_geometry_whatever_came_before(no_scf):
@@ -722,6 +817,47 @@ def test_bad_atoms_are_refused_before_the_scf(message, no_scf):
         with pytest.raises(InputError, match=message):
             compute(BAD_ATOMS[message])
     assert calc.results == {}
+
+
+CIF = """data_alloy
+_cell_length_a 4.05
+_cell_length_b 4.05
+_cell_length_c 4.05
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_Int_Tables_number 1
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+"""
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        ("Si1 Si .5 .5 .5 1.0\nAl1 Al 0 0 0 0.6\nMg1 Mg 0 0 0 0.4\n", r"site 1 \(Al 0\.6 / Mg 0\.4; atoms \[1\]\)"),
+        ("Si1 Si .5 .5 .5 0.9\nAl1 Al 0 0 0 1.0\n", r"site 0 \(Si 0\.9; atoms \[0\]\);"),
+        ("Si1 Si .5 .5 .5 1.0\nAl1 Al 0 0 0 0.9999\n", None),
+    ],
+    ids=["shared", "partly empty", "whole"],
+)
+def test_partial_occupancies_of_a_cif_file_are_refused_with_their_sites(tmp_path, no_scf, sites, message):
+    (tmp_path / "alloy.cif").write_text(CIF + sites)
+    atoms = read(tmp_path / "alloy.cif")
+    calc = NNXCCalculator(**CHEAP)
+    if message is None:
+        calc.resolve(atoms)
+        return
+    for compute in (calc.get_potential_energy, calc.resolve):
+        with pytest.raises(InputError, match=message):
+            compute(atoms)
+    del atoms.info["occupancy"]
+    calc.resolve(atoms)
 
 
 @pytest.mark.parametrize(

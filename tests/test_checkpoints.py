@@ -412,7 +412,15 @@ def test_linked_folder(folder, tmp_path):
 def test_linked_file(folder, tmp_path, name):
     (folder / name).rename(tmp_path / name)
     (folder / name).symlink_to(tmp_path / name)
-    with pytest.raises(CheckpointError, match=f"{name} is not a regular file"):
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read: it is a symbolic link, expected a regular file"):
+        load_functional("mine")
+
+
+@pytest.mark.parametrize("name", ["card.json", "functional.safetensors"])
+def test_file_that_is_a_fifo_is_refused_and_not_waited_for(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read: it is a FIFO, expected a regular file"):
         load_functional("mine")
 
 
@@ -427,7 +435,7 @@ def test_missing_file(folder, name):
 def test_file_beyond_all_measure(folder, name):
     with (folder / name).open("r+b") as file:
         file.truncate(2**30)  # sparse
-    with pytest.raises(CheckpointError, match=f"{name} has 1073741824 bytes"):
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read: it has 1073741824 bytes, more than the limit"):
         load_functional("mine")
 
 

@@ -18,6 +18,7 @@ import ase_nnxc
 from ase_nnxc import cli
 from ase_nnxc.checkpoints import load_functional, save_functional
 from ase_nnxc.cli import calculations, structures
+from ase_nnxc.cli.common import UsageError
 from ase_nnxc.ks.convergence import ConvergenceError
 from ase_nnxc.xc import PBE
 
@@ -69,6 +70,8 @@ def test_names_become_reference_crystals():
         ("Fe", "fcc", 3.62, 0.1),
         ("C", "diamond", 3.567, 0.1),
         ("Ti", "hcp", 2.95, 0.1),
+        ("Hg", "fcc", 4.51, 0.1),  # the volume of rhombohedral Hg; radii give 3.73
+        ("In", "fcc", 4.70, 0.1),
     ],
 )
 def test_estimated_lattice_constants_are_near(formula, prototype, a, atol):
@@ -81,6 +84,13 @@ def test_estimated_lattice_constants_are_near(formula, prototype, a, atol):
 def test_estimated_lattice_constant_is_reported(capsys):
     structures.read_structure("MgO", "rocksalt")
     assert f"a = {RADII_MGO:.3f} A" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("element", ["Ga", "Mn", "Se", "N"])
+def test_close_packed_crystal_of_an_element_without_known_volume_asks_for_a(element):
+    with pytest.raises(UsageError, match=f"no crystal of {element} whose volume gives an estimate of a: give --a"):
+        structures.read_structure(element, "fcc")
+    assert structures.read_structure(element, "fcc", 4.2)[0].get_volume() == pytest.approx(4.2**3 / 4)
 
 
 def test_files_win_over_names(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from ase.calculators.calculator import (
     InputError,
     PropertyNotImplementedError,
     ReadError,
+    SCFError,
     all_changes,
     get_calculator_class,
 )
@@ -51,6 +52,7 @@ from test_package import REPOSITORY, run_python
 import ase_nnxc
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.calculator.levels import LEVELS
+from ase_nnxc.calculator.restart import tensor_digest, text_digest
 from ase_nnxc.xc import PBE, Functional
 
 CHEAP = {"ecut": 140, "kpts": {"size": (2, 2, 2), "gamma": True}}
@@ -137,7 +139,7 @@ def test_calculation_is_required_after_any_change_of_the_atoms_but_their_notes(n
 
 def test_unknown_property_is_not_implemented(no_calculation):
     no_calculation()
-    for name in ("dipole", "charges", "nonsense"):
+    for name in ("dipole", "born_effective_charges", "nonsense"):
         with pytest.raises(PropertyNotImplementedError, match=name):
             silicon().calc.get_property(name, bulk("Si"))
 
@@ -303,6 +305,39 @@ def test_restart_needs_no_calculation(written, no_calculation):
     assert NNXCCalculator.read_atoms(path).calc.results["energy"] == atoms.get_potential_energy()
 
 
+def test_label_writes_each_calculation_and_restart_finds_it(tmp_path, monkeypatch, no_calculation):
+    monkeypatch.chdir(tmp_path)
+    atoms = silicon(0.05, label="runs/si")
+    energy = atoms.get_potential_energy()
+    assert NNXCCalculator(restart="runs/si").results["energy"] == energy
+    forces = atoms.get_forces()
+    assert np.array_equal(NNXCCalculator(restart="runs/si").results["forces"], forces)
+    atoms.calc.set(xc="LDA")
+    changed = atoms.get_potential_energy()
+    no_calculation()
+    again = NNXCCalculator(restart="runs/si", label="other")
+    assert again.parameters["xc"] == "LDA"
+    assert not again.calculation_required(atoms, ["energy"])
+    assert again.results["energy"] == changed != energy
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["si.nnxc", "si.txt"]
+
+
+def test_calculation_that_fails_leaves_the_file_of_its_label(tmp_path):
+    atoms = silicon(0.05, label=str(tmp_path / "si"))
+    energy = atoms.get_potential_energy()
+    atoms.rattle(0.3, seed=2)
+    atoms.calc.set(maxiter=1)
+    with pytest.raises(SCFError):
+        atoms.get_potential_energy()
+    assert NNXCCalculator(restart=tmp_path / "si").results["energy"] == energy
+
+
+def test_file_of_the_exact_name_wins_over_a_label(written, tmp_path):
+    (tmp_path / "si").write_bytes(written[1].read_bytes())
+    (tmp_path / "si.nnxc").write_bytes(b"not a restart file")
+    assert NNXCCalculator(restart=tmp_path / "si").results["energy"] == written[0].calc.results["energy"]
+
+
 def test_restart_goes_on_warm_as_if_never_interrupted(written):
     _, path = written
     moved = NNXCCalculator.read_atoms(path)
@@ -318,7 +353,7 @@ def test_restart_keeps_the_mesh_that_was_chosen_earlier(tmp_path, no_calculation
     atoms = attached(bulk("Al", a=3.9), **parameters)
     mesh = atoms.calc.resolve(atoms)["kpts"]
     atoms.get_potential_energy()
-    atoms.set_cell(bulk("Al", a=4.6).cell, scale_atoms=True)
+    atoms.set_cell(bulk("Al", a=4.15).cell, scale_atoms=True)
     atoms.get_potential_energy()
     assert NNXCCalculator(**CHEAP | parameters).resolve(atoms)["kpts"] != mesh  # else this test shows nothing
     atoms.calc.write(tmp_path / "al")
@@ -367,7 +402,7 @@ def test_restart_file_is_json_and_tensors_with_versions(written):
     with safe_open(path, framework="pt") as file:
         header = file.metadata()["ase_nnxc"]
         assert {"fields", "eigenvalues", "occupations", "orbitals.0.0"} <= set(file.keys())
-    for text in (f'"ase_nnxc": "{ase_nnxc.__version__}"', '"functional": "PBE"', '"format": 1'):
+    for text in (f'"ase_nnxc": "{ase_nnxc.__version__}"', '"functional": "PBE"', '"format": 2'):
         assert text in header
 
 
@@ -415,19 +450,23 @@ def test_calculator_that_failed_to_read_holds_nothing_of_the_file(written, tmp_p
 
 
 def rewritten(path: Path, to: Path, old: str = "", new: str = "", drop: str | None = None) -> Path:
-    """A restart file with other text in its header, or without one of its tensors."""
+    """A restart file with other text in its header, or without one of its tensors, with digests of what it holds."""
     with safe_open(path, framework="pt") as file:
         header = file.metadata()["ase_nnxc"]
     assert old in header
-    tensors = {name: tensor for name, tensor in load_file(path).items() if name != drop}
-    save_file(tensors, to, {"ase_nnxc": header.replace(old, new)})
+    header = header.replace(old, new)
+    tensors = load_file(path)
+    if drop is not None:
+        header = header.replace(f'"{drop}": "{tensor_digest(tensors.pop(drop))}", ', "")
+        assert f'"{drop}": "' not in header
+    save_file(tensors, to, {"ase_nnxc": header, "sha256": text_digest(header)})
     return to
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"old": '"format": 1', "new": '"format": 99'}, "has format 99"),
+        ({"old": '"format": 2', "new": '"format": 99'}, "has format 99"),
         (
             {"old": '"functional": "PBE"', "new": '"functional": "pbe-clone@1 (sha256 0)"'},
             "its functional is pbe-clone",

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.calculator import InputError, SCFError
+from ase.calculators.calculator import Calculator, InputError, SCFError
 from ase.calculators.emt import EMT
 from ase.io import read
 from ase.units import Hartree
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.eos import ScanError, scan_eos
+from ase_nnxc.eos import Point, ScanError, scan_eos
+from ase_nnxc.eos.faults import faults
+from ase_nnxc.eos.fit import fit_energies
 from ase_nnxc.folder_lock import folder_lock
 
 A_EMT = 3.5898  # Angstrom, lattice constant of copper in EMT (scan from 3.59 with 13 points)
@@ -192,11 +194,108 @@ def test_scan_where_every_point_fails_is_an_error():
         scan_eos(copper(3.59), Counting(fail=set(range(100))))
 
 
+class Invented(Calculator):
+    """Energies and moments that are functions of the volume of the cell."""
+
+    implemented_properties = ("energy", "free_energy", "magmom")
+
+    def __init__(self, energy, moment=lambda volume: 0.0):
+        super().__init__()
+        self.energy, self.moment = energy, moment
+
+    def calculate(self, atoms, properties, system_changes):
+        super().calculate(atoms, properties, system_changes)
+        energy, moment = self.energy(atoms.get_volume()), self.moment(atoms.get_volume())
+        self.results = {"energy": energy, "free_energy": energy, "magmom": moment}
+
+
+V_CU = 3.59**3 / 4  # Angstrom^3, of the start
+
+
+def well(volume, derivative=4.5, centre=V_CU):
+    """Birch-Murnaghan energy with a bulk modulus of 1 eV/A^3."""
+    f = ((centre / volume) ** (2 / 3) - 1) / 2
+    return 9 / 2 * centre * f**2 * (1 + (derivative - 4) * f)
+
+
+@pytest.mark.parametrize("derivative", [0.5, 4.5, 11.5])
+def test_sensible_derivative_of_the_bulk_modulus_is_recovered(derivative):
+    calc = Invented(lambda v: well(v, derivative))
+    if 1 < derivative < 9:
+        fit = scan_eos(copper(3.57), calc).fit
+    else:
+        with pytest.warns(UserWarning, match="poor fit: B0'"):
+            fit = scan_eos(copper(3.57), calc).fit
+    assert fit.bulk_derivative.item() == pytest.approx(derivative, abs=1e-6)
+    assert fit.volume.item() == pytest.approx(V_CU, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("energy", "moment", "message"),
+    [
+        (lambda v: well(v, -8.5), None, r"B0' = -8\.5, outside the range from 0 to 12"),
+        (lambda v: well(v, 13.0), None, r"B0' = 13\.0, outside the range from 0 to 12"),
+        (lambda v: well(v) + 0.02 * np.sin(1e3 * v), None, "the points scatter around the curve by"),
+        (lambda v: well(v) - 0.002 * (v > 1.01 * V_CU), None, r"jumps by -2 meV between 11\.57 and 11\.79 A\^3"),
+        (lambda v: well(v) + 0.001 * (1.01 < v / V_CU < 1.03), None, r"jumps by 1 meV at 11\.79 A\^3"),
+        # two states whose energies cross between two points
+        (lambda v: well(v) - 0.02 * (v > 1.03 * V_CU), None, "the points scatter around the curve by"),
+        (
+            well,
+            lambda v: 0.0 if v < 1.01 * V_CU else 1.0,
+            r"moment jumps from 0\.00 to 1\.00 Bohr magnetons",
+        ),
+        (lambda v: min(well(v), 0.005 + well(v, centre=1.3 * V_CU)), None, r"second minimum .* at 15\.04 A\^3"),
+    ],
+    ids=[
+        "negative derivative",
+        "large derivative",
+        "rough",
+        "another branch",
+        "one point on another branch",
+        "two branches",
+        "moment",
+        "second minimum",
+    ],
+)
+def test_points_that_are_not_an_equation_of_state_are_an_error_that_keeps_them(tmp_path, energy, moment, message):
+    calc = Invented(energy, moment or (lambda v: 0.0))
+    options = {"span": 0.3, "points": 13} if "second" in message else {}
+    with pytest.raises(ScanError, match=message) as caught:
+        scan_eos(copper(3.59), calc, folder=tmp_path, **options)
+    lines = [json.loads(line) for line in (tmp_path / "points.jsonl").read_text().splitlines()]
+    assert sorted(line["volume_A3"] for line in lines) == [point.volume_A3 for point in caught.value.points]
+    assert len(lines) >= 7
+    assert not (tmp_path / "eos.json").exists()
+
+
+def test_smooth_moment_and_states_with_opposite_moments_are_no_jump():
+    flipping = Invented(well, lambda v: (2.0 + 3 * (v / V_CU - 1)) * (-1 if v > V_CU else 1))
+    assert not scan_eos(copper(3.59), flipping).warnings
+    collapsing = Invented(well, lambda v: 4 * max(0.0, v / V_CU - 0.97) ** 0.5)
+    assert not scan_eos(copper(3.59), collapsing).warnings
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_is_no_jump_of_the_free_energy(seed):
+    volumes = np.linspace(0.94, 1.06, 7) * V_CU
+    noise = np.random.default_rng(seed).normal(scale=5e-4, size=7)
+    points = [Point(i, v, well(v) + e, 0.0, None, 0.0) for i, (v, e) in enumerate(zip(volumes, noise))]
+    fit = fit_energies([p.volume_A3 for p in points], [p.free_energy_eV for p in points])
+    assert not [message for message in faults(fit, points, points) if "jumps" in message]
+
+
+def test_minimum_at_the_rim_of_the_points_is_a_fault():
+    points = [Point(i, 10.0 + i, well(10.0 + i, centre=15.5), 0.0, None, 0.0) for i in range(7)]
+    fit = fit_energies([p.volume_A3 for p in points], [p.free_energy_eV for p in points])
+    assert faults(fit, points, points) == ["the fitted volume 15.500 A^3 is at the rim of the points"]
+
+
 def test_rough_energies_draw_a_warning():
     class Rough(EMT):
         def calculate(self, atoms, properties, system_changes):
             super().calculate(atoms, properties, system_changes)
-            noise = 0.02 * np.sin(1e3 * atoms.get_volume())
+            noise = 0.0015 * np.sin(1e3 * atoms.get_volume())
             self.results |= {"energy": self.results["energy"] + noise, "free_energy": self.results["energy"] + noise}
 
     with pytest.warns(UserWarning, match="poor fit"):

@@ -22,6 +22,7 @@ def test_former_module_is_the_new_one(former: str, monkeypatch: pytest.MonkeyPat
     [
         ("ase_nnxc.train.trainer", "Settings", "ase_nnxc.train.trainer.TrainerSettings"),
         ("ase_nnxc.train.clone", "Settings", "ase_nnxc.train.clone.CloneSettings"),
+        ("ase_nnxc.calculator.levels", "FixedDensity", "ase_nnxc.calculator.fixed_density.FixedDensity"),
         ("ase_nnxc.xc.functional", "Spins", "ase_nnxc.xc.spins.Spins"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ase_nnxc.ks.occupations import Smearing
+from ase_nnxc.ks.occupations import TRY_WHOLE, WHOLE, Smearing
 
 NAMES = ["fermi-dirac", "gaussian", "marzari-vanderbilt", "methfessel-paxton"]
 
@@ -255,3 +255,34 @@ def test_eigenvalues_that_are_not_numbers_are_errors():
     eigenvalues[0, 3, 2] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         Smearing("gaussian", 0.1).fermi_level(eigenvalues, MAGNESIUM_WEIGHTS, 4, 2)
+
+
+def gap_of(widths: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two filled and two empty levels at two k-points, with a gap of so many widths of 0.01 Ha."""
+    levels = torch.tensor([-0.3, -0.1, -0.1, 0.3], dtype=torch.float64)
+    levels[2:] += 0.01 * widths
+    levels = torch.stack((levels, levels + torch.tensor([-0.05, -0.05, 0.05, 0.05])))
+    return levels[None], torch.tensor([0.5, 0.5], dtype=torch.float64)
+
+
+def test_wide_gap_is_filled_with_whole_electrons_and_its_level_is_the_middle():
+    levels, weights = gap_of(9.6)
+    states = Smearing("marzari-vanderbilt", 0.01).fill(levels, weights, [(slice(None), 4.0)])
+    assert states.occupations.tolist() == [[[1.0, 1.0, 0.0, 0.0]] * 2]
+    assert float(states.fermi_levels[0]) == pytest.approx(-0.1 + 0.048, abs=1e-12)
+    assert states.entropy == 0.0
+
+
+def test_narrow_gap_is_filled_as_a_metal():
+    levels, weights = gap_of(5.0)
+    states = Smearing("marzari-vanderbilt", 0.01).fill(levels, weights, [(slice(None), 4.0)])
+    assert float(states.electrons.sum()) == pytest.approx(4.0, abs=1e-12)
+    assert states.entropy != 0.0
+
+
+def test_whole_electrons_are_tried_at_narrower_gaps():
+    smearing, reservoirs = Smearing("marzari-vanderbilt", 0.01), [(slice(None), 4.0)]
+    strict, tried = (smearing.fill(*gap_of(7.0), reservoirs, whole) for whole in (WHOLE, TRY_WHOLE))
+    assert strict.entropy != 0.0 == tried.entropy
+    assert strict.missed == 0.0
+    assert WHOLE < tried.missed < TRY_WHOLE

@@ -24,7 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Imports point down: a part may import itself and the parts on lines above its own. What is imported from the package
 # itself counts as "version" and "calculator". A new part is put on a line here.
 LAYERS = (
-    {"version", "units", "folder_lock", "_moved"},
+    {"version", "units", "folder_lock", "regular_files", "_moved"},
     {"xc", "pseudopotentials"},
     {"ks"},
     {"conventional", "interop"},

@@ -276,7 +276,7 @@ def test_unusable_file_is_refused_by_name(tmp_path, header, message):
 def test_upf_file_that_breaks_off_is_refused(tmp_path):
     text = upf(table("Si"))
     (tmp_path / "Si.upf").write_text(text[: text.index("</PP_DIJ>")])
-    with pytest.raises(InputError, match="damaged or cannot be used: the section PP_DIJ is missing or incomplete"):
+    with pytest.raises(InputError, match="damaged or cannot be used: the file is not complete: its end </UPF> is miss"):
         read_pseudo(tmp_path / "Si.upf")
 
 

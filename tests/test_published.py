@@ -1,7 +1,11 @@
 """Published networks: their formulae, the conditions they keep, their numbers, and files that are not theirs."""
 
+import hashlib
 import math
 import os
+import random
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -422,6 +426,61 @@ def test_damaged_tensors_are_refused(nagai_file, name, function, message):
     change(nagai_file, name, function)
     with pytest.raises(ValueError, match=message):
         import_weights("nagai", [nagai_file])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda tensor: tensor.to_sparse(),
+            "fc2.weight is torch.sparse_coo on the device cpu, expected a dense",
+        ),
+        (lambda tensor: tensor.to("meta"), "fc2.weight is torch.strided on the device meta, expected a dense tensor"),
+        (lambda tensor: torch.zeros(1).expand(10**6, 10**6), "fc2.weight has 1000000000000 elements, more than its"),
+        (lambda tensor: tensor[0].clone().expand(100, 100), "fc2.weight has 10000 elements, more than its storage"),
+        (lambda tensor: torch.zeros(2**23)[:10000].view(100, 100), "NNmGGA: it has .* bytes, more than the limit"),
+    ],
+)
+def test_tensors_without_their_own_numbers_are_refused(nagai_file, function, message):
+    change(nagai_file, "fc2.weight", function)
+    with pytest.raises(ValueError, match=message):
+        import_weights("nagai", [nagai_file])
+
+
+def test_archive_that_is_larger_when_it_is_unpacked_is_refused(nagai_file):
+    with zipfile.ZipFile(nagai_file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/99", bytes(2**25))
+    assert nagai_file.stat().st_size < 2**20
+    with pytest.raises(ValueError, match="bytes when it is unpacked, more than the limit"):
+        import_weights("nagai", [nagai_file])
+
+
+def test_weights_in_the_older_format_of_torch_are_read(nagai_file):
+    state = torch.load(nagai_file, weights_only=True)
+    torch.save(state, nagai_file, _use_new_zipfile_serialization=False)
+    assert import_weights("nagai", [nagai_file])[0].features == ("density", "gradient", "tau")
+
+
+def test_weights_on_a_fifo_or_device_are_refused_and_not_waited_for(tmp_path, dpyscf_folder):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ValueError, match="fifo: it is a FIFO, expected a regular file"):
+        import_weights("dpyscf", [dpyscf_folder / "x", tmp_path / "fifo"])
+    with pytest.raises(ValueError, match="zero: it is a device file, expected a regular file"):
+        import_weights("nagai", [Path("/dev/zero")])
+
+
+def test_spoilt_weights_are_refused_or_recorded_as_another_file(nagai_file):
+    rng, data = random.Random(13), nagai_file.read_bytes()
+    for _ in range(40):
+        nagai_file.write_bytes(data[: rng.randrange(len(data))])
+        with pytest.raises(ValueError, match="NNmGGA"):
+            import_weights("nagai", [nagai_file])
+    for _ in range(40):
+        place = rng.randrange(len(data))
+        nagai_file.write_bytes(data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :])
+        with suppress(ValueError):  # else weights of another value, whose card states this
+            _, card = import_weights("nagai", [nagai_file])
+            assert hashlib.sha256(data).hexdigest() not in card["training"]["sha256"].values()
 
 
 @pytest.mark.parametrize("kwargs", [{"part": "xc"}, {"layers": [3, 16, 1]}, {"gate": "sigmoid"}])

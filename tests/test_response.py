@@ -81,6 +81,7 @@ SLOW = pytest.mark.slow
     [
         (silicon(), 5.0, (2, 2, 2), "r2SCAN", GAUSSIAN),
         (aluminium(), 6.0, (4, 4, 4), "LDA", FERMI_DIRAC),
+        (silicon(), 5.0, (1, 1, 1), "LDA", Smearing("marzari-vanderbilt", 0.0095)),  # whole electrons
         pytest.param(silicon(), 6.0, (2, 2, 2), "PBE", GAUSSIAN, marks=SLOW),
         pytest.param(aluminium(), 6.0, (4, 4, 4), "r2SCAN", Smearing("methfessel-paxton", 0.02), marks=SLOW),
         pytest.param(aluminium(), 6.0, (4, 4, 4), "PBE", Smearing("marzari-vanderbilt", 0.01), marks=SLOW),

@@ -5,6 +5,7 @@ them, and prints their results.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,13 +20,13 @@ import torch
 from ase.build import bulk
 from ase.calculators.calculator import InputError, SCFError
 from ase.calculators.emt import EMT
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
 
 import ase_nnxc
 from ase_nnxc import NNXCCalculator, load_functional
 from ase_nnxc.ks.response import ResponseError
 from ase_nnxc.train.objectives import EnergyDifferences, EnergyPerAtom, LatticeConstant, ReactionEnergy, TotalEnergy
-from ase_nnxc.train.penalties import ParameterAnchor
+from ase_nnxc.train.penalties import Bounds, KernelSize, ParameterAnchor
 from ase_nnxc.train.records import Record, digest, label, scaled_structures
 from ase_nnxc.train.trainer import ObjectiveError, Trainer, TrainerSettings, TrainingError
 from ase_nnxc.train.trainer.resume import RunFolder
@@ -306,11 +307,60 @@ def test_what_cannot_be_trained_is_refused(aluminium):
         trainer([aluminium, pbe_record(a=4.0)])
 
 
-@pytest.mark.parametrize("setting", [{"batch": 0}, {"tolerated_failures": 1.5}, {"memory": -1.0}, {"clip": 0.0}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"batch": 0},
+        {"tolerated_failures": 1.5},
+        {"memory": -1.0},
+        {"memory": math.nan},
+        {"clip": 0.0},
+        {"clip": math.inf},
+        {"epochs": True},
+        {"epochs": 1.5},
+        {"seed": 2**64},
+        {"seed": 0.5},
+    ],
+)
 def test_setting_out_of_its_range_is_refused(setting):
     ((name, value),) = setting.items()
-    with pytest.raises(InputError, match=f"{name}={value} must"):
+    with pytest.raises(InputError, match=f"{name}={value}: must"):
         TrainerSettings(**setting)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, True, "large"])
+@pytest.mark.parametrize("loss", [EnergyDifferences, partial(ParameterAnchor, PBE()), KernelSize, Bounds])
+def test_weight_that_is_not_a_number_from_0_is_refused(loss, weight):
+    with pytest.raises(InputError, match=r"weight=.*: must be a number, at least 0"):
+        loss(weight=weight)
+
+
+@pytest.mark.parametrize("rate", [math.nan, math.inf, -1.0, 1e9])
+def test_learning_rate_that_is_not_a_reasonable_number_is_refused(aluminium, rate):
+    run = trainer([aluminium])
+    run.optimizer.param_groups[0]["lr"] = rate
+    with pytest.raises(InputError, match="optimizer: lr="):
+        Trainer(run.calculator, [aluminium], [EnergyDifferences()], optimizer=run.optimizer)
+
+
+@pytest.mark.parametrize("folder", ["file", "file/run", "/proc/run"])
+def test_folder_that_cannot_be_written_is_refused_before_the_training(tmp_path, aluminium, folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"folder='.*': .*is not a folder|folder='/proc/run' cannot be written"):
+        trainer([aluminium], folder=tmp_path / folder)
+
+
+def test_scheduler_of_another_optimizer_and_optimizer_of_sparse_gradients_are_refused(aluminium):
+    functional = PBE(trainable=("kappa",))
+    calculator = NNXCCalculator(functional, **TINY)
+    optimizer, other, sparse = (
+        cls(functional.parameters(), lr=0.1) for cls in (torch.optim.Adam, torch.optim.SGD, torch.optim.SparseAdam)
+    )
+    scheduler = ExponentialLR(other, 0.9)
+    with pytest.raises(InputError, match="its optimizer is not the optimizer of the trainer"):
+        Trainer(calculator, [aluminium], [EnergyDifferences()], optimizer=optimizer, scheduler=scheduler)
+    with pytest.raises(InputError, match="SparseAdam needs sparse gradients"):
+        Trainer(calculator, [aluminium], [EnergyDifferences()], optimizer=sparse)
 
 
 def test_saved_model_has_a_card_of_its_training(aluminium, tmp_path):

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -18,15 +19,19 @@ from ..pseudopotentials import Pseudopotential
 from ..registry import resolve
 from ..units import HARTREE
 from ..xc.functional import Functional
+from .fixed_density import FixedDensity
 from .geometry import check_dipole, check_stress
 from .gradients import Differentiable, moved_atoms
-from .levels import LEVELS, ConvergedBands, ElectronicStructure, FixedDensity
+from .levels import LEVELS, ConvergedBands, ElectronicStructure
 from .log import Log
 from .mesh import band_path
 from .parameters import DEFAULTS, LOCAL, check_nbands, check_versions, checked, for_files
 from .plan import digests
 from .restart import RestartFiles
 from .results import RelaxationWatch, derivatives, energies
+
+SUFFIX = ".nnxc"
+"""Suffix of the restart file of a label."""
 
 NOTHING_YET = "nothing has been calculated yet with these parameters: ask the atoms for their energy first"
 
@@ -54,8 +59,8 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         - (8, 8, 8) is ASE's Monkhorst-Pack mesh; even sizes leave out Gamma.
         - {"size": (8, 8, 8), "gamma": True} is a mesh that contains Gamma.
         - {"density": 4.0, "gamma": True} gives the points per inverse Angstrom. The mesh is chosen for the first
-          geometry and kept while lengths and angles of the cell change by less than 25 %; beyond that it is chosen
-          anew, and the log reports it.
+          geometry and kept while the same atoms are strained by less than 10 % and move by less than 0.5 Angstrom,
+          as in a scan of volumes or a relaxation. For any other structure it is chosen anew, and the log reports it.
         - An array (nk, 3) of scaled coordinates is a whole zone of points with equal weights.
     smearing : dict
         {"name": ..., "width": eV}. The name is "fermi-dirac", "gaussian", "marzari-vanderbilt" (the default, with a
@@ -99,11 +104,14 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
     txt : None, "-", path or open file
         Log: none, standard output, or a file, to which it is appended.
     restart : str or PathLike, optional
-        Restart file written by `write`, from which parameters, atoms, results and ground state are taken. Only `txt`,
-        `device`, `label`, `directory`, `atoms` and the functional object that the file was written with can be given
-        together with it.
+        Restart file, from which parameters, atoms, results and ground state are taken: its path, or the label of the
+        calculation ("dir/name" for dir/name.nnxc) if there is no file of this name. Only `txt`, `device`, `label`,
+        `directory`, `atoms` and the functional object that the file was written with can be given together with it.
     label : str, optional
-        Name of the log, "label.txt", unless `txt` is given. It may begin with the directory.
+        Name of the log, "label.txt", unless `txt` is given, and of a restart file, "label.nnxc". It may begin with the
+        directory, which is created. The restart file is written, as by `write`, at the end of each calculation that
+        gives new results, so that it always holds the last one that was completed. It replaces an older file at once.
+        Without a label only `write` writes a file.
     directory : str or PathLike
         Folder that a relative `txt` is in.
     atoms : Atoms, optional
@@ -127,14 +135,14 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
     `energy` is extrapolated to zero width of the smearing. `free_energy` is the Mermin free energy; forces and stress
     are its derivatives. The forces contain the net force that the FFT box causes, which other programs subtract. They
     contain none along directions that are not periodic, where moving all atoms together changes nothing. The stress is
-    that of a fixed set of plane waves. `magmoms` shares the magnetisation among the atoms in proportion to their start
-    densities (Hirshfeld's scheme).
+    that of a fixed set of plane waves. `magmoms` and `charges` share the magnetisation and the electrons among the
+    atoms in proportion to their start densities (Hirshfeld's scheme).
     """
 
     name = "nnxc"
     accepts_bandpath_keyword = True  # ASE's calculate_band_structure asks whether `set` takes a bandpath
     implemented_properties = [  # noqa: RUF012
-        *("energy", "free_energy", "forces", "stress", "dipole", "magmom", "magmoms", "fermi_level"),
+        *("energy", "free_energy", "forces", "stress", "dipole", "charges", "magmom", "magmoms", "fermi_level"),
         *LEVELS,
     ]
     default_parameters = DEFAULTS
@@ -177,6 +185,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
             self.parameters["xc"] = xc
         if self.prefix is not None:
             given.setdefault("txt", f"{self.prefix}.txt")
+            Path(self.directory).mkdir(parents=True, exist_ok=True)
         if restart is not None:
             fixed = given.keys() | ({"xc"} if isinstance(xc, str | os.PathLike) else set())
             if fixed - LOCAL:
@@ -184,7 +193,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
                 raise InputError(f"the restart file brings its own {named}: change parameters by `set` afterwards")
         self.set(**given)
         if restart is not None:
-            self.read(restart)
+            self.read(_restart_file(restart))
             if xc is not None and self.parameters["xc"] is not xc:
                 raise ReadError(f"{restart} was written with {self._xc.describe()} by its name, not with an object")
         if atoms is not None:
@@ -269,9 +278,21 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         calculator again. `versions` contains the version of this package, and name, version and hash of the functional.
         """
         return (self._calculation.parameters or for_files(self.parameters)) | {
-            "xc": self._xc.xc if isinstance(self._xc.xc, str) else self._xc.describe(),
+            "xc": self.get_xc_functional(),
             "versions": {"ase_nnxc": __version__, "functional": self._xc.describe()},
         }
+
+    def get_xc_functional(self) -> str:
+        """Return the name of the functional, or a description of a functional object."""
+        return self._xc.xc if isinstance(self._xc.xc, str) else self._xc.describe()
+
+    def get_charges(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Return the charges of the atoms (natoms,), elementary charges, by Hirshfeld partitioning.
+
+        Each atom gets the part of the electron density that its initial density has in the sum of those of all atoms;
+        the charge is the valence charge of the atom minus these electrons. The charges add up to that of the cell.
+        """
+        return self.get_property("charges", atoms)
 
     def pseudopotential_digests(self, atoms: Atoms) -> dict[str, str]:
         """Return element -> sha256 of the numbers of the pseudopotential that the atoms are calculated with."""
@@ -307,6 +328,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
             check_dipole(self.atoms)
         with torch.inference_mode(False), torch.no_grad():
             state = self._ground_state(self.atoms, without_symmetry)
+            before = set(self.results)  # empty after an SCF
             # each set of results is complete or absent
             if not self.results:
                 self.results.update(energies(self.atoms, state))
@@ -317,8 +339,12 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
                 self._log.derivatives(self.results["forces"], self.results.get("stress"))
             if set(LEVELS) & set(properties) and "eigenvalues" not in self.results:
                 self.results.update(self._calculation.bands.levels())
+            if "charges" in properties and "charges" not in self.results:
+                self.results["charges"] = state.atomic_charges().cpu().numpy()
             if "stress" in properties:
                 self._watch.stress_asked(self.atoms, state)
+        if self.prefix is not None and self.results.keys() != before:
+            self.write(Path(self.directory) / f"{self.prefix}{SUFFIX}")
         return state
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
@@ -437,3 +463,9 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
                 )
             tolerance = 3 * math.sqrt(self.parameters["convergence"]["energy"] / HARTREE)
             return Differentiable.of(state, atoms, displacements, further_strain, tolerance)
+
+
+def _restart_file(restart: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Return the path of a restart file that is given by its path or by the label of its calculation."""
+    labelled = Path(f"{os.fspath(restart)}{SUFFIX}")
+    return labelled if labelled.is_file() and not Path(restart).is_file() else restart

@@ -1,6 +1,8 @@
 """What a geometry must be like to be calculated, which properties it has, and how two geometries are compared."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -8,6 +10,7 @@ from ase.calculators.calculator import InputError, PropertyNotImplementedError
 from ase.neighborlist import neighbor_list
 
 CLOSEST = 0.4  # Angstrom; a smaller distance of two atoms is a mistake in the input
+OCCUPANCY_TOLERANCE = 1e-3  # rounding of an occupancy of one in a CIF file
 
 
 def check_atoms(atoms: Atoms) -> None:
@@ -16,6 +19,7 @@ def check_atoms(atoms: Atoms) -> None:
         raise InputError("there are no atoms")
     if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
         raise InputError("a position or a cell vector is not a finite number")
+    check_occupancies(atoms)
     periods = atoms.cell.array[atoms.pbc]
     if len(periods) == 1:
         raise InputError(f"pbc={atoms.pbc.tolist()}: one direction alone cannot be periodic; three, two or none can")
@@ -27,6 +31,36 @@ def check_atoms(atoms: Atoms) -> None:
         i, j, distance = first[0], second[0], distances[0]
         image = " (an image of itself)" if i == j else ""
         raise InputError(f"atoms {i} and {j}{image} are {distance:.3f} Angstrom apart: they sit on top of each other")
+
+
+def check_occupancies(atoms: Atoms) -> None:
+    """Raise InputError if a site is shared by elements or is partly empty, as ASE reads it from a CIF file.
+
+    ASE gives such a site the element with the largest share. The shares are in `atoms.info["occupancy"]`: number of the
+    site, as in the array `spacegroup_kinds`, -> element -> share.
+    """
+    occupancy = atoms.info.get("occupancy")
+    if not isinstance(occupancy, Mapping):  # other readers, such as that of PDB files, use the name for other things
+        return
+    kinds = atoms.arrays.get("spacegroup_kinds")
+    partial = []
+    for kind, shares in occupancy.items():
+        indices = [] if kinds is None else [i for i, number in enumerate(kinds) if str(number) == str(kind)]
+        if (kinds is None or indices) and _is_partial(shares):
+            contents = " / ".join(f"{element} {share:g}" for element, share in shares.items())
+            partial.append(f"site {kind} ({contents}{f'; atoms {indices}' if indices else ''})")
+    if partial:
+        raise InputError(
+            f"partial occupancies: {', '.join(partial)}; every site must hold one whole atom. Build an ordered "
+            "structure, for instance a supercell, and delete info['occupancy'] of its atoms"
+        )
+
+
+def _is_partial(shares: Any) -> bool:
+    """Whether the shares of a site, element -> number, are other than that of one whole atom."""
+    if not isinstance(shares, Mapping) or not all(isinstance(share, int | float) for share in shares.values()):
+        return False  # "?" of a CIF file is not known
+    return any(abs(share - 1) > OCCUPANCY_TOLERANCE for share in shares.values())
 
 
 def has_stress(atoms: Atoms) -> bool:

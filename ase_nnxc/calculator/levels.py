@@ -1,6 +1,8 @@
 """Band levels, density and orbitals of a ground state, under the names used by ASE and GPAW."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +10,14 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import InputError, PropertyNotImplementedError, SCFError
-from ase.dft.kpoints import BandPath
-from ase.spectrum.band_structure import BandStructure
 from torch import Tensor
 
-from ..ks.bands import bands_at, converge_bands
+from .._moved import renamed
+from ..ks.bands import converge_bands
 from ..ks.convergence import ConvergenceError
+from ..ks.fields import by_channels
 from ..ks.ground_state import GroundState
+from ..ks.terms import Hartree, LocalPotential
 from ..ks.transforms import to_box
 from ..units import BOHR, HARTREE
 
@@ -133,6 +136,40 @@ class ElectronicStructure(ABC):
         points = torch.as_tensor(self.get_bz_k_points(), device="cpu")
         return symmetry.irreducible_kpoints(points)[2].numpy()
 
+    def get_homo_lumo(self, spin: int | None = None) -> np.ndarray:
+        """Return the highest level below the Fermi level and the lowest one above it, as GPAW does.
+
+        In an insulator these are the edges of the gap among the k-points that were calculated, in a metal two levels
+        next to the Fermi level.
+
+        Parameters
+        ----------
+        spin : {None, 0, 1}
+            Look among all levels, or among those of the electrons with spin up or down.
+
+        Returns
+        -------
+        ndarray
+            (2,), eV.
+
+        Raises
+        ------
+        InputError
+            If there is no level below or above the Fermi level.
+        """
+        fermi_levels = self.ground_state().fermi_levels.cpu().numpy() * HARTREE
+        levels = self.get_property("eigenvalues")
+        if spin not in (None, *range(len(levels))):
+            raise InputError(f"spin={spin!r}: expected None or {' or '.join(map(str, range(len(levels))))}")
+        spins = range(len(levels)) if spin is None else [spin]
+        below = [level for s in spins for level in levels[s].flat if level <= fermi_levels[s]]
+        above = [level for s in spins for level in levels[s].flat if level > fermi_levels[s]]
+        if not below:
+            raise InputError("there is no HOMO: no electron has this spin")
+        if not above:
+            raise InputError(f"there is no LUMO among the {levels.shape[2]} bands: increase nbands")
+        return np.array([max(below), min(above)])
+
     def get_number_of_bands(self) -> int:
         """Return the number of bands at each k-point."""
         return self.get_property("eigenvalues").shape[2]
@@ -182,8 +219,129 @@ class ElectronicStructure(ABC):
             raise InputError(f"spin={spin!r}: expected None, 0 or 1")
         return 0.5 * (total + (-1) ** spin * sum(magnetisation))
 
+    def get_number_of_grid_points(self) -> np.ndarray:
+        """Return the points (3,) of the FFT box."""
+        return np.array(self.ground_state().basis.grid.shape)
+
+    def get_electrostatic_potential(self) -> np.ndarray:
+        """Return the electrostatic potential energy of an electron on the FFT box of `atoms_in_box`.
+
+        It is the Hartree potential plus the local part of the pseudopotentials. The sign is that of GPAW: the potential
+        is low at the nuclei, and its value in the vacuum minus the Fermi level is the work function. In a molecule or a
+        layer it tends to zero in the vacuum; in a crystal its zero is that of the levels. It is physical outside of the
+        cores only and, along directions that are not periodic, in the middle half of the box: the interaction ends at
+        half of its length.
+
+        Returns
+        -------
+        ndarray
+            (n1, n2, n3), eV.
+        """
+        return self._potential(electrostatic_only=True)[0]
+
+    def get_effective_potential(self, spin: int = 0) -> np.ndarray:
+        """Return the local Kohn-Sham potential on the FFT box of `atoms_in_box`.
+
+        It is the electrostatic potential plus the derivative of the exchange-correlation energy with respect to the
+        density of this spin, for a meta-GGA at constant kinetic energy density. The nonlocal part of the
+        pseudopotentials is not included.
+
+        Parameters
+        ----------
+        spin : int
+            0, or 1 in a spin-polarised calculation.
+
+        Returns
+        -------
+        ndarray
+            (n1, n2, n3), eV.
+        """
+        potentials = self._potential(electrostatic_only=False)
+        if spin not in range(len(potentials)):
+            raise InputError(f"spin={spin!r}: expected {' or '.join(map(str, range(len(potentials))))}")
+        return potentials[spin]
+
+    def _potential(self, electrostatic_only: bool) -> list[np.ndarray]:
+        """Return the sum of the potentials of density terms for each spin, (n1, n2, n3), eV."""
+        state = self.ground_state()
+        with torch.inference_mode(False), torch.no_grad():
+            energy = state.total_energy()
+            fields = energy.fields(fourier=state.fields)
+            potentials = [
+                term.potential(fields)[1][: state.crystal.nspin]
+                for term in energy.density_terms
+                if not electrostatic_only or isinstance(term, Hartree | LocalPotential)
+            ]
+            by_spin = by_channels(torch.stack(potentials).sum(0)) * HARTREE
+        return [_centred(values, state) for values in by_spin.cpu().numpy()]
+
+    def get_wannier_localization_matrix(
+        self,
+        nbands: int,
+        dirG: Any = None,
+        kpoint: int = 0,
+        nextkpoint: int = 0,
+        G_I: Sequence[int] = (0, 0, 0),
+        spin: int = 0,
+    ) -> np.ndarray:
+        """Return the overlaps of periodic parts of orbitals from which `ase.dft.wannier.Wannier` starts.
+
+        They are Z_nm = <psi_n,k | exp(-i (k' - k - G) r) | psi_m,k'> (K. S. Thygesen et al., Phys. Rev. B 72, 125119
+        (2005)). The calculation must be one of a crystal with ``symmetry=False``. `Wannier` must be called with
+        ``initialwannier="random"``, "bloch" or "scdm".
+
+        Parameters
+        ----------
+        nbands : int
+            Number of the bands n and m.
+        dirG : object
+            Not used; an argument of ASE.
+        kpoint, nextkpoint : int
+            Indices of k and k'.
+        G_I : sequence of int
+            (3,) reciprocal lattice vector G in units of the reciprocal cell.
+        spin : int
+            Spin channel.
+
+        Returns
+        -------
+        ndarray
+            (nbands, nbands), complex.
+
+        Raises
+        ------
+        InputError
+            If the atoms are not a crystal, if k-points have been left out by symmetry, or if there are fewer bands.
+        """
+        bands = self._converged_bands()
+        state = bands.state
+        if not all(state.crystal.pbc):
+            raise InputError("Wannier functions need a crystal: set pbc=True, for a molecule in a large cell")
+        if len(self.get_bz_k_points()) != len(state.basis.spheres):
+            raise InputError("Wannier functions need all k-points: set symmetry=False")
+        if nbands > bands.eigenvalues.shape[2]:
+            raise InputError(f"nbands={nbands}: there are only {bands.eigenvalues.shape[2]} bands")
+        points, shape = self.get_bz_k_points(), state.basis.grid.shape
+        wave = points[nextkpoint] - points[kpoint] - G_I
+        x, y, z = (np.exp(-2j * np.pi * q * np.arange(n) / n) for q, n in zip(wave, shape))
+        first, second = (
+            np.stack([bands.orbital(n, k, spin, periodic=False) for n in range(nbands)]) for k in (kpoint, nextkpoint)
+        )
+        second *= x[:, None, None] * y[:, None] * z
+        element = float(state.crystal.volume) * BOHR**3 / math.prod(shape)  # Angstrom^3
+        return first.reshape(nbands, -1).conj() @ second.reshape(nbands, -1).T * element
+
+    def initial_wannier(self, *_: Any) -> Any:
+        """Raise PropertyNotImplementedError: projections on atomic orbitals are not available.
+
+        `ase.dft.wannier.Wannier` calls this method for ``initialwannier="orbitals"``, its default.
+        """
+        raise PropertyNotImplementedError(
+            "projections on atomic orbitals are not available: give Wannier initialwannier='random', 'bloch' or 'scdm'"
+        )
+
     def get_pseudo_wave_function(
-        self, band: int = 0, kpt: int = 0, spin: int = 0, periodic: bool = False
+        self, band: int = 0, kpt: int = 0, spin: int = 0, periodic: bool = False, pad: bool = True
     ) -> np.ndarray:
         """Return an orbital on the FFT box of `atoms_in_box`, normalised in one cell.
 
@@ -193,6 +351,8 @@ class ElectronicStructure(ABC):
             Indices of the orbital.
         periodic : bool
             Leave out the factor exp(i k r).
+        pad : bool
+            Not used; an argument of ASE and GPAW. The box is always complete.
 
         Returns
         -------
@@ -209,74 +369,4 @@ def _centred(values: np.ndarray, state: GroundState) -> np.ndarray:
     return np.roll(values, [values.shape[axis] // 2 for axis in axes], axes)
 
 
-class FixedDensity(ElectronicStructure):
-    """Bands at chosen k-points in the potential of a ground state: what `NNXCCalculator.fixed_density` returns.
-
-    Parameters
-    ----------
-    atoms : Atoms
-        The atoms that were calculated.
-    state : GroundState
-        As `ase_nnxc.ks.bands.bands_at` returns it.
-    path : BandPath
-        Its k-points.
-    """
-
-    def __init__(self, atoms: Atoms, state: GroundState, path: BandPath) -> None:
-        self.atoms, self.path = atoms, path
-        self._bands = ConvergedBands(state, state.eigenvalues, state.orbitals)
-
-    @classmethod
-    def along(cls, path: BandPath, nbands: int | None, atoms: Atoms, state: GroundState) -> "FixedDensity":
-        """Solve for the bands along a path in the potential of a ground state.
-
-        Raises
-        ------
-        InputError
-            If there are fewer plane waves than bands.
-        SCFError
-            If bands do not converge.
-        """
-        points = torch.as_tensor(path.kpts, dtype=torch.float64, device="cpu")
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                return cls(atoms.copy(), bands_at(state, points, nbands), path)
-        except ConvergenceError as error:
-            raise SCFError(str(error)) from error
-        except ValueError as error:
-            raise InputError(str(error)) from error
-
-    def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
-        """Return levels, occupations, k-points, their weights, or the Fermi level of the ground state.
-
-        Raises
-        ------
-        PropertyNotImplementedError
-            For any other property.
-        """
-        known = self._bands.levels() | {"fermi_level": self._bands.state.fermi_level * HARTREE}
-        if name not in known:
-            raise PropertyNotImplementedError(
-                f"{name!r} is not available at a fixed density; available are {', '.join(known)}"
-            )
-        return known[name]
-
-    def ground_state(self, atoms: Any = None) -> GroundState:
-        """Return the bands together with the density that they were computed for."""
-        return self._bands.state
-
-    def _converged_bands(self) -> ConvergedBands:
-        """Return the bands, which are all converged."""
-        return self._bands
-
-    def get_bz_k_points(self) -> np.ndarray:
-        """Return all k-points (nk, 3), scaled."""
-        return self.path.kpts
-
-    def get_bz_to_ibz_map(self) -> np.ndarray:
-        """Return the indices (nk,) of the k-points: each stands for itself."""
-        return np.arange(len(self.path.kpts))
-
-    def band_structure(self) -> BandStructure:
-        """Return the energies along the path, eV, with the Fermi level as reference."""
-        return BandStructure(self.path, self.get_property("eigenvalues"), reference=self.get_fermi_level())
+__getattr__ = renamed(__name__, {"FixedDensity": "ase_nnxc.calculator.fixed_density:FixedDensity"})

@@ -146,5 +146,5 @@ def notes_of(plan: Plan, atoms: Atoms, earlier: Mesh | None, gpu_fault: str | No
     if not atoms.get_initial_magnetic_moments().any() and MAGNETIC & set(atoms.get_chemical_symbols()):
         notes.append("Cr, Mn, Fe, Co or Ni without initial magnetic moments: the SCF starts without magnetism")
     if earlier is not None and earlier is not plan.mesh and earlier.has_elements_of(atoms):
-        notes.append("the cell has changed by more than 25 %: the k-points are chosen anew")
+        notes.append("the k-points are chosen anew, because this is not a small strain of their structure")
     return notes

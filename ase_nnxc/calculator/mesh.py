@@ -14,12 +14,13 @@ from torch import Tensor
 
 from .parameters import are_counts, are_points, plain
 
-SIMILAR = 0.25  # a mesh is kept while lengths and angles of the cell change by less than this share
+LARGEST_STRAIN = 0.1  # a mesh is kept while the principal stretches of the cell differ from one by less than this
+LARGEST_STEP = 0.5  # and while no atom moves, relative to the strained cell, by more than this, Angstrom
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """K-points that were chosen for one cell and are kept for similar ones.
+    """K-points that were chosen for one cell and are kept while this cell is strained a little.
 
     Attributes
     ----------
@@ -36,12 +37,23 @@ class Mesh:
     atoms: Atoms
 
     def suits(self, atoms: Atoms) -> bool:
-        """Whether these are the same elements and pbc, with lengths and angles of the cell within 25 %."""
+        """Whether these are the atoms that the mesh was chosen for, after a small strain and small displacements.
+
+        Only then is the mesh kept. For another structure of the same elements the mesh depends on this structure alone,
+        and not on what was calculated before.
+        """
         if not self.has_elements_of(atoms) or not np.array_equal(atoms.pbc, self.atoms.pbc):
             return False
-        change = np.abs(atoms.cell.cellpar() / self.atoms.cell.cellpar() - 1)
-        change[:3][~atoms.pbc] = 0.0
-        return bool((change < SIMILAR).all())
+        # a_i -> a_i F with a stretch F F^T; its principal stretches are those of the metric tensors of the periods
+        earlier, now = (cell.array[atoms.pbc] for cell in (self.atoms.cell, atoms.cell))
+        squares = np.linalg.eigvals(np.linalg.solve(earlier @ earlier.T, now @ now.T)).real
+        if len(squares) and np.abs(np.sqrt(np.abs(squares)) - 1).max() > LARGEST_STRAIN:
+            return False
+        moved = atoms.get_scaled_positions(wrap=False) - self.atoms.get_scaled_positions(wrap=False)
+        moved[:, atoms.pbc] -= np.round(moved[:, atoms.pbc])
+        moved = moved[:, atoms.pbc] @ now
+        moved -= moved.mean(axis=0)
+        return bool(np.linalg.norm(moved, axis=1).max() <= LARGEST_STEP)
 
     def has_elements_of(self, atoms: Atoms) -> bool:
         """Whether these atoms are of the same elements, in the same order."""

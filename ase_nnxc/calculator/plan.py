@@ -27,6 +27,7 @@ from ..registry import Resolved, named_family, pseudo_family
 from ..units import BOHR, HARTREE
 from ..xc.functional import Functional
 from .geometry import check_atoms
+from .memory import check_memory
 from .mesh import Mesh, make_mesh
 from .parameters import for_files
 
@@ -120,11 +121,13 @@ def make_plan(
     if parameters["charge"] and atoms.pbc.sum() == 2:
         raise InputError(f"charge={parameters['charge']}: a layer cannot be charged, its energy is infinite")
     crystal = _make_crystal(atoms, parameters, tables, lattice)
-    symmetry = identity(len(atoms))
-    if parameters["symmetry"]:
-        kinds = [list(crystal.species).index(p) for p in crystal.potentials]
-        symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms, pbc=crystal.pbc)
     ecut, source = _cutoff(parameters["ecut"], tables)
+    check_memory(crystal, ecut, fft_box(crystal.lattice, ecut))
+    kinds = [list(crystal.species).index(p) for p in crystal.potentials]
+    symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms, pbc=crystal.pbc)
+    box = _fft_box(parameters["gpts"], crystal, symmetry, ecut)  # the same, whether the symmetry is used or not
+    if not parameters["symmetry"]:
+        symmetry = identity(len(atoms))
     boxed = atoms.copy()
     boxed.cell = crystal.lattice.numpy() * BOHR
     if mesh is None or not mesh.suits(boxed):
@@ -137,7 +140,7 @@ def make_plan(
         ecut_source=source,
         smooth_cutoff=parameters["smooth_cutoff"],
         mesh=mesh,
-        box=_fft_box(parameters["gpts"], crystal, symmetry, ecut),
+        box=box,
         smearing=Smearing(parameters["smearing"]["name"], parameters["smearing"]["width"] / HARTREE),
     )
 
@@ -280,8 +283,13 @@ def _fft_box(gpts: Sequence[int] | None, crystal: Crystal, symmetry: Symmetry, e
 
 
 def check_bands(nbands: int | None, system: System) -> None:
-    """Raise InputError unless the bands hold the electrons and are at most as many as the plane waves."""
+    """Raise InputError unless the plane waves hold the electrons, and the bands, if given, do, too."""
     nelectrons, npw = system.crystal.nelectrons, system.basis.fewest_waves
+    if nelectrons > 2 * npw:
+        raise InputError(
+            f"the cutoff of {system.basis.ecut * HARTREE:.0f} eV is too low for this cell: a k-point has {npw} plane "
+            f"waves for {nelectrons:g} electrons; increase ecut"
+        )
     if nbands is not None and not nelectrons < 2 * nbands <= 2 * npw:
         least = int(nelectrons // 2) + 1
         raise InputError(

@@ -1,11 +1,14 @@
 """Restart files: tensors as safetensors, and everything else as JSON in the header of the same file.
 
-Nothing in a file is executed, and a file that is damaged or of another kind is an error.
+Nothing in a file is executed, and a file that is damaged, changed or of another kind is an error: the header has the
+SHA-256 of every tensor, and the SHA-256 of the header stands beside it. They detect damage and editing; they are not
+signatures, because whoever writes a file can write its digests.
 """
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,16 +23,17 @@ from torch import Tensor
 
 from .. import __version__
 from ..ks.ground_state import GroundState
+from ..regular_files import check_regular_file, check_replaceable
 from .calculation import Calculation
 from .mesh import make_mesh
-from .parameters import for_files
+from .parameters import LOCAL, for_files
 from .plan import digests
 from .solver import GroundStateSolver
 
-FORMAT = 1
-"""Number of the format that this version reads and writes."""
+FORMAT = 2
+"""Number of the format that this version reads and writes. Format 1 had no digests and is not read."""
 
-_HEADER = "ase_nnxc"
+_HEADER, _DIGEST = "ase_nnxc", "sha256"
 _ORBITALS = "orbitals"
 
 
@@ -44,27 +48,60 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
         A ground state as `pack` returns it.
     facts : mapping
         Everything else, of types that ASE writes as JSON.
+
+    Raises
+    ------
+    InputError
+        If the path is a symbolic link, a device or anything else that is not a regular file.
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     nk = state["eigenvalues"].shape[1]
     tensors |= {f"{_ORBITALS}.{i // nk}.{i % nk}": psi for i, psi in enumerate(state[_ORBITALS])}
+    is_complex = [name for name, tensor in tensors.items() if tensor.is_complex()]
+    tensors = {
+        name: (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).detach().cpu().contiguous()
+        for name, t in tensors.items()
+    }
     header = encode(
         {
             "format": FORMAT,
             "versions": {"ase_nnxc": __version__, "torch": torch.__version__},
             "state": {name: value for name, value in state.items() if name not in {_ORBITALS, *tensors}},
-            "complex": [name for name, tensor in tensors.items() if tensor.is_complex()],
+            "complex": is_complex,
+            "tensors": {name: tensor_digest(tensor) for name, tensor in tensors.items()},
             **facts,
         }
     )
-    tensors = {name: torch.view_as_real(t) if t.is_complex() else t for name, t in tensors.items()}
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, {_HEADER: header})
+        save_file(tensors, temporary, {_HEADER: header, _DIGEST: text_digest(header)})
         temporary.replace(target)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_target(path: str | os.PathLike[str]) -> None:
+    """Raise InputError if a new file would replace something that is not a regular file."""
+    try:
+        check_replaceable(Path(path))
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"{path} cannot be written: {reason}; give the name of a new or ordinary file") from error
+
+
+def text_digest(text: str) -> str:
+    """Return the SHA-256 of a text, hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Return the SHA-256 of the type, shape and numbers of a real contiguous tensor on the CPU, hexadecimal."""
+    sha256 = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    sha256.update(tensor.numpy().reshape(-1).data)
+    return sha256.hexdigest()
 
 
 def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -73,21 +110,20 @@ def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     Raises
     ------
     ReadError
-        If there is no such file, or if it is not a restart file of this format.
+        If there is no such file, if it is not a restart file of this format, or if a digest does not match.
     """
+    path = Path(path)
     try:
+        check_regular_file(path, _memory())
         with torch.inference_mode(False), safe_open(path, framework="pt", device="cpu") as file:
-            header = decode((file.metadata() or {})[_HEADER])
-            if header["format"] != FORMAT:
-                raise ReadError(
-                    f"{path} has format {header['format']}, written by ase_nnxc {header['versions']['ase_nnxc']}; "
-                    f"this version, {__version__}, reads format {FORMAT}"
-                )
-            # copies: in the file complex numbers may lie where torch's vector instructions cannot load them
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            header = _checked_header(path, file.metadata() or {}, file.keys())
+            tensors = {
+                name: _checked_tensor(path, file.get_tensor(name), name, digest)
+                for name, digest in header.pop("tensors").items()
+            }
     except OSError as error:
-        raise ReadError(f"{path} cannot be read: {error}") from error
-    except (SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ReadError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, LookupError, TypeError, ValueError, RecursionError, AttributeError) as error:
         raise ReadError(f"{path} is not a restart file, or it is damaged: {type(error).__name__}: {error}") from error
     try:
         for name in header.pop("complex"):
@@ -95,6 +131,45 @@ def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
         return _with_list_of_orbitals(tensors) | header.pop("state"), header
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ReadError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _checked_tensor(path: Path, tensor: Tensor, name: str, digest: str) -> Tensor:
+    """Return a copy of a tensor in a file; raise ReadError unless it has its digest."""
+    # a copy: in the file complex numbers may lie where torch's vector instructions cannot load them
+    tensor = tensor.clone()
+    if tensor_digest(tensor) != digest:
+        raise ReadError(f"{path} is damaged or was changed: the tensor {name} does not have its SHA-256")
+    return tensor
+
+
+def _checked_header(path: Path, metadata: Mapping[str, str], tensors: Iterable[str]) -> dict[str, Any]:
+    """Return the header of a file; raise ReadError unless it is of this format and unchanged."""
+    text = metadata[_HEADER]
+    if _DIGEST in metadata and metadata[_DIGEST] != text_digest(text):
+        raise ReadError(f"{path} is damaged or was changed: its header does not have its SHA-256")
+    header = decode(text)
+    if header["format"] != FORMAT:
+        raise ReadError(
+            f"{path} has format {header['format']}, written by ase_nnxc {header['versions']['ase_nnxc']}; this "
+            f"version, {__version__}, reads format {FORMAT}: read the file where it was written, or calculate again"
+        )
+    if _DIGEST not in metadata:
+        raise ReadError(f"{path} is damaged or was changed: the SHA-256 of its header is missing")
+    missing, unknown = header["tensors"].keys() - set(tensors), set(tensors) - header["tensors"].keys()
+    if missing or unknown:
+        raise ReadError(
+            f"{path} is damaged or was changed: it lacks the tensors {', '.join(sorted(missing)) or 'none'}, and has "
+            f"the unexpected tensors {', '.join(sorted(unknown)) or 'none'}"
+        )
+    return header
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine, which a restart file must fit into."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return 2**36
 
 
 def _with_list_of_orbitals(tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -126,10 +201,14 @@ class RestartFiles(GroundStateSolver, ABC):
         Raises
         ------
         InputError
-            If nothing has been calculated.
+            If nothing has been calculated, or if the path is a symbolic link, a device or anything else that is not a
+            regular file.
+        OSError
+            If the file cannot be written.
         """
         if self.atoms is None:
             raise InputError("there is nothing to write: calculate something first")
+        _check_target(path)  # before a calculation that the file needs
         self.ground_state()  # a copy of a calculator holds none
         mesh = self._calculation.mesh
         assert mesh is not None
@@ -172,6 +251,8 @@ class RestartFiles(GroundStateSolver, ABC):
     def _restore(self, packed: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Become the calculator that wrote this."""
         parameters, atoms = dict(facts["parameters"]), facts["atoms"]
+        if LOCAL & parameters.keys():
+            raise ReadError(f"it sets {', '.join(sorted(LOCAL & parameters.keys()))}, which a file must not set")
         if parameters["xc"] is None:
             del parameters["xc"]
         self.set(**parameters)

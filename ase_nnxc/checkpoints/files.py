@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..regular_files import read_regular_file
 from . import roots
 from .roots import CheckpointError
 
@@ -38,12 +38,7 @@ def read_file(path: Path) -> bytes:
         If the file is missing, too large, or not a regular file, or if it cannot be read.
     """
     try:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path.name} is not a regular file (links are not followed)")
-        if status.st_size > _LARGEST[path.name]:
-            raise CheckpointError(f"{path.name} has {status.st_size} bytes, more than the limit {_LARGEST[path.name]}")
-        return path.read_bytes()
+        return read_regular_file(path, _LARGEST[path.name], follow_links=False)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing") from None
     except OSError as error:

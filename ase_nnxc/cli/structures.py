@@ -26,7 +26,7 @@ PROTOTYPES = {
     "cesiumchloride": 2 / math.sqrt(3),
     "fluorite": 4 / math.sqrt(3),
 }
-CLOSE_PACKED = ("sc", "fcc", "bcc", "hcp")  # the element's atomic volume gives the better estimate for these
+CLOSE_PACKED = ("sc", "fcc", "bcc", "hcp")  # for these the estimate is the element's atomic volume
 WELL_DEFINED = ("sc", "fcc", "bcc", "hcp", "bct", "diamond", "rhombohedral")  # reference states ASE builds correctly
 
 
@@ -138,14 +138,28 @@ def _build(formula: str, prototype: str | None, a: float | None) -> Atoms:
 
 
 def _estimate_lattice_constant(symbols: list[str], prototype: str) -> float:
-    """Estimate the lattice constant (Angstrom) from the atomic volume, or from the sum of two covalent radii."""
+    """Estimate the lattice constant (Angstrom).
+
+    It is that of the atomic volume in ASE's ground-state crystal for an element in a close-packed prototype, and that
+    of the sum of two covalent radii otherwise: radii are much too small for metals.
+
+    Raises
+    ------
+    UsageError
+        If ASE cannot build the ground-state crystal of the element.
+    """
     from ase.build import bulk
     from ase.data import atomic_numbers, covalent_radii, reference_states
 
     number = atomic_numbers[symbols[0]]
     reference = reference_states[number]
-    if len(symbols) == 1 and prototype in CLOSE_PACKED and reference and reference["symmetry"] in CLOSE_PACKED:
-        known = bulk(symbols[0])
+    if len(symbols) == 1 and prototype in CLOSE_PACKED:
+        try:
+            known = bulk(symbols[0])
+        except (ValueError, RuntimeError, KeyError):  # without a basis of atoms, or of a type that ASE does not build
+            known = None
+        if known is None or not reference or reference["symmetry"] not in WELL_DEFINED:
+            raise UsageError(f"ASE has no crystal of {symbols[0]} whose volume gives an estimate of a: give --a")
         unit = bulk(symbols[0], prototype, a=1.0)
         return float((known.get_volume() / len(known) / (unit.get_volume() / len(unit))) ** (1 / 3))
     return float(PROTOTYPES[prototype] * (covalent_radii[number] + covalent_radii[atomic_numbers[symbols[-1]]]))

@@ -64,8 +64,9 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _dataset(args: argparse.Namespace) -> int:
-    from ase_nnxc.train.records import write_records
+    from ase_nnxc.train.records import check_output, write_records
 
+    check_output(args.output)  # before the calculations
     records = _aligned(args) if args.align else _labelled(args)
     write_records(args.output, records)
     if args.json:
@@ -83,6 +84,8 @@ def _labelled(args: argparse.Namespace) -> list[Record]:
         raise UsageError(f"--properties {args.properties}: expected any of {', '.join(PROPERTIES)}")
     if args.points < 1:
         raise UsageError(f"--points {args.points} must be at least 1")
+    if not 0 < args.span < 1:
+        raise UsageError(f"--span {args.span} must be between 0 and 1")
     calculator = _labeller(args)
     records = []
     for text in args.structures:
@@ -135,7 +138,7 @@ def _calculator(args: argparse.Namespace, xc: Any) -> Any:
 
 
 def _keywords(args: argparse.Namespace) -> dict[str, Any]:
-    from ase_nnxc.train.config import read_yaml
+    from ase_nnxc.train.input_files import read_yaml
 
     return {} if args.calculator is None else read_yaml(args.calculator)
 

@@ -42,7 +42,6 @@ def ase_fit(volumes: Sequence[float], energies: Sequence[float]) -> tuple[float,
 def doubts(
     fit: BirchMurnaghan,
     by_ase: tuple[float, float, float] | None,
-    volumes: Sequence[float],
     failed: Mapping[int, str],
 ) -> list[str]:
     """Return reasons to doubt a fit, as messages.
@@ -53,8 +52,6 @@ def doubts(
         Of the free energies, in eV and Angstrom^3.
     by_ase : tuple of float or None
         Result of `ase_fit` for the same points.
-    volumes : sequence of float
-        Fitted volumes, ascending.
     failed : mapping
         Index to error message of the points whose calculation failed.
     """
@@ -63,8 +60,6 @@ def doubts(
         messages.append(f"{len(failed)} of the points failed and were left out: {next(iter(failed.values()))}")
     volume, bulk, derivative = fit.volume.item(), fit.bulk_modulus.item(), fit.bulk_derivative.item()
     v_error, _, b_error, _ = fit.errors.tolist()
-    if not volumes[0] < volume < volumes[-1]:
-        messages.append(f"the fitted volume {volume:.3f} A^3 is outside the range of the points")
     poor = []
     if v_error > VOLUME_TOLERANCE * volume:
         poor.append(f"V0 is uncertain by {100 * v_error / volume:.1f} %")

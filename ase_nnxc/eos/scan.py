@@ -14,6 +14,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from ase import Atoms
@@ -21,6 +22,7 @@ from ase.calculators.calculator import CalculationFailed, Calculator, InputError
 from tqdm import tqdm
 
 from ..folder_lock import folder_lock
+from .faults import faults
 from .fit import ase_fit, doubts, fit_energies, nearest
 from .points import Point, PointFile
 from .result import EOSResult, write_result
@@ -31,7 +33,17 @@ logger = logging.getLogger(__name__)
 
 
 class ScanError(RuntimeError):
-    """A scan found no minimum; the finished points are kept."""
+    """A scan found no minimum, or its points are not those of an equation of state.
+
+    Attributes
+    ----------
+    points : list of Point
+        Finished points in order of volume, which are also kept in the folder of the scan.
+    """
+
+    def __init__(self, message: str, points: Sequence[Point] = ()):
+        super().__init__(message)
+        self.points = list(points)
 
 
 def scan_eos(
@@ -81,7 +93,9 @@ def scan_eos(
     InputError
         If the structure or an option is not allowed, or if the folder is used by another run or holds another scan.
     ScanError
-        If no minimum is found.
+        If no minimum is found, or if the fit makes no sense: B0' outside of 0 to 12, a scatter of the points of more
+        than a tenth of the depth of the curve, its minimum at the rim of the points, a second minimum, or a jump of the
+        magnetic moment or of the free energy. The finished points are kept in `folder` and in the error.
     OSError
         If the folder cannot be written.
     """
@@ -138,7 +152,8 @@ class _Scan:
                 inside = sorted(i for i in self.finished if low <= i <= high)
                 if len(inside) < 3:
                     reason = next(iter(self.failed.values()), "")
-                    raise ScanError(f"only {len(inside)} of {high - low + 1} points finished ({reason})")
+                    message = f"only {len(inside)} of {high - low + 1} points finished ({reason})"
+                    raise ScanError(message, self._points(inside))
                 lowest = min(inside, key=lambda i: self.finished[i].free_energy_eV)
                 wider = self._wider(low, high, inside, lowest)
                 if wider == (low, high):
@@ -148,7 +163,8 @@ class _Scan:
                     a, b = self.finished[inside[0]].volume_A3, self.finished[inside[-1]].volume_A3
                     raise ScanError(
                         f"no minimum with two points on either side between {a:.2f} and {b:.2f} A^3 "
-                        f"(start {self.start.get_volume():.2f} A^3); start nearer to it, or allow more points"
+                        f"(start {self.start.get_volume():.2f} A^3); start nearer to it, or allow more points",
+                        self._points(inside),
                     )
 
     def _wider(self, low: int, high: int, inside: list[int], lowest: int) -> tuple[int, int]:
@@ -205,15 +221,26 @@ class _Scan:
         self.file.add(self.settings.fingerprint, point)
         logger.info("point %d: V = %.4f A^3, F = %.7f eV", index, point.volume_A3, point.free_energy_eV)
 
+    def _points(self, indices: Sequence[int]) -> list[Point]:
+        """Return the finished points of these indices."""
+        return [self.finished[i] for i in indices]
+
     def _result(self, inside: list[int], lowest: int) -> EOSResult:
         """Fit the points around the lowest one."""
-        fitted = nearest(inside, lowest, 2 * self.half + 1)
-        chosen = [self.finished[i] for i in fitted]
+        fitted, points = nearest(inside, lowest, 2 * self.half + 1), self._points(inside)
+        chosen = self._points(fitted)
         volumes, free_energies = [p.volume_A3 for p in chosen], [p.free_energy_eV for p in chosen]
         try:
             fit = fit_energies(volumes, free_energies)
         except ValueError as error:
-            raise ScanError(str(error)) from error
+            raise ScanError(str(error), points) from error
+        if reasons := faults(fit, chosen, points):
+            raise ScanError(
+                f"the points are not those of an equation of state: {'; '.join(reasons)}. The points are kept. "
+                "Check the structure and its initial moments, start nearer to the minimum, or change span, cutoff or "
+                "k-points",
+                points,
+            )
         try:
             extrapolated = fit_energies(volumes, [p.energy_eV for p in chosen])
         except ValueError:  # these need not have a minimum
@@ -222,14 +249,14 @@ class _Scan:
         atoms = scaled(self.start, fit.volume.item() / self.start.get_volume())
         return EOSResult(
             atoms=atoms,
-            points=[self.finished[i] for i in inside],
+            points=points,
             fitted=fitted,
             failed=self.failed,
             fit=fit,
             extrapolated=extrapolated,
             ase_fit=by_ase,
             conventional_a=cubic_lattice_constant(atoms),
-            warnings=doubts(fit, by_ase, volumes, self.failed),
+            warnings=doubts(fit, by_ase, self.failed),
             parameters=self.settings.parameters,
             fingerprint=self.settings.fingerprint,
         )

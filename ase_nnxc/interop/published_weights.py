@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..regular_files import read_regular_file
 from ..xc import LDA, PBE, R2SCAN, SCAN, Functional, pbesol
 from ..xc.composition import Sum
 from ..xc.lda import Semilocal, slater
@@ -47,6 +49,7 @@ _BOUNDS = {1: 1.804, 2: 1.174, 3: 2.0, 4: 2.0}  # by the number of inputs
 # Largest deviations of a clone: maximum of |dF_x|, mean of |d eps_c| in Hartree; and the ranges of the comparison
 _LIMITS = {"x": 5e-3, "c": 2e-3}
 _RS, _S, _ALPHA = (1.5, 4.0), (0.0, 2.0), (0.05, 5.0)
+_LARGEST = 2**24  # bytes of a file, also unpacked; the published ones have less than 2**18
 _DOUBLE: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
 
@@ -184,7 +187,7 @@ def _nagai(paths: list[Path]) -> tuple[Functional, dict[str, Any]]:
 def _read(path: Path, kind: str) -> _File:
     """The network in a file in double precision; raise ValueError unless it has the layout of this kind."""
     try:
-        data = path.read_bytes()
+        data = read_regular_file(path, _LARGEST)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     tensors = _load(path, data)
@@ -196,6 +199,7 @@ def _read(path: Path, kind: str) -> _File:
     wrong = [f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype != layout.dtype]
     if wrong:
         raise ValueError(f"{path}: {', '.join(wrong)}; the published tensors are {layout.dtype}")
+    _check_storage(path, tensors)
     layers = _widths(path, [tensors[name] for name in layout.names])
     if layers[0] not in layout.inputs:
         allowed = ", ".join(map(str, layout.inputs))
@@ -210,6 +214,7 @@ def _read(path: Path, kind: str) -> _File:
 
 def _load(path: Path, data: bytes) -> dict[str, Tensor]:
     """The tensors in a file of torch.save, opened without running code."""
+    _check_archive(path, data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -219,6 +224,30 @@ def _load(path: Path, data: bytes) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ValueError(f"{path} does not hold a dict of tensors by name (state dict)")
     return content
+
+
+def _check_archive(path: Path, data: bytes) -> None:
+    """Raise ValueError if a zip archive, the format of torch.save, would be larger when it is unpacked."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # the older format of torch.save, or damaged: torch.load finds out
+    if size > _LARGEST:
+        raise ValueError(f"{path}: it has {size} bytes when it is unpacked, more than the limit {_LARGEST}")
+
+
+def _check_storage(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless each tensor is dense, in memory, and has no more elements than its storage."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else f"{tensor.layout} on the device {tensor.device}"
+            raise ValueError(f"{path}: the tensor {name} is {kind}, expected a dense tensor with its numbers")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(
+                f"{path}: the tensor {name} has {tensor.numel()} elements, more than its storage of "
+                f"{tensor.untyped_storage().nbytes()} bytes holds"
+            )
 
 
 def _widths(path: Path, tensors: list[Tensor]) -> tuple[int, ...]:

@@ -64,6 +64,7 @@ class PseudoAtom:
         """Return the Fourier transform of tau, Hartree, at squared wave numbers `q2` (any shape), bohr^-2."""
         return self._transforms(q2)[..., 1]
 
+    @np.errstate(under="ignore")
     def _transforms(self, q2: Tensor) -> Tensor:
         q = q2.detach().sqrt().clamp(max=float(WAVE_NUMBERS[-1])).cpu().numpy()
         return torch.as_tensor(self.spline(q), dtype=q2.dtype, device=q2.device)
@@ -80,6 +81,7 @@ class PseudoAtom:
 
 
 @lru_cache(maxsize=256)
+@np.errstate(under="ignore")  # Gaussians far from the atom; the user may have told NumPy to raise
 def pseudo_atom(table: Pseudopotential) -> PseudoAtom:
     """Solve the pseudo-atom of a table; the result is kept for later calls."""
     local = table.local_in_space(RADII)

@@ -141,15 +141,28 @@ class GroundState:
         m_a = integral m(r) n_a(r) / sum_b n_b(r), where n_a is the initial density of atom a (F. L. Hirshfeld, Theor.
         Chim. Acta 44, 129 (1977)).
         """
-        natoms = len(self.crystal.potentials)
         if self.crystal.nspin == 1:
+            natoms = len(self.crystal.potentials)
             return torch.zeros(natoms, dtype=torch.float64, device=self.crystal.device)
+        return self._atomic_integrals(self.density[1])
+
+    def atomic_charges(self) -> Tensor:
+        """Return the charges of the atoms (natoms,), elementary charges, by Hirshfeld partitioning.
+
+        q_a = Z_a - integral n(r) n_a(r) / sum_b n_b(r), with the valence charges Z_a; see `atomic_moments`. They add up
+        to the charge of the system.
+        """
+        return self.crystal.charges - self._atomic_integrals(self.density[0])
+
+    def _atomic_integrals(self, density: Tensor) -> Tensor:
+        """Return the integrals (natoms,) of the atoms' shares of a density (ng,), by Hirshfeld partitioning."""
+        natoms = len(self.crystal.potentials)
         one = torch.eye(natoms, dtype=torch.float64, device=self.crystal.device)
         grid = self.basis.grid
         atoms = torch.stack([superposition(self.crystal, grid, atomic_density, scale) for scale in one])
         shares = grid.to_real(atoms).clamp(min=1e-12)  # Fourier sums can be negative far from atoms
         shares = shares / shares.sum(0)
-        return (shares * grid.to_real(self.density[1])).sum((1, 2, 3)) * (self.crystal.volume / grid.size)
+        return (shares * grid.to_real(density)).sum((1, 2, 3)) * (self.crystal.volume / grid.size)
 
     def dipole_moment(self) -> Tensor:
         """Return the dipole moment sum_a Z_a R_a - int r n(r) (3,), e bohr, of a system without periodic directions.

@@ -21,10 +21,16 @@ _FAR = 40.0
 _ELECTRON_TOLERANCE = 1e-13
 # tolerance in electrons within which a set of bands is full or empty
 _FULL = 1e-10
+# If occupations are not monotonic, the number of electrons is right to rounding at no level within a gap, unless the
+# gap is about 12 widths wide. States hold whole electrons if the number at the middle is right to `WHOLE`: with
+# Marzari-Vanderbilt smearing at a gap of 8.0 widths. An SCF tries whole electrons first, up to `TRY_WHOLE` (6.6
+# widths). Its result then does not depend on where it started.
+WHOLE, TRY_WHOLE = 1e-5, 1e-3
 
 
 class _Function(Protocol):
     extrapolation: float
+    monotonic: bool
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor: ...
@@ -40,6 +46,7 @@ class _FermiDirac:
     """Fermi-Dirac smearing, N. D. Mermin, Phys. Rev. 137, A1441 (1965)."""
 
     extrapolation = -1 / 2
+    monotonic = True
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor:
@@ -58,6 +65,7 @@ class _Gaussian:
     """Gaussian smearing, C.-L. Fu and K.-M. Ho, Phys. Rev. B 28, 5480 (1983)."""
 
     extrapolation = -1 / 2
+    monotonic = True
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor:
@@ -76,6 +84,7 @@ class _MarzariVanderbilt:
     """Cold smearing, N. Marzari et al., Phys. Rev. Lett. 82, 3296 (1999)."""
 
     extrapolation = 0.0
+    monotonic = False
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor:
@@ -97,6 +106,7 @@ class _MethfesselPaxton:
     """First-order smearing of M. Methfessel and A. T. Paxton, Phys. Rev. B 40, 3616 (1989)."""
 
     extrapolation = -1 / 3
+    monotonic = False
 
     @staticmethod
     def occupation(x: Tensor) -> Tensor:
@@ -181,7 +191,8 @@ class Smearing:
 
         In a gap much wider than the smearing it is the middle of the gap. If the occupations are not monotonic, there
         can be several solutions. The one closest to that of Gaussian smearing is returned, in two stages (F. J. dos
-        Santos and N. Marzari, Phys. Rev. B 107, 195122 (2023)).
+        Santos and N. Marzari, Phys. Rev. B 107, 195122 (2023)), unless the gap is so wide that states hold whole
+        electrons: then it is the middle, too, and the number of electrons is right to 1e-6.
 
         Parameters
         ----------
@@ -197,8 +208,8 @@ class Smearing:
         Returns
         -------
         Tensor
-            Scalar, Hartree, without gradient. The relative error of the number of electrons is at most 1e-13, or the
-            smallest that double precision of the Fermi level allows.
+            Scalar, Hartree, without gradient. Elsewhere the relative error of the number of electrons is at most 1e-13,
+            or the smallest that double precision of the Fermi level allows.
 
         Raises
         ------
@@ -207,15 +218,26 @@ class Smearing:
         ValueError
             If an eigenvalue is not finite, or the number of electrons is negative or not finite.
         """
+        mu, _ = self._level(eigenvalues, weights, nelectrons, spin_degeneracy, WHOLE)
+        return torch.tensor(mu, dtype=eigenvalues.dtype, device=eigenvalues.device)
+
+    def _level(
+        self, eigenvalues: Tensor, weights: Tensor, nelectrons: float, spin_degeneracy: int, limit: float
+    ) -> tuple[float, float | None]:
+        """Return the chemical potential and, if states hold whole electrons, by how much; see `_solve`."""
         # a scalar search over a few thousand numbers, which runs on the CPU for every device
         e = eigenvalues.detach().to("cpu", torch.float64)
         states = (spin_degeneracy * weights.detach().to("cpu", torch.float64))[None, :, None].expand_as(e)
         e, order = e.flatten().sort()
-        states = states.flatten()[order]
-        mu = self._solve(e, states, nelectrons)
-        return torch.tensor(mu, dtype=eigenvalues.dtype, device=eigenvalues.device)
+        return self._solve(e, states.flatten()[order], nelectrons, limit)
 
-    def fill(self, eigenvalues: Tensor, weights: Tensor, reservoirs: "Sequence[tuple[slice, float]]") -> "FilledStates":
+    def fill(
+        self,
+        eigenvalues: Tensor,
+        weights: Tensor,
+        reservoirs: "Sequence[tuple[slice, float]]",
+        whole: float = WHOLE,
+    ) -> "FilledStates":
         """Find the Fermi levels and fill the states of all k-points.
 
         Parameters
@@ -226,6 +248,8 @@ class Smearing:
             (nk,) weights of the k-points, which add up to one.
         reservoirs : sequence of (slice, float)
             Spin channels that share a Fermi level, and the number of their electrons; see `Crystal.reservoirs`.
+        whole : float
+            States hold whole electrons if the level in the middle of a gap misses their number by at most this many.
 
         Raises
         ------
@@ -234,16 +258,26 @@ class Smearing:
         """
         degeneracy = 2 // len(eigenvalues)
         fermi_levels = eigenvalues.new_empty(len(eigenvalues))
+        occupations, entropies, largest = torch.empty_like(eigenvalues), torch.empty_like(eigenvalues), 0.0
         for spins, number in reservoirs:
-            fermi_levels[spins] = self.fermi_level(eigenvalues[spins], weights, number, degeneracy)
-        fermi = fermi_levels[:, None, None]
-        occupations = self.occupations(eigenvalues, fermi)
+            level, missed = self._level(eigenvalues[spins], weights, number, degeneracy, whole)
+            fermi_levels[spins] = level
+            if missed is not None:
+                occupations[spins], entropies[spins] = (eigenvalues[spins] < level).to(eigenvalues.dtype), 0.0
+                largest = max(largest, missed)
+            else:
+                occupations[spins] = self.occupations(eigenvalues[spins], level)
+                entropies[spins] = self.entropy(eigenvalues[spins], level)
         states = degeneracy * weights[:, None]
-        entropy = -self.width * float((self.entropy(eigenvalues, fermi) * states).sum())
-        return FilledStates(eigenvalues, occupations, occupations * states, fermi_levels, entropy)
+        entropy = -self.width * float((entropies * states).sum())
+        return FilledStates(eigenvalues, occupations, occupations * states, fermi_levels, entropy, largest)
 
-    def _solve(self, e: Tensor, states: Tensor, nelectrons: float) -> float:
-        """Return the chemical potential for sorted eigenvalues (n,) that hold at most `states` (n,) electrons."""
+    def _solve(self, e: Tensor, states: Tensor, nelectrons: float, limit: float) -> tuple[float, float | None]:
+        """Return the chemical potential for sorted eigenvalues (n,) that hold at most `states` (n,) electrons.
+
+        If the states below it are to be full and those above it empty, the second value is the number of electrons, at
+        most `limit`, by which the smearing function misses that.
+        """
         lowest, highest = float(e[0]), float(e[-1])
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise ValueError("an eigenvalue is not finite")
@@ -253,9 +287,9 @@ class Smearing:
         if nelectrons > float(filled[-1]) + _FULL:
             raise TooFewBands(f"too few bands: they hold {float(filled[-1]):g} of {nelectrons:g} electrons")
         if nelectrons >= float(filled[-1]) - _FULL:
-            return highest + _FAR * self.width
+            return highest + _FAR * self.width, None
         if nelectrons <= _FULL:
-            return lowest - _FAR * self.width
+            return lowest - _FAR * self.width, None
 
         def excess(mu: float, function: _Function) -> float:
             return float(torch.dot(states, function.occupation((e - mu) / self.width))) - nelectrons
@@ -268,15 +302,18 @@ class Smearing:
         below = int((filled <= nelectrons + _FULL).sum())  # number of levels filled at zero width
         if below and float(filled[below - 1]) >= nelectrons - _FULL:
             middle = 0.5 * float(e[below - 1] + e[below])
-            if abs(excess(middle, smearing)) <= tolerance:
-                return middle
+            missing = abs(excess(middle, smearing))
+            if missing <= tolerance:
+                return middle, None
+            if not smearing.monotonic and missing <= limit:
+                return middle, missing
         low, high = lowest - _FAR * self.width, highest + _FAR * self.width
         step = 0.05 * self.width
         while high - low > step:
             mu = 0.5 * (low + high)
             low, high = (low, mu) if excess(mu, gaussian) > 0 else (mu, high)
         low, high = _next_crossing(lambda mu: excess(mu, smearing), low, step)
-        return _root(lambda mu: excess(mu, smearing), lambda mu: slope(mu, smearing), low, high, tolerance)
+        return _root(lambda mu: excess(mu, smearing), lambda mu: slope(mu, smearing), low, high, tolerance), None
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,6 +330,8 @@ class FilledStates:
         (nspin,) Fermi level of each spin channel, Hartree.
     entropy : float
         Entropy term of the free energy, -T S, Hartree.
+    missed : float
+        If states hold whole electrons, the number of electrons by which the smearing function misses that; else zero.
     """
 
     eigenvalues: Tensor
@@ -300,6 +339,7 @@ class FilledStates:
     electrons: Tensor
     fermi_levels: Tensor
     entropy: float
+    missed: float = 0.0
 
 
 def _next_crossing(excess: Callable[[float], float], start: float, step: float) -> tuple[float, float]:

@@ -164,6 +164,10 @@ class Response:
         self.touched = _bands_above(NEGLIGIBLE, state.occupations[..., : self.nbands])
         self.full_occupations = (2 / crystal.nspin) * state.system.kpoints.weights
         derivatives = state.smearing.derivatives(state.eigenvalues, state.fermi_levels[:, None, None])
+        for spins, _ in crystal.reservoirs:
+            filled = state.occupations[spins]
+            if bool(((filled == 0.0) | (filled == 1.0)).all()):  # whole electrons, see `Smearing.fill`
+                derivatives[spins] = 0.0
         self.occupation_derivatives = derivatives[..., : self.nbands] * self.full_occupations[:, None]
         self.metallic = [self._is_metallic(self.occupation_derivatives[spins]) for spins, _ in crystal.reservoirs]
 

@@ -15,7 +15,7 @@ from .initial_guess import more_orbitals
 from .kpoints import Block
 from .mixing import Mixer, default_mixer
 from .nbands import EMPTY, TOO_FULL, bands_in_use, default_nbands, extra_bands
-from .occupations import FilledStates, Smearing, TooFewBands
+from .occupations import TRY_WHOLE, WHOLE, FilledStates, Smearing, TooFewBands
 from .system import System
 from .total_energy import TotalEnergy
 from .warm_start import start_from, start_from_atoms
@@ -80,11 +80,13 @@ def scf(
     tolerance = tolerance or OrbitalTolerance.for_energy(begin.tolerance, settings.energy, crystal.nelectrons)
     asked, in_use = tolerance.first, len(orbitals[0])
     history: list[Step] = []
+    whole = TRY_WHOLE
     for number in range(1, settings.maxiter + 1):
         clock = time.perf_counter()
         potential = energy.potential(fields)
         pairs = _diagonalise(energy, potential.values, orbitals, eigensolver, asked, in_use)
-        output = _fill(energy, smearing, pairs)
+        output = _fill(energy, smearing, pairs, whole)
+        states = output.states
         orbitals, residual = output.orbitals, output.fields - fields
         step = Step(
             number=number,
@@ -92,7 +94,7 @@ def scf(
             error=mixer.error(residual, crystal.volume),
             tolerance=asked,
             residual=output.residual,
-            fermi_level=float(output.states.fermi_levels.max()),
+            fermi_level=float(states.fermi_levels.max()),
             moment=float(output.fields[1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
             applications=output.applications,
             seconds=time.perf_counter() - clock,
@@ -100,20 +102,24 @@ def scf(
         history.append(step)
         if callback is not None:
             callback(step)
-        highest = float(output.states.occupations[..., -1].abs().max())
+        highest = float(states.occupations[..., -1].abs().max())
         missing = extra_bands(system, len(orbitals[0])) if nbands is None and highest > EMPTY else 0
+        converged = step.error <= settings.energy and tolerance.is_met(asked, step.residual)
         if missing:
             orbitals = more_orbitals(energy, orbitals, missing)
-        elif step.error <= settings.energy and tolerance.is_met(asked, step.residual):
+        elif converged and states.missed > WHOLE:
+            whole = 0.0  # the gap is too narrow for whole electrons
+        elif converged:
             if highest > TOO_FULL:
+                remedy = "more plane waves (a higher cutoff)" if nbands is None else "more bands"
                 raise TooFewBands(
                     f"too few bands: the occupation of band {len(orbitals[0])}, the highest, is {highest:.1e}; "
-                    f"expected at most {TOO_FULL:.0e}"
+                    f"expected at most {TOO_FULL:.0e}; use {remedy}"
                 )
             return _ground_state(energy, smearing, output, history, mixer.secants(fields, residual))
         fields = mixer.step(fields, residual)
         asked = tolerance.next(asked, step.error)
-        in_use = len(orbitals[0]) if missing else bands_in_use(output.states.occupations)
+        in_use = len(orbitals[0]) if missing else bands_in_use(states.occupations)
     last = history[-1]
     raise ConvergenceError(
         f"the SCF has not converged in {last.number} steps: the estimated error of the energy is {last.error:.1e} Ha, "
@@ -169,11 +175,11 @@ class _Output:
     applications: int
 
 
-def _fill(energy: TotalEnergy, smearing: Smearing, pairs: list[Eigenpairs]) -> _Output:
+def _fill(energy: TotalEnergy, smearing: Smearing, pairs: list[Eigenpairs], whole: float) -> _Output:
     system, kpoints = energy.system, energy.system.kpoints
     orbitals = [p.vectors for p in pairs]
     eigenvalues, residuals = kpoints.gather([p.values for p in pairs]), kpoints.gather([p.residuals for p in pairs])
-    states = smearing.fill(eigenvalues, kpoints.weights, system.crystal.reservoirs)
+    states = smearing.fill(eigenvalues, kpoints.weights, system.crystal.reservoirs, whole)
     energy.prepare(kpoints, orbitals, states.electrons)
     band_energy = float((states.eigenvalues * states.electrons).sum())
     return _Output(

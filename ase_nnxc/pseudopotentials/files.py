@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ase.calculators.calculator import InputError
 
+from ..regular_files import check_regular_file, read_regular_file
 from .psp8 import read_psp8
 from .reading import tabulate
 from .tabulated import Tabulated
@@ -19,6 +20,8 @@ SUFFIXES = (".upf", ".psp8")
 # the end of the mesh, and with it the equilibrium volume by 2 %. psp8 files of PseudoDojo end at this very radius; pw.x
 # uses 10 bohr.
 RADIAL_CUTOFF = 5.99
+
+LARGEST = 2**24  # bytes of a file; PseudoDojo's have less than 2**20
 
 
 def read_pseudo(path: str | os.PathLike[str], radial_cutoff: float = RADIAL_CUTOFF) -> Tabulated:
@@ -35,25 +38,29 @@ def read_pseudo(path: str | os.PathLike[str], radial_cutoff: float = RADIAL_CUTO
     Raises
     ------
     InputError
-        If there is no such file, it is damaged, it is of a kind that is not supported (ultrasoft, PAW, spin-orbit
-        coupling), or `radial_cutoff` is not positive.
+        If there is no such file, it is not a regular file of at most `LARGEST` bytes, it is damaged, it is of a kind
+        that is not supported (ultrasoft, PAW, spin-orbit coupling), or `radial_cutoff` is not positive.
     """
     if not radial_cutoff > 0:
         raise InputError(f"radial_cutoff={radial_cutoff!r}: expected a positive length in bohr")
     path = os.fspath(path)
     try:
-        status = os.stat(path)
-    except OSError:
+        status = check_regular_file(path, LARGEST)
+    except FileNotFoundError:
         raise InputError(f"no pseudopotential file {path!r}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
     return _read(path, status.st_mtime_ns, status.st_size, float(radial_cutoff))
 
 
 @lru_cache(maxsize=256)
 def _read(path: str, mtime: int, size: int, radial_cutoff: float) -> Tabulated:
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
+        text = read_regular_file(path, LARGEST).decode("utf-8", errors="replace")
         content = read_psp8(text, path) if path.lower().endswith(".psp8") else read_upf(text, path)
         return tabulate(content, radial_cutoff, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, IndexError) as error:
         raise InputError(f"{path} is damaged or cannot be used: {error}") from error
 

@@ -1,66 +1,20 @@
-"""What the readers of UPF and psp8 files share: the content of a file, its checks, and how it is tabulated."""
+"""What the readers of UPF and psp8 files share: how the content of a file is tabulated, and how numbers are read."""
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from ase.calculators.calculator import InputError
 from ase.data import atomic_numbers
 
+from .content import FileContent, check_content
 from .ion_charge import gaussian_charge_potential
 from .protocol import Array, RecommendedCutoff
 from .radial import RadialMesh, TabulatedFunction
 from .tabulated import WIDTH, Tabulated, TabulatedChannel
 
 COULOMB_TOLERANCE = 0.05  # electrons, of the local potential against -Z/r at the end of the mesh
-
-
-@dataclass(frozen=True, eq=False)
-class FileContent:
-    """What a file holds, in Hartree atomic units, on the n points of its own mesh.
-
-    Attributes
-    ----------
-    symbol : str
-        Element.
-    valence : int
-        Charge of the ion core, electrons.
-    radii, spacing : Array
-        (n,) radii r and dr/di, bohr.
-    local : Array
-        (n,) local potential, Hartree.
-    angular : sequence of int
-        Angular momentum of each projector.
-    projectors : sequence of Array
-        (n,) r times each projector, bohr^(-1/2).
-    couplings : Array
-        (nproj, nproj) Hartree.
-    core : Array or None
-        (n,) core density, bohr^-3.
-    density : Array or None
-        (n,) r^2 times the valence density of the atom, bohr^-1.
-    configuration : tuple of int or None
-        Numbers of valence electrons in s, p, d, f.
-    functional : str
-        Functional for which it was generated, as families of tables are named.
-    ecut : float or None
-        Recommended plane-wave cutoff, Hartree.
-    """
-
-    symbol: str
-    valence: int
-    radii: Array
-    spacing: Array
-    local: Array
-    angular: Sequence[int]
-    projectors: Sequence[Array]
-    couplings: Array
-    core: Array | None
-    density: Array | None
-    configuration: tuple[int, ...] | None
-    functional: str
-    ecut: float | None
 
 
 def tabulate(content: FileContent, radial_cutoff: float, name: str) -> Tabulated:
@@ -78,19 +32,16 @@ def tabulate(content: FileContent, radial_cutoff: float, name: str) -> Tabulated
     Raises
     ------
     ValueError
-        If the content makes no sense.
+        If the content is not consistent (see `check_content`), or its local potential is not -Z/r at the end.
     """
     symbol, valence, angular, couplings = content.symbol, content.valence, content.angular, content.couplings
-    _check_element(symbol, valence)
+    check_content(content)
     mesh = RadialMesh.up_to(radial_cutoff, content.radii, content.spacing)
     size = len(mesh.radii)
     local, projectors = content.local[:size], [p[:size] for p in content.projectors]
     core, density = (None if f is None else f[:size] for f in (content.core, content.density))
     functions = [local, *projectors, *(f for f in (core, density) if f is not None)]
-    _check_functions(mesh, functions)
     _check_coulomb(mesh, local, valence)
-    if any(couplings[i, j] != 0 for i, a in enumerate(angular) for j, b in enumerate(angular) if a != b):
-        raise ValueError("projectors of different angular momenta are coupled")
     digest = hashlib.sha256()
     for f in (mesh.radii, mesh.weights, *functions, couplings):
         digest.update(np.ascontiguousarray(f, dtype="<f8").tobytes())
@@ -113,24 +64,10 @@ def tabulate(content: FileContent, radial_cutoff: float, name: str) -> Tabulated
     )
 
 
-def _check_element(symbol: str, valence: int) -> None:
-    if symbol not in atomic_numbers:
-        raise ValueError(f"unknown element {symbol!r}")
-    if not 0 < valence <= atomic_numbers[symbol]:
-        raise ValueError(f"expected 1 to {atomic_numbers[symbol]} valence electrons for {symbol}, got {valence}")
-
-
-def _check_functions(mesh: RadialMesh, functions: Sequence[Array]) -> None:
-    if (np.diff(mesh.radii) <= 0).any():
-        raise ValueError("the radii do not increase")
-    if any(len(f) != len(mesh.radii) or not np.isfinite(f).all() for f in functions):
-        raise ValueError("a radial function does not have one finite number for each radius")
-
-
 def _check_coulomb(mesh: RadialMesh, local: Array, valence: int) -> None:
     """Raise ValueError unless the local potential is -Z/r at the end of the mesh."""
     end, value = mesh.radii[-1], local[-1]
-    if abs(end * value + valence) > COULOMB_TOLERANCE:
+    if not abs(end * value + valence) <= COULOMB_TOLERANCE:
         raise ValueError(f"the local potential at {end:.2f} bohr is {value:.4f} Ha, not -Z/r = {-valence / end:.4f} Ha")
 
 
@@ -190,6 +127,6 @@ def whole_valence(word: str, path: str) -> int:
         If it is not an integer.
     """
     charge = fortran_number(word)
-    if charge != round(charge):
+    if not math.isfinite(charge) or charge != round(charge):
         raise InputError(f"{path} has {charge} valence electrons; only integer numbers are supported")
     return round(charge)

@@ -27,6 +27,7 @@ from ..eos.birch_murnaghan import BirchMurnaghan, fit_birch_murnaghan
 from .identity import plain, registered_name
 from .prediction import Prediction
 from .records import Record, calculators_for, other_table
+from .schema import weight as check_weight
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda errors: errors.square().mean(),
@@ -41,7 +42,7 @@ class Objective:
     Parameters
     ----------
     weight : float
-        Factor of the loss.
+        Factor of the loss, finite and not negative.
     norm : {"l2", "l1"} or callable
         Function that takes the errors to a loss ().
 
@@ -63,6 +64,7 @@ class Objective:
     unit: ClassVar[str] = "eV"
 
     def __post_init__(self) -> None:
+        check_weight(self.weight, "weight")
         if not callable(self.norm) and self.norm not in NORMS:
             raise InputError(f"norm={self.norm!r}: expected {', '.join(map(repr, NORMS))} or a callable")
 

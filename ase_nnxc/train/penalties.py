@@ -21,6 +21,7 @@ from ..xc.features import require_features
 from .clone import CloneError, part_of, uniform_exchange
 from .identity import plain, registered_name
 from .samples import FEATURES, Samples, mesh_points, sample_mesh
+from .schema import weight as check_weight
 
 
 class ParameterAnchor:
@@ -31,10 +32,11 @@ class ParameterAnchor:
     functional : Functional
         The functional with the parameters theta_0.
     weight : float
-        Factor of the penalty.
+        Factor of the penalty, finite and not negative.
     """
 
     def __init__(self, functional: Functional, weight: float) -> None:
+        check_weight(weight, "weight")
         self.weight = weight
         self.start = {n: p.detach().clone() for n, p in functional.named_parameters() if p.requires_grad}
 
@@ -56,12 +58,13 @@ class FunctionalAnchor:
     parent : Functional
         Functional of the same kind, with its present parameters.
     weight : float
-        Factor of the penalty.
+        Factor of the penalty, finite and not negative.
     points : int
         Number of points of `sample_mesh`.
     """
 
     def __init__(self, parent: Functional, weight: float, points: int = 1024) -> None:
+        check_weight(weight, "weight")
         self.weight, self.samples = weight, sample_mesh(points)
         with torch.no_grad():
             self.parent = _enhancement(parent, self.samples)
@@ -92,12 +95,13 @@ class Bounds:
     Parameters
     ----------
     weight : float
-        Factor of the penalty.
+        Factor of the penalty, finite and not negative.
     points : int
         Number of points of `sample_mesh`.
     """
 
     def __init__(self, weight: float, points: int = 1024) -> None:
+        check_weight(weight, "weight")
         self.weight, self.samples = weight, sample_mesh(points)
 
     def config(self) -> dict[str, Any]:
@@ -140,12 +144,13 @@ class KernelSize:
     Parameters
     ----------
     weight : float
-        Factor of the penalty.
+        Factor of the penalty, finite and not negative.
     points : int
         Number of points, in the range of valence electrons: r_s from 0.5 to 6 bohr, s up to 3, alpha up to 5.
     """
 
     def __init__(self, weight: float, points: int = 1024) -> None:
+        check_weight(weight, "weight")
         self.weight, self.samples = weight, _valence_points(points)
 
     def config(self) -> dict[str, Any]:

@@ -6,11 +6,14 @@ This module does not load torch, so that the command line can use the names.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.calculators.calculator import InputError
+
+from .schema import fail, integer, mapping, not_numbers, sequence, text
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -39,6 +42,9 @@ PROPERTIES = ("energy", "forces", "stress", "density", "band_gap")
 ASE_PROPERTIES = ("energy", "forces", "stress")
 """Targets that any ASE calculator gives, and that files of ASE hold as results of each image."""
 
+POSITIVE = ("volume", "bulk_modulus")
+"""Targets that are positive."""
+
 ARRAY_PER_STRUCTURE = ("forces", "density")
 """Targets with one array for each structure, as the shapes of these differ."""
 
@@ -63,8 +69,17 @@ def target_from_data(name: str, value: Any, structures: Sequence[Atoms]) -> np.n
     if name not in TARGETS:
         raise InputError(f"unknown target {name!r} (known targets: {', '.join(TARGETS)})")
     try:
-        arrays = [_unpack(one) for one in value] if name in ARRAY_PER_STRUCTURE else [np.array(value, float)]
-    except (KeyError, TypeError, ValueError) as error:
+        arrays = (
+            [
+                _unpack(one, f"targets.{name}[{i}]")
+                if isinstance(one, Mapping)
+                else _array(one, f"targets.{name}[{i}]")
+                for i, one in enumerate(value)
+            ]
+            if name in ARRAY_PER_STRUCTURE
+            else [_array(value, f"targets.{name}")]
+        )
+    except (OverflowError, TypeError, ValueError) as error:
         raise InputError(f"target {name} must be made of numbers: {error}") from error
     expected, shapes = _expected_shapes(name, structures), [array.shape for array in arrays]
     if len(shapes) != len(expected) or not all(map(_matches, shapes, expected)):
@@ -72,6 +87,8 @@ def target_from_data(name: str, value: Any, structures: Sequence[Atoms]) -> np.n
         raise InputError(f"target {name}: expected the shape {wanted or 'of no structure'}, got {got or 'none'}")
     if not all(np.isfinite(array).all() for array in arrays):
         raise InputError(f"target {name} must be finite")
+    if name in POSITIVE and not arrays[0] > 0:
+        raise InputError(f"target {name}={arrays[0]} must be positive")
     return tuple(arrays) if name in ARRAY_PER_STRUCTURE else arrays[0]
 
 
@@ -106,8 +123,17 @@ def _pack(array: np.ndarray) -> dict[str, Any]:
     return {"shape": list(array.shape), "base64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
 
 
-def _unpack(value: Any) -> np.ndarray:
-    """Return the array of numbers, or of the data that `_pack` returned."""
-    if not isinstance(value, Mapping):
-        return np.array(value, float)
-    return np.frombuffer(base64.b64decode(value["base64"]), "<f8").reshape(value["shape"]).astype(float)
+def _unpack(data: Mapping[str, Any], path: str) -> np.ndarray:
+    """Return the array of the data that `_pack` returned."""
+    mapping({"shape": sequence(integer(1), 3), "base64": text}, ("shape", "base64"))(data, path)
+    content = base64.b64decode(data["base64"], validate=True)
+    if len(content) != 8 * math.prod(data["shape"]):
+        raise InputError(f"{path}.base64: {len(content)} bytes are not {data['shape']} numbers of 8 bytes")
+    return np.frombuffer(content, "<f8").reshape(data["shape"]).astype(float)
+
+
+def _array(value: Any, path: str) -> np.ndarray:
+    """Return an array of numbers; text and bool, which numpy would convert, are errors."""
+    for wrong_path, wrong in not_numbers(value, path):
+        fail(wrong_path, wrong, "expected a number")
+    return np.array(value, float)

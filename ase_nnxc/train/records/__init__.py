@@ -7,10 +7,11 @@ Angstrom).
 from ..targets import PROPERTIES, TARGETS
 from .alignment import align_energies
 from .calculators import calculators_for
-from .files import FORMAT, VERSION, read_records, write_records
+from .files import check_output, read_records, write_records
 from .labels import label
 from .reactions import FREE, atomization_energy, cohesive_energy, ionization_potential
 from .record import MEASURED, SHARED, Provenance, Record, digest
+from .schema import FORMAT, VERSION
 from .solids import experimental_solid, scaled_structures
 from .tables import other_table
 
@@ -27,6 +28,7 @@ __all__ = [
     "align_energies",
     "atomization_energy",
     "calculators_for",
+    "check_output",
     "cohesive_energy",
     "digest",
     "experimental_solid",

@@ -2,12 +2,14 @@
 
 JSON keeps every number to the last bit. Of the formats of ASE, extxyz rounds positions. In these each image is a
 structure. Images whose `info` (in a database: `data`) has the same "record" form one record, and the `info` of the
-first one holds the targets that are not results of one image. An image with "cohesive_energy", "atomization_energy", or
-"ionization_potential" and "ion_magmom" in its `info` becomes the record of that energy.
+first one holds the targets that are not results of one image. "image" and "images" are the number of an image in its
+record, from 0, and the number of images of the record, so that a file that was cut is noticed. An image with
+"cohesive_energy", "atomization_energy", or "ionization_potential" and "ion_magmom" in its `info` becomes the record of
+that energy.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,27 @@ import ase.io
 from ase import Atoms
 from ase.calculators.calculator import InputError
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
+from ..input_files import check_input_file, read_text
+from ..schema import check_keys, closest, is_integer, is_list, number, optional, writable_folder
 from ..targets import ASE_PROPERTIES, TARGETS
 from .reactions import atomization_energy, cohesive_energy, ionization_potential
 from .record import MEASURED, Provenance, Record
+from .schema import FORMAT, VERSION, check_file, check_units
 
-FORMAT, VERSION = "ase_nnxc-records", 1
+LARGEST = 2**32
+"""Bytes of the largest file of records that is read."""
 
 _REACTIONS: dict[str, Callable[..., Record]] = {
     "cohesive_energy": cohesive_energy,
     "atomization_energy": atomization_energy,
     "ionization_potential": ionization_potential,
 }
+_REACTION_KEYS = (*_REACTIONS, "ion_magmom")
+# this package writes units; the others are common in files of other programs
+_UNIT_KEYS = {"unit", "units", "energy_unit", "energy_units"}
+_INFO = ("record", "image", "images", "units", "targets", "provenance", "coefficients", "settings")
 
 
 def write_records(path: str | Path, records: Sequence[Record]) -> None:
@@ -72,35 +83,77 @@ def read_records(path: str | Path) -> list[Record]:
         If the file cannot be read.
     """
     path = Path(path)
-    path.open("rb").close()  # raises if there is no such file; ase.db would create it
+    check_input_file(path, LARGEST)  # raises if there is no such file; ase.db would create it
     data = _read_json(path) if path.suffix == ".json" else None
-    if isinstance(data, dict) and data.get("format") == FORMAT:
-        records = _from_json(path, data)
-    else:
-        records = _from_images(_read_images(path), path.stem)
-    _check_names(records)
+    if isinstance(data, dict) and not {"format", "records"}.isdisjoint(data):
+        return _from_json(path, data)
+    images = _read_images(path)
+    try:
+        records = _from_images(images, path.stem)
+        if any("images" in image.info for image in images):
+            _check_last_line(path)
+        _check_names(records)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if not records:
+        raise InputError(f"{path} contains no structures")
     return records
+
+
+def check_output(path: str | Path) -> None:
+    """Check that `write_records` can write a file, before the records are calculated.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or cannot be written, the path is not a regular file, or the suffix is unknown.
+    FileExistsError
+        If the path is an existing database.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist")
+    writable_folder(path.parent, str(path))
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} exists and is not a regular file; choose another name")
+    if path.suffix == ".db" and path.exists():
+        raise FileExistsError(f"{path} exists; choose another name")
+    if path.suffix not in (".json", ".db"):
+        try:
+            is_known = ioformats[filetype(str(path), read=False)].can_write
+        except (KeyError, UnknownFileTypeError):
+            is_known = False
+        if not is_known:
+            raise InputError(f"{path}: ASE writes no files {path.name!r}; use the suffix .json, .db, .extxyz or .traj")
 
 
 # ---- the format of this package -------------------------------------------------------------------------------------
 
 
 def _read_json(path: Path) -> Any:
+    text = read_text(path, LARGEST)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
 
 
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"duplicate key {next(name for name in names if names.count(name) > 1)!r}")
+    return data
+
+
 def _from_json(path: Path, data: dict[str, Any]) -> list[Record]:
-    if data.get("version") != VERSION:
-        raise InputError(f"{path} has version {data.get('version')} of the format, expected {VERSION}")
     try:
-        return [Record.fromdict(record) for record in data["records"]]
-    except KeyError as error:
-        raise InputError(f"{path} does not contain valid records: {error} is missing") from error
-    except (AttributeError, TypeError, ValueError) as error:
+        check_file(data)
+        records = [Record.fromdict(record, f"records[{i}]") for i, record in enumerate(data["records"])]
+        _check_names(records)
+    except InputError as error:
         raise InputError(f"{path} does not contain valid records: {error}") from error
+    return records
 
 
 # ---- the formats of ASE ---------------------------------------------------------------------------------------------
@@ -115,9 +168,9 @@ def _read_images(path: Path) -> list[Atoms]:
         for row in ase.db.connect(path).select():
             images.append(row.toatoms())
             images[-1].info = {**({"record": row.record} if "record" in row else {}), **row.data}
-    except OSError:
-        raise
     except Exception as error:  # ASE's readers raise exceptions of many types on damaged files
+        if isinstance(error, OSError) and error.errno is not None:  # ASE's XYZError is an OSError without a number
+            raise
         raise InputError(f"{path} cannot be read by ASE: {type(error).__name__}: {error}") from error
     return images
 
@@ -131,11 +184,12 @@ def _to_images(record: Record) -> list[Atoms]:
         if "energy" in results:
             results["free_energy"] = results["energy"] = float(results["energy"])
         image.calc = SinglePointCalculator(image, **results)
-        image.info["record"] = record.name
+        image.info |= {"record": record.name, "image": i, "images": len(record.structures)}
         images.append(image)
     data = record.todict()
     targets = {key: value for key, value in data["targets"].items() if key not in ASE_PROPERTIES}
-    images[0].info |= {"targets": targets, "provenance": data["provenance"]}
+    units = {key: TARGETS[key] for key in data["targets"]}
+    images[0].info |= {"units": units, "targets": targets, "provenance": data["provenance"]}
     if record.coefficients is not None:
         images[0].info["coefficients"] = data["coefficients"]
     if record.settings is not None:
@@ -146,8 +200,11 @@ def _to_images(record: Record) -> list[Atoms]:
 def _from_images(images: Sequence[Atoms], file_name: str) -> list[Record]:
     groups: dict[str, list[Atoms]] = {}
     for i, image in enumerate(images):
-        name = file_name if len(images) == 1 else f"{file_name}-{i}"
-        groups.setdefault(str(image.info.get("record", name)), []).append(image)
+        default = file_name if len(images) == 1 else f"{file_name}-{i}"
+        name = image.info.get("record", default)
+        if is_list(name) or isinstance(name, Mapping) or not str(name):
+            raise InputError(f"image {i}: record={name!r} must be the name of a record")
+        groups.setdefault(str(name), []).append(image)
     return [_from_group(name, group) for name, group in groups.items()]
 
 
@@ -155,19 +212,59 @@ def _from_group(name: str, images: Sequence[Atoms]) -> Record:
     """Return the record of the images that belong together."""
     info = images[0].info
     reactions = [key for key in _REACTIONS if key in info]
+    _check_info(name, images)
     try:
         if reactions:
             return _from_reaction(name, images, reactions)
         targets = {**info.get("targets", {}), **_results(name, images)}
         provenance = Provenance(**info.get("provenance", {}))
-        return Record(name, tuple(images), targets, info.get("coefficients"), provenance, info.get("settings"))
+        coefficients = info.get("coefficients")
+        if coefficients is not None and not is_list(coefficients):
+            coefficients = (coefficients,)  # extxyz reads a list of one number as a number
+        return Record(name, tuple(images), targets, coefficients, provenance, info.get("settings"))
+    except InputError as error:
+        raise InputError(f"{error} (info of the first image of record {name!r}, or its results)") from error
     except (TypeError, ValueError) as error:
         raise InputError(f"record {name!r}: the info of the first image is not valid: {error}") from error
+
+
+def _check_info(name: str, images: Sequence[Atoms]) -> None:
+    """Check that all images of a record are there, in their order, and that their `info` can be interpreted."""
+    complete = any("images" in image.info for image in images)
+    for i, image in enumerate(images):
+        for key in _UNIT_KEYS & image.info.keys():
+            check_units(image.info[key], f"record {name!r}, info of image {i}: {key}")
+        for key in image.info:
+            guess = closest(key, _REACTION_KEYS, cutoff=0.85) if key not in _REACTION_KEYS else ""
+            if guess:
+                raise InputError(f"record {name!r}: unknown key {key} in the info of image {i}{guess}")
+        if not complete:
+            continue
+        check_keys(image.info, _INFO, f"record {name!r}, info of image {i}: ")
+        index, count = (image.info.get(key) for key in ("image", "images"))
+        if not (is_integer(count) and is_integer(index) and count == len(images) and index == i):
+            raise InputError(
+                f"record {name!r} is not complete: {len(images)} images were read, and the one at position {i} has "
+                f"image={index} and images={count}. The file was cut or changed; write it again"
+            )
+
+
+def _check_last_line(path: Path) -> None:
+    """Raise an InputError if the last line of a text file that `write_records` wrote was cut."""
+    if path.suffix not in (".xyz", ".extxyz"):
+        return
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        if file.read() != b"\n":
+            raise InputError("the last line has no end: the file was cut; write it again")
 
 
 def _results(name: str, images: Sequence[Atoms]) -> dict[str, list[Any]]:
     """Return the results of the images that are targets, each for all images."""
     results = [image.calc.results if image.calc is not None else {} for image in images]
+    for i, result in enumerate(results):
+        for key in ("energy", "free_energy"):  # only one of the two becomes a target
+            optional(number())(result.get(key), f"image {i} of record {name!r}: {key}")
     targets = {}
     for key in ASE_PROPERTIES:
         values = [r.get("free_energy", r.get("energy")) if key == "energy" else r.get(key) for r in results]
@@ -190,6 +287,9 @@ def _from_reaction(name: str, images: Sequence[Atoms], keys: Sequence[str]) -> R
             raise InputError(f"record {name!r}: ionization_potential needs ion_magmom, the total moment of the ion")
         magmom = {"magmom": info["ion_magmom"]}
     provenance = Provenance(**info["provenance"]) if "provenance" in info else MEASURED
+    number(above=0)(info[key], key)
+    if magmom:
+        number()(info["ion_magmom"], "ion_magmom")
     return _REACTIONS[key](name, images[0], info[key], **magmom, provenance=provenance)
 
 

@@ -11,7 +11,9 @@ from ase import Atoms
 from ase.calculators.calculator import InputError
 
 from ...calculator import NNXCCalculator
+from ..schema import text
 from ..targets import target_from_data, target_to_data
+from .schema import check_coefficients, check_provenance, check_record, check_structure
 
 SHARED = ("xc", "ecut", "pseudos", "smooth_cutoff", "device", "txt")
 """Keywords of the calculator that a structure cannot change: differences of energies need one value for all."""
@@ -32,12 +34,20 @@ class Provenance:
         programs. Absolute energies are compared only where these digests are equal.
     settings : mapping
         Parameters of the calculation, as plain data.
+
+    Raises
+    ------
+    InputError
+        If a value has another type, or a key of `tables` is not an element.
     """
 
     code: str = "unknown"
     functional: str = "unknown"
     tables: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_provenance(vars(self), "provenance")
 
     def todict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -58,7 +68,7 @@ class Record:
     Attributes
     ----------
     name : str
-        Shown in messages; unique in a set.
+        Shown in messages; not empty, unique in a set.
     structures : tuple of Atoms
         At least one.
     targets : mapping of str to array
@@ -74,8 +84,10 @@ class Record:
     Raises
     ------
     InputError
-        If a target is unknown, not finite, or has a shape that does not fit the structures; if a setting is unknown or
-        has a wrong value; if there is not one coefficient or one mapping of settings for each structure.
+        If a structure has no atoms, an atomic number that is not from 1 to 118, or a position, cell or moment that is
+        not finite; if a target is unknown, not finite, or has a shape that does not fit the structures; if a setting is
+        unknown or has a wrong value; if there is not one finite coefficient or one mapping of settings for each
+        structure.
     """
 
     name: str
@@ -87,7 +99,13 @@ class Record:
 
     def __post_init__(self) -> None:
         set_attribute = object.__setattr__  # the class is frozen
-        set_attribute(self, "structures", tuple(_copy_structure(atoms) for atoms in self.structures))
+        text(self.name, "name")
+        copies = (_copy_structure(atoms, f"structures[{i}]") for i, atoms in enumerate(self.structures))
+        try:
+            set_attribute(self, "structures", tuple(copies))
+            check_coefficients(self.coefficients, "coefficients")
+        except InputError as error:
+            raise InputError(f"record {self.name!r}: {error}") from error
         if not self.structures:
             raise InputError(f"record {self.name!r} must have at least one structure")
         try:
@@ -145,16 +163,30 @@ class Record:
         }
 
     @classmethod
-    def fromdict(cls, data: Mapping[str, Any]) -> "Record":
-        """Return the record that `todict` was called on."""
-        return cls(
-            data["name"],
-            tuple(Atoms(**atoms) for atoms in data["structures"]),
-            data["targets"],
-            data.get("coefficients"),
-            Provenance(**data.get("provenance", {})),
-            data.get("settings"),
-        )
+    def fromdict(cls, data: Mapping[str, Any], path: str = "record") -> "Record":
+        """Return the record that `todict` was called on.
+
+        Parameters
+        ----------
+        data : mapping
+            Plain data.
+        path : str
+            Place of the data in their file, for messages.
+
+        Raises
+        ------
+        InputError
+            If the data are not those of a record, with the path of the wrong value.
+        """
+        check_record(data, path)
+        structures = tuple(Atoms(**atoms) for atoms in data["structures"])
+        provenance = Provenance(**data.get("provenance", {}))
+        try:
+            return cls(
+                data["name"], structures, data["targets"], data.get("coefficients"), provenance, data.get("settings")
+            )
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
 
 def digest(records: Iterable[Record]) -> str:
@@ -163,9 +195,11 @@ def digest(records: Iterable[Record]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _copy_structure(atoms: Atoms) -> Atoms:
-    """Return a copy that holds only what a calculation depends on."""
-    return Atoms(**_structure_to_data(atoms))
+def _copy_structure(atoms: Atoms, path: str) -> Atoms:
+    """Return a copy that holds only what a calculation depends on, after a check."""
+    data = _structure_to_data(atoms)
+    check_structure(data, path)
+    return Atoms(**data)
 
 
 def _structure_to_data(atoms: Atoms) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ase.calculators.calculator import InputError
 from ...calculator import NNXCCalculator, torch_device
 from ...xc import Functional, describe
 from ..identity import check_comparable, describe_optimizer, describe_scheduler, plain, scheduler_functions
+from ..optimizers import check_optimizer
 from ..records import Record, digest
 from .losses import Objectives, Penalty
 from .settings import TrainerSettings
@@ -49,6 +50,7 @@ class Arguments:
         optimized = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         if not any(id(p) in optimized for p in self.functional.parameters() if p.requires_grad):
             raise InputError("the optimizer has no trainable parameter of the calculator's functional")
+        check_optimizer(self.optimizer, self.scheduler)
 
     def check_comparable(self) -> None:
         """Raise an InputError if a resumed run could not compare a function with that of the run before."""

@@ -1,8 +1,8 @@
 """Settings of the trainer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from ase.calculators.calculator import InputError
+from ..schema import Check, integer, number, optional
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class TrainerSettings:
     memory : float
         GiB of ground states to keep in memory, on each rank.
     seed : int
-        Seed of the order of the records, and of the random numbers that objectives and penalties draw from torch.
+        Seed of the order of the records, and of the random numbers that objectives and penalties draw from torch; from
+        -2^62 to 2^62.
 
     Raises
     ------
     InputError
-        If a value is out of its range.
+        If a value has another type or is out of its range.
     """
 
     epochs: int = 100
@@ -46,13 +47,17 @@ class TrainerSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("fixed_density_epochs", 0), ("patience", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name}={value} must be at least {least}")
-        if not 0 <= self.tolerated_failures <= 1:
-            raise InputError(f"tolerated_failures={self.tolerated_failures} must be between 0 and 1")
-        if not self.memory >= 0:
-            raise InputError(f"memory={self.memory} must not be negative")
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"clip={self.clip} must be positive")
+        for setting in fields(self):
+            _CHECKS[setting.name](getattr(self, setting.name), setting.name)
+
+
+_CHECKS: dict[str, Check] = {
+    "epochs": integer(1, 10**9),
+    "batch": optional(integer(1)),
+    "fixed_density_epochs": integer(0),
+    "clip": optional(number(above=0)),
+    "patience": optional(integer(1)),
+    "tolerated_failures": number(0, 1),
+    "memory": number(0),
+    "seed": integer(-(2**62), 2**62),  # the sum of seed and epoch seeds a generator of torch
+}

@@ -27,6 +27,7 @@ from ...xc import Functional
 from ..identity import check_identity, plain
 from ..ranks import Ranks, shares
 from ..records import Record, digest
+from ..schema import writable_folder
 from ..warm import WarmCalculators
 from .arguments import Arguments, trainable_functional
 from .losses import AllRecordsFailed, Loss, LossFunction, Objectives, Penalty, TrainingError
@@ -72,7 +73,8 @@ class Trainer:
     Raises
     ------
     InputError
-        If an argument is not valid, or the run in the folder has other arguments; before anything is calculated.
+        If an argument is not valid, the folder cannot be written, or the run in it has other arguments; before anything
+        is calculated.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Trainer:
         arguments.check()
         if self.folder is not None:
             arguments.check_comparable()
+            writable_folder(self.folder, "folder")
 
         self._identity = arguments.identity()
         self._ranks = Ranks()
