@@ -363,6 +363,22 @@ def test_restart_keeps_the_mesh_that_was_chosen_earlier(tmp_path, no_calculation
     assert again.get_potential_energy(atoms) == atoms.get_potential_energy()
 
 
+def test_restart_keeps_the_positions_that_the_mesh_was_chosen_for(tmp_path):
+    atoms = silicon(kpts={"density": 1.95})
+    atoms.set_cell(0.96 * atoms.cell, scale_atoms=True)
+    mesh = atoms.calc.resolve(atoms)["kpts"]
+    atoms.get_potential_energy()
+    atoms.set_cell(1.04 * atoms.cell, scale_atoms=True)
+    atoms.positions[0, 0] += 0.8  # each atom is 0.4 from the centre of its first place
+    atoms.get_potential_energy()
+    atoms.calc.write(tmp_path / "si")
+    again = NNXCCalculator(restart=tmp_path / "si")
+    near, far = atoms.copy(), atoms.copy()
+    far.positions[0, 0] += 0.8
+    assert atoms.calc.resolve(near)["kpts"] == again.resolve(near)["kpts"] == mesh
+    assert atoms.calc.resolve(far)["kpts"] == again.resolve(far)["kpts"] != mesh
+
+
 def test_restart_of_a_magnet_and_of_a_meta_gga(tmp_path, no_calculation):
     crystals = [hydrogen(), silicon(0.05, xc="r2SCAN")]
     for i, atoms in enumerate(crystals):

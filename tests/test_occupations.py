@@ -286,3 +286,22 @@ def test_whole_electrons_are_tried_at_narrower_gaps():
     assert strict.entropy != 0.0 == tried.entropy
     assert strict.missed == 0.0
     assert WHOLE < tried.missed < TRY_WHOLE
+
+
+def test_fractions_that_cancel_are_not_whole_electrons():
+    levels = torch.tensor([[[-0.001, 0.001, 0.045]]], dtype=torch.float64)  # a gap of 0.2 widths
+    weights = torch.tensor([1.0], dtype=torch.float64)
+    states = Smearing("methfessel-paxton", 0.01).fill(levels, weights, [(slice(None), 2.0)])
+    assert states.missed == 0.0
+    assert 0.5 < float(states.occupations[0, 0, 0]) < 0.7
+
+
+@pytest.mark.parametrize("widths", [6.0, 7.6, 7.84, 7.86, 8.1])
+def test_a_doubled_cell_is_filled_in_the_same_way(widths):
+    levels, weights = gap_of(widths)
+    smearing = Smearing("marzari-vanderbilt", 0.01)
+    primitive = smearing.fill(levels, weights, [(slice(None), 4.0)])
+    doubled = smearing.fill(levels.reshape(1, 1, -1), torch.ones(1, dtype=torch.float64), [(slice(None), 8.0)])
+    assert doubled.missed == primitive.missed
+    assert float(doubled.fermi_levels[0]) == pytest.approx(float(primitive.fermi_levels[0]), abs=1e-12)
+    assert doubled.entropy == pytest.approx(2 * primitive.entropy, abs=1e-14)

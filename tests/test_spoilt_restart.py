@@ -149,6 +149,13 @@ def test_links_and_devices_are_not_replaced_by_a_restart_file(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"target", *kinds}
 
 
+def test_link_at_the_place_of_a_label_is_refused_before_the_calculation(tmp_path, monkeypatch):
+    (tmp_path / "h.nnxc").symlink_to(tmp_path / "none")
+    monkeypatch.setattr(NNXCCalculator, "_solve", None)
+    with pytest.raises(InputError, match="cannot be written: it is a symbolic link"):
+        calculated(hydrogen(kpts=(1, 1, 1), label=str(tmp_path / "h")))
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [

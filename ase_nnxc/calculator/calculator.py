@@ -27,7 +27,7 @@ from .log import Log
 from .mesh import band_path
 from .parameters import DEFAULTS, LOCAL, check_nbands, check_versions, checked, for_files
 from .plan import digests
-from .restart import RestartFiles
+from .restart import RestartFiles, check_target
 from .results import RelaxationWatch, derivatives, energies
 
 SUFFIX = ".nnxc"
@@ -326,6 +326,9 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
             check_stress(self.atoms)
         if "dipole" in properties:
             check_dipole(self.atoms)
+        file = None if self.prefix is None else Path(self.directory) / f"{self.prefix}{SUFFIX}"
+        if file is not None:
+            check_target(file)
         with torch.inference_mode(False), torch.no_grad():
             state = self._ground_state(self.atoms, without_symmetry)
             before = set(self.results)  # empty after an SCF
@@ -343,8 +346,8 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
                 self.results["charges"] = state.atomic_charges().cpu().numpy()
             if "stress" in properties:
                 self._watch.stress_asked(self.atoms, state)
-        if self.prefix is not None and self.results.keys() != before:
-            self.write(Path(self.directory) / f"{self.prefix}{SUFFIX}")
+        if file is not None and self.results.keys() != before:
+            self.write(file)
         return state
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:

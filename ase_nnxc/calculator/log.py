@@ -145,6 +145,6 @@ def notes_of(plan: Plan, atoms: Atoms, earlier: Mesh | None, gpu_fault: str | No
         notes.append(gpu_fault)
     if not atoms.get_initial_magnetic_moments().any() and MAGNETIC & set(atoms.get_chemical_symbols()):
         notes.append("Cr, Mn, Fe, Co or Ni without initial magnetic moments: the SCF starts without magnetism")
-    if earlier is not None and earlier is not plan.mesh and earlier.has_elements_of(atoms):
+    if earlier is not None and earlier.kpts != plan.mesh.kpts and earlier.has_elements_of(atoms):
         notes.append("the k-points are chosen anew, because this is not a small strain of their structure")
     return notes

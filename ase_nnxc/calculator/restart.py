@@ -51,8 +51,8 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
 
     Raises
     ------
-    InputError
-        If the path is a symbolic link, a device or anything else that is not a regular file.
+    OSError
+        If the file cannot be written.
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     nk = state["eigenvalues"].shape[1]
@@ -83,7 +83,7 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
         temporary.unlink(missing_ok=True)
 
 
-def _check_target(path: str | os.PathLike[str]) -> None:
+def check_target(path: str | os.PathLike[str]) -> None:
     """Raise InputError if a new file would replace something that is not a regular file."""
     try:
         check_replaceable(Path(path))
@@ -208,7 +208,7 @@ class RestartFiles(GroundStateSolver, ABC):
         """
         if self.atoms is None:
             raise InputError("there is nothing to write: calculate something first")
-        _check_target(path)  # before a calculation that the file needs
+        check_target(path)  # before a calculation that the file needs
         self.ground_state()  # a copy of a calculator holds none
         mesh = self._calculation.mesh
         assert mesh is not None
@@ -218,7 +218,11 @@ class RestartFiles(GroundStateSolver, ABC):
             "parameters": for_files(self.parameters) | {"xc": self._xc.xc if isinstance(self._xc.xc, str) else None},
             "functional": self._xc.describe(),
             "choices": self._choices(),
-            "mesh": {"kpts": mesh.kpts, "cell": mesh.atoms.cell.array},
+            "mesh": {
+                "kpts": mesh.kpts,
+                "cell": mesh.atoms.cell.array,
+                "scaled_positions": mesh.atoms.get_scaled_positions(wrap=False),
+            },
             "atoms": atoms,
             "results": self.results,
         }
@@ -259,7 +263,8 @@ class RestartFiles(GroundStateSolver, ABC):
         if self._xc.describe() != facts["functional"]:
             raise ReadError(f"its functional is {facts['functional']}, but this one is {self._xc.describe()}")
         mesh_atoms = atoms.copy()
-        mesh_atoms.cell = facts["mesh"]["cell"]
+        mesh_atoms.set_cell(facts["mesh"]["cell"])
+        mesh_atoms.set_scaled_positions(facts["mesh"]["scaled_positions"])
         self._calculation = Calculation(mesh=make_mesh(facts["mesh"]["kpts"], mesh_atoms))
         self.unpack_state(atoms, packed)
         if self._calculation.fingerprint != self._fingerprint(atoms):

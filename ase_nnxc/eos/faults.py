@@ -106,7 +106,7 @@ def _other_branch(points: Sequence[Point], depth: float) -> list[str]:
 
     def fitted(functions: np.ndarray) -> tuple[float, float]:
         """Return the sum of the squared residuals and the last coefficient."""
-        coefficients = np.linalg.lstsq(functions, energies - energies.mean())[0]
+        coefficients = np.linalg.lstsq(functions, energies - energies.mean(), rcond=None)[0]
         return float(np.square(energies - energies.mean() - functions @ coefficients).sum()), float(coefficients[-1])
 
     smooth, _ = fitted(powers)
@@ -120,4 +120,7 @@ def _other_branch(points: Sequence[Point], depth: float) -> list[str]:
         place = f"between {points[at - 1].volume_A3:.2f} and {points[at].volume_A3:.2f} A^3"
     else:
         place = f"at {points[at].volume_A3:.2f} A^3"
-    return [f"the free energy jumps by {1000 * height:.2g} meV {place}: the SCF has found another state there"]
+    return [
+        f"the free energy jumps by {1000 * height:.2g} meV {place}: the SCF has found another state there, or a gap "
+        "is too narrow for whole electrons on one side, which a smaller width of the smearing avoids"
+    ]

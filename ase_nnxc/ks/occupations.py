@@ -22,9 +22,9 @@ _ELECTRON_TOLERANCE = 1e-13
 # tolerance in electrons within which a set of bands is full or empty
 _FULL = 1e-10
 # If occupations are not monotonic, the number of electrons is right to rounding at no level within a gap, unless the
-# gap is about 12 widths wide. States hold whole electrons if the number at the middle is right to `WHOLE`: with
-# Marzari-Vanderbilt smearing at a gap of 8.0 widths. An SCF tries whole electrons first, up to `TRY_WHOLE` (6.6
-# widths). Its result then does not depend on where it started.
+# gap is about 12 widths wide. States hold whole electrons if the occupation of each state at the middle of the gap is 0
+# or 1 to `WHOLE`: with Marzari-Vanderbilt smearing at a gap of 7.9 widths, with Methfessel-Paxton smearing at 6.8. An
+# SCF tries whole electrons first, up to `TRY_WHOLE` (6.2 and 5.1 widths), because the gap of a start is too narrow.
 WHOLE, TRY_WHOLE = 1e-5, 1e-3
 
 
@@ -192,7 +192,7 @@ class Smearing:
         In a gap much wider than the smearing it is the middle of the gap. If the occupations are not monotonic, there
         can be several solutions. The one closest to that of Gaussian smearing is returned, in two stages (F. J. dos
         Santos and N. Marzari, Phys. Rev. B 107, 195122 (2023)), unless the gap is so wide that states hold whole
-        electrons: then it is the middle, too, and the number of electrons is right to 1e-6.
+        electrons: then it is the middle, too, where each occupation is 0 or 1 to 1e-5.
 
         Parameters
         ----------
@@ -208,8 +208,8 @@ class Smearing:
         Returns
         -------
         Tensor
-            Scalar, Hartree, without gradient. Elsewhere the relative error of the number of electrons is at most 1e-13,
-            or the smallest that double precision of the Fermi level allows.
+            Scalar, Hartree, without gradient. Unless states hold whole electrons, the relative error of their number is
+            at most 1e-13, or the smallest that double precision of the Fermi level allows.
 
         Raises
         ------
@@ -249,7 +249,7 @@ class Smearing:
         reservoirs : sequence of (slice, float)
             Spin channels that share a Fermi level, and the number of their electrons; see `Crystal.reservoirs`.
         whole : float
-            States hold whole electrons if the level in the middle of a gap misses their number by at most this many.
+            States hold whole electrons if each occupation, at the middle of the gap, is 0 or 1 within this.
 
         Raises
         ------
@@ -275,8 +275,8 @@ class Smearing:
     def _solve(self, e: Tensor, states: Tensor, nelectrons: float, limit: float) -> tuple[float, float | None]:
         """Return the chemical potential for sorted eigenvalues (n,) that hold at most `states` (n,) electrons.
 
-        If the states below it are to be full and those above it empty, the second value is the number of electrons, at
-        most `limit`, by which the smearing function misses that.
+        If the states below it are to be full and those above it empty, the second value is the largest difference, at
+        most `limit`, of an occupation of the smearing function from that.
         """
         lowest, highest = float(e[0]), float(e[-1])
         if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -302,11 +302,13 @@ class Smearing:
         below = int((filled <= nelectrons + _FULL).sum())  # number of levels filled at zero width
         if below and float(filled[below - 1]) >= nelectrons - _FULL:
             middle = 0.5 * float(e[below - 1] + e[below])
-            missing = abs(excess(middle, smearing))
-            if missing <= tolerance:
+            if abs(excess(middle, smearing)) <= tolerance:
                 return middle, None
-            if not smearing.monotonic and missing <= limit:
-                return middle, missing
+            occupations = smearing.occupation((e - middle) / self.width)
+            occupations[:below] -= 1
+            missed = float(occupations.abs().max())
+            if not smearing.monotonic and missed <= limit:
+                return middle, missed
         low, high = lowest - _FAR * self.width, highest + _FAR * self.width
         step = 0.05 * self.width
         while high - low > step:
@@ -331,7 +333,8 @@ class FilledStates:
     entropy : float
         Entropy term of the free energy, -T S, Hartree.
     missed : float
-        If states hold whole electrons, the number of electrons by which the smearing function misses that; else zero.
+        If states hold whole electrons, the largest difference of an occupation of the smearing function from that; else
+        zero.
     """
 
     eigenvalues: Tensor

@@ -108,7 +108,7 @@ def scf(
         if missing:
             orbitals = more_orbitals(energy, orbitals, missing)
         elif converged and states.missed > WHOLE:
-            whole = 0.0  # the gap is too narrow for whole electrons
+            whole = WHOLE  # the gap is too narrow for whole electrons
         elif converged:
             if highest > TOO_FULL:
                 remedy = "more plane waves (a higher cutoff)" if nbands is None else "more bands"
