@@ -66,6 +66,13 @@ def divided_differences(smearing: Smearing, eigenvalues: Tensor, fermi_level: fl
     return torch.where(close, mean, (f[:, None] - f) / torch.where(close, 1.0, distance))
 
 
+def _whole_differences(eigenvalues: Tensor, fermi_level: float) -> Tensor:
+    """Return (f_m - f_n) / (e_m - e_n) (n, n), Hartree^-1, of levels that hold whole electrons, see `Smearing.fill`."""
+    f = (eigenvalues < fermi_level).to(eigenvalues.dtype)
+    change = f[:, None] - f
+    return change / torch.where(change == 0, 1.0, eigenvalues[:, None] - eigenvalues)
+
+
 def _bands_above(occupation: float, occupations: Tensor) -> Tensor:
     """Return the number of bands (...) up to the last one in `occupations` (..., nbands) with |f| > `occupation`."""
     numbers = torch.arange(1, occupations.shape[-1] + 1, device=occupations.device)
@@ -164,10 +171,8 @@ class Response:
         self.touched = _bands_above(NEGLIGIBLE, state.occupations[..., : self.nbands])
         self.full_occupations = (2 / crystal.nspin) * state.system.kpoints.weights
         derivatives = state.smearing.derivatives(state.eigenvalues, state.fermi_levels[:, None, None])
-        for spins, _ in crystal.reservoirs:
-            filled = state.occupations[spins]
-            if bool(((filled == 0.0) | (filled == 1.0)).all()):  # whole electrons, see `Smearing.fill`
-                derivatives[spins] = 0.0
+        self.whole = [bool(((f == 0.0) | (f == 1.0)).all()) for f in state.occupations]  # see `Smearing.fill`
+        derivatives[self.whole] = 0.0
         self.occupation_derivatives = derivatives[..., : self.nbands] * self.full_occupations[:, None]
         self.metallic = [self._is_metallic(self.occupation_derivatives[spins]) for spins, _ in crystal.reservoirs]
 
@@ -257,7 +262,11 @@ class Response:
         couplings = (space.conj() @ right.mT).to(torch.complex128)  # <m|dH|n>
         # sum_mn psi_m c_mn psi_n*, c_mn = <m|dH|n> (f_m - f_n) / (e_m - e_n); pairs with an empty orbital count twice
         fermi_level = float(state.fermi_levels[block.spin])
-        mixing = couplings * divided_differences(state.smearing, energies, fermi_level)[:, :count]
+        if self.whole[block.spin]:
+            differences = _whole_differences(energies, fermi_level)
+        else:
+            differences = divided_differences(state.smearing, energies, fermi_level)
+        mixing = couplings * differences[:, :count]
         mixing[count:] *= 2
         change = mixing.mT @ orbitals
         if filled:
