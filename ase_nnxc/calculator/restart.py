@@ -25,6 +25,7 @@ from .. import __version__
 from ..ks.ground_state import GroundState
 from ..regular_files import check_regular_file, check_replaceable
 from .calculation import Calculation
+from .memory import physical_memory
 from .mesh import make_mesh
 from .parameters import LOCAL, for_files
 from .plan import digests
@@ -34,6 +35,7 @@ FORMAT = 2
 """Number of the format that this version reads and writes. Format 1 had no digests and is not read."""
 
 _HEADER, _DIGEST = "ase_nnxc", "sha256"
+LARGEST_FILE = 2**36  # bytes, where the system does not report its memory
 _ORBITALS = "orbitals"
 
 
@@ -114,7 +116,7 @@ def read_restart(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
     """
     path = Path(path)
     try:
-        check_regular_file(path, _memory())
+        check_regular_file(path, physical_memory() or LARGEST_FILE)
         with torch.inference_mode(False), safe_open(path, framework="pt", device="cpu") as file:
             header = _checked_header(path, file.metadata() or {}, file.keys())
             tensors = {
@@ -162,14 +164,6 @@ def _checked_header(path: Path, metadata: Mapping[str, str], tensors: Iterable[s
             f"the unexpected tensors {', '.join(sorted(unknown)) or 'none'}"
         )
     return header
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine, which a restart file must fit into."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on every system
-        return 2**36
 
 
 def _with_list_of_orbitals(tensors: dict[str, Tensor]) -> dict[str, Any]:
