@@ -237,6 +237,8 @@ def main() -> None:
     parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--threshold", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(CASES):
+        parser.error(f"unknown cases {', '.join(sorted(unknown))}; expected some of {', '.join(CASES)}")
     if arguments.worker:
         print(json.dumps(asdict(worker(arguments.worker, arguments.threshold))))
         return
