@@ -395,7 +395,7 @@ def test_early_single_precision_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     crystal = crystal_of(bulk("Al", "fcc", a=4.0))
     basis = basis_of(crystal, 10.0, (3, 3, 3))
     mixed = solve(crystal, basis)
-    monkeypatch.setattr("ase_nnxc.ks.scf.SINGLE_PRECISION", 1.0)  # nothing is as loose as that
+    monkeypatch.setattr("ase_nnxc.ks.output.SINGLE_PRECISION", 1.0)  # nothing is as loose as that
     assert solve(crystal, basis).free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
 
 

@@ -402,7 +402,7 @@ def test_refused_name_leaves_the_calculator_as_it_was():
     calc = NNXCCalculator(xc="scaled")
     with pytest.raises(InputError):
         calc.set(xc="absent@1", maxiter=7)
-    assert (calc.todict()["xc"], calc.parameters["maxiter"]) == ("scaled@2", 100)
+    assert (calc.todict()["xc"], calc.parameters["maxiter"]) == ("scaled@2", 200)
 
 
 def test_path_of_a_checkpoint_stays_exact_elsewhere(models, tmp_path, monkeypatch):

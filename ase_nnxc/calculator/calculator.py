@@ -97,7 +97,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
     convergence : dict
         {"energy": eV per valence electron}: estimated error of the energy at which the SCF stops. Default: 1e-8.
     maxiter : int
-        Largest number of SCF steps; default 100.
+        Largest number of SCF steps, of all kinds (see `ase_nnxc.ks.scf.scf`); default 200.
     device : str
         "auto" (default), "cpu", "cuda", "cuda:1" ... With "auto" the calculation runs on a GPU if there is one that
         passes a small check of its FFT, eigensolver and double precision; else on the CPU, and the log reports why.

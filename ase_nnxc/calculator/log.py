@@ -54,8 +54,10 @@ class Log:
         self.write(*(f"  note: {note}" for note in notes))
         self.write("", "  step     free energy / eV   error / eV   Fermi / eV   moment    seconds")
 
-    def step(self, step: Step) -> None:
-        """Write one SCF step."""
+    def step(self, step: Step, last: Step | None) -> None:
+        """Write one SCF step, after a note if it is made in another way than the `last` one."""
+        if last is not None and (step.method, step.width) != (last.method, last.width):
+            self.write(f"  note: {_way_of(step)}")
         self.write(
             f"  {step.number:4d} {step.free_energy * HARTREE:20.8f} {step.error * HARTREE:12.2e} "
             f"{step.fermi_level * HARTREE:12.5f} {step.moment:8.4f} {step.seconds:10.3f}"
@@ -82,6 +84,13 @@ class Log:
         self.write("  forces / eV/Angstrom", *("  " + " ".join(f"{x:14.8f}" for x in f) for f in forces))
         if stress is not None:
             self.write("  stress / GPa (xx yy zz yz xz xy)", "  " + " ".join(f"{x / GPA:14.6f}" for x in stress))
+
+
+def _way_of(step: Step) -> str:
+    """Return how a step is made."""
+    if step.method == "minimisation":
+        return "direct minimisation of the energy of whole electrons; the error is the last decrease"
+    return f"mixing of densities with a width of {step.width * HARTREE:g} eV"
 
 
 def facts_of(

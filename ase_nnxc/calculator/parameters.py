@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "symmetry": True,
     "smooth_cutoff": False,
     "convergence": {"energy": 1e-8},
-    "maxiter": 100,
+    "maxiter": 200,
     "device": "auto",
     "txt": None,
 }

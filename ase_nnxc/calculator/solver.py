@@ -100,8 +100,8 @@ class GroundStateSolver(Calculator):
         steps: list[Step] = []
 
         def report(step: Step) -> None:
+            self._log.step(step, steps[-1] if steps else None)
             steps.append(step)
-            self._log.step(step)
 
         try:
             state = solve(system, plan.smearing, parameters, earlier.state, report)

@@ -2,12 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 # Residual norms of the first diagonalisation, Hartree, for a start from atoms, from a ground state at other positions,
 # and from a ground state at the same positions. The last one is small, because a change of the functional alone changes
 # the density only slightly, and the errors of rougher orbitals would be larger than this change.
 FROM_ATOMS, FROM_MOVED, FROM_SAME_POSITIONS = 1e-2, 1e-3, 3.1e-4
 SINGLE_PRECISION = 3e-4  # Hartree; for tolerances above it orbitals are solved in complex64
+
+
+# The number of steps in which the estimated error must be halved. Whole electrons can be treated in another way, with
+# which an SCF goes on sooner; with fractional occupations the mixer may restart twice (`mixing.PATIENCE`).
+PATIENCE_WHOLE, PATIENCE_FRACTIONAL = 10, 45
 
 
 class ConvergenceError(RuntimeError):
@@ -26,10 +32,15 @@ class Step:
     ----------
     number : int
         Number of the step, from 1.
+    method : str
+        "mixing", or "minimisation" of the energy of whole electrons; see `scf`.
+    width : float
+        Width of the smearing, Hartree; zero in a minimisation.
     free_energy : float
-        Harris-Foulkes functional of the input density, Hartree.
+        Harris-Foulkes functional of the input density, Hartree; in a minimisation the energy of the orbitals.
     error : float
-        Estimated error of the energy, Hartree: the electrostatic energy of the density's residual.
+        Estimated error of the energy, Hartree: the electrostatic energy of the density's residual; in a minimisation
+        the decrease from the last step.
     tolerance, residual : float
         Largest residual norm of the occupied orbitals that was allowed, and that was reached, Hartree.
     fermi_level : float
@@ -43,6 +54,8 @@ class Step:
     """
 
     number: int
+    method: Literal["mixing", "minimisation"]
+    width: float
     free_energy: float
     error: float
     tolerance: float
@@ -67,6 +80,20 @@ class SCFSettings:
 
     energy: float = 1e-9
     maxiter: int = 100
+
+
+class Stall:
+    """Whether the estimated error of the energy has stopped decreasing."""
+
+    def __init__(self) -> None:
+        self._least, self._idle = math.inf, 0
+
+    def after(self, error: float, whole: bool) -> bool:
+        """Take the error of a step, Hartree, and whether electrons are whole; return whether it has stalled."""
+        self._idle += 1
+        if error < 0.5 * self._least:
+            self._least, self._idle = error, 0
+        return self._idle >= (PATIENCE_WHOLE if whole else PATIENCE_FRACTIONAL)
 
 
 @dataclass(frozen=True)

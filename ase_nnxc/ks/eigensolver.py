@@ -27,7 +27,7 @@ class Eigenpairs:
     vectors : Tensor
         (nbands, npw) orthonormal orbitals.
     residuals : Tensor
-        (nbands,) norms |H psi - e psi|, Hartree, with the weights of `davidson`. They are infinite for bands that need
+        (nbands,) norms |H psi - e psi|, Hartree, with `residual_weights`. They are infinite for bands that need
         not converge.
     applications : int
         Number of products of H with an orbital.
@@ -58,23 +58,29 @@ def _solve_small(overlap: Tensor, matrix: Tensor, nbands: int) -> tuple[Tensor, 
     return values[:nbands], torch.linalg.solve_triangular(lower.mH, vectors[:, :nbands], upper=True)
 
 
-def precondition(residual: Tensor, values: Tensor, psi: Tensor, hamiltonian: Hamiltonian) -> Tensor:
+def precondition(residual: Tensor, psi: Tensor, kinetic: Tensor) -> Tensor:
     """Apply the preconditioner K of Teter, Payne and Allan in the form of Kresse and Furthmueller, eq. (38).
 
     x = T / (3/2 <T>_n),  K = (27 + 18 x + 12 x^2 + 8 x^3) / (27 + 18 x + 12 x^2 + 8 x^3 + 16 x^4).
     """
-    mean = torch.view_as_real(psi).square().sum(-1) @ hamiltonian.kinetic[:, None]
-    x = hamiltonian.kinetic / (1.5 * mean)
+    mean = torch.view_as_real(psi).square().sum(-1) @ kinetic[:, None]
+    x = kinetic / (1.5 * mean)
     a = 27 + x * (18 + x * (12 + 8 * x))
     return residual * (a / (a + 16 * x**4))
 
 
-def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
-    """Improve orbitals until their residuals are below `tolerance`, with at most `MAX_EXPANSIONS` expansions.
+def residual_weights(kinetic: Tensor, ecut: float) -> Tensor:
+    """Return the weights (npw,) of residuals of plane waves with these kinetic energies, up to a cutoff, Hartree.
 
     A residual r(G) changes the eigenvalue by |r(G)|^2 / (T(G) - e). Where a smooth cutoff raises T above the cutoff,
     the residual is therefore weighted with the square root of ecut / T. (Without weights the norms can be 40 Ha when
     the energies have converged.)
+    """
+    return (ecut / kinetic).clamp(max=1).sqrt()
+
+
+def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
+    """Improve orbitals until their residuals are below `tolerance`, with at most `MAX_EXPANSIONS` expansions.
 
     Parameters
     ----------
@@ -94,7 +100,7 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
     values, c = _solve_small(overlap, matrix, nbands)
     residuals = torch.full((nbands,), torch.inf, dtype=torch.float64, device=psi.device)
     active = torch.arange(nconverge, device=psi.device)
-    weights = (hamiltonian.ecut / hamiltonian.kinetic).clamp(max=1).sqrt()
+    weights = residual_weights(hamiltonian.kinetic, hamiltonian.ecut)
     applications = nbands
     for step in range(MAX_EXPANSIONS + 1):
         ca = c[:, active].mT.to(psi.dtype)
@@ -107,7 +113,7 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         if len(open_) == 0 or step == MAX_EXPANSIONS:
             break
         active = active[open_]
-        new = precondition(residual[open_], energies[open_], ritz[open_], hamiltonian)
+        new = precondition(residual[open_], ritz[open_], hamiltonian.kinetic)
         new /= norms(new)[:, None]
         h_new = hamiltonian.apply(new)
         applications += len(new)

@@ -344,6 +344,11 @@ class FilledStates:
     entropy: float
     missed: float = 0.0
 
+    @property
+    def whole(self) -> bool:
+        """Whether each occupation is 0 or 1 within `TRY_WHOLE`."""
+        return bool(((self.occupations - self.occupations.round()).abs() <= TRY_WHOLE).all())
+
 
 def _next_crossing(excess: Callable[[float], float], start: float, step: float) -> tuple[float, float]:
     """Return the interval closest to `start` where `excess` changes from negative to positive; the steps grow."""

@@ -63,7 +63,7 @@ def sternheimer(
         if len(open_) < len(active):
             active, residual, direction, last = active[open_], residual[open_], direction[open_], last[open_]
         e = energies[active][:, None]
-        steepest = outside(precondition(residual, e, psi[active], hamiltonian))
+        steepest = outside(precondition(residual, psi[active], hamiltonian.kinetic))
         slope = _dots(residual, steepest)
         direction = torch.addcmul(steepest, direction, (slope / last)[:, None])
         last = slope

@@ -2,26 +2,26 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from .convergence import SINGLE_PRECISION, ConvergenceError, OrbitalTolerance, SCFSettings, Step
-from .eigensolver import Eigenpairs, davidson
+from .convergence import ConvergenceError, OrbitalTolerance, SCFSettings, Stall, Step
+from .eigensolver import davidson
 from .ground_state import GroundState
-from .hamiltonian import Hamiltonian
 from .initial_guess import more_orbitals
-from .kpoints import Block
+from .minimisation import EnergyOfOrbitals, minimise
 from .mixing import Mixer, default_mixer
 from .nbands import EMPTY, TOO_FULL, bands_in_use, default_nbands, extra_bands
-from .occupations import TRY_WHOLE, WHOLE, FilledStates, Smearing, TooFewBands
+from .occupations import TRY_WHOLE, WHOLE, Smearing, TooFewBands
+from .output import Eigensolver, Output, diagonalise, fill
 from .system import System
 from .total_energy import TotalEnergy
 from .warm_start import start_from, start_from_atoms
 
-Eigensolver = Callable[[Hamiltonian, Tensor, float, int], Eigenpairs]
-"""Function of H, orbitals (nbands, npw), a tolerance of the residuals, and the number of bands to converge."""
+# Widths with which an SCF goes on that does not converge with its own: from at least the first, Hartree, down by the
+# factor. Each but the last need only reach the error ROUGH, Hartree.
+WIDE, NARROWER, ROUGH = 0.03, 0.25, 1e-5
 
 
 def scf(
@@ -37,6 +37,10 @@ def scf(
     callback: Callable[[Step], None] | None = None,
 ) -> GroundState:
     """Solve the Kohn-Sham equations.
+
+    The density is mixed. Where that stalls, the SCF goes on in two other ways before it fails: if the states hold whole
+    electrons, the energy of these orbitals is minimised (`minimisation.minimise`); otherwise, or if that does not end
+    in a ground state, the electrons are smeared widely, and the width is lowered in steps.
 
     Parameters
     ----------
@@ -75,125 +79,205 @@ def scf(
     energy, crystal = TotalEnergy(system), system.crystal
     wanted = nbands or min(default_nbands(crystal), system.basis.fewest_waves)
     begin = start_from_atoms(energy, wanted) if start is None else start_from(start, energy, wanted, nbands is not None)
-    fields, orbitals = begin.fields, begin.orbitals
-    mixer = mixer or default_mixer(system, begin.secants)
-    tolerance = tolerance or OrbitalTolerance.for_energy(begin.tolerance, settings.energy, crystal.nelectrons)
-    asked, in_use = tolerance.first, len(orbitals[0])
-    history: list[Step] = []
-    whole = TRY_WHOLE
-    for number in range(1, settings.maxiter + 1):
-        clock = time.perf_counter()
-        potential = energy.potential(fields)
-        pairs = _diagonalise(energy, potential.values, orbitals, eigensolver, asked, in_use)
-        output = _fill(energy, smearing, pairs, whole)
-        states = output.states
-        orbitals, residual = output.orbitals, output.fields - fields
-        step = Step(
-            number=number,
-            free_energy=output.energy + potential.double_counting,
-            error=mixer.error(residual, crystal.volume),
-            tolerance=asked,
-            residual=output.residual,
-            fermi_level=float(states.fermi_levels.max()),
-            moment=float(output.fields[1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0,
-            applications=output.applications,
-            seconds=time.perf_counter() - clock,
-        )
-        history.append(step)
-        if callback is not None:
-            callback(step)
-        highest = float(states.occupations[..., -1].abs().max())
-        missing = extra_bands(system, len(orbitals[0])) if nbands is None and highest > EMPTY else 0
-        converged = step.error <= settings.energy and tolerance.is_met(asked, step.residual)
-        if missing:
-            orbitals = more_orbitals(energy, orbitals, missing)
-        elif converged and states.missed > WHOLE:
-            whole = WHOLE  # the gap is too narrow for whole electrons
-        elif converged:
-            if highest > TOO_FULL:
-                remedy = "more plane waves (a higher cutoff)" if nbands is None else "more bands"
-                raise TooFewBands(
-                    f"too few bands: the occupation of band {len(orbitals[0])}, the highest, is {highest:.1e}; "
-                    f"expected at most {TOO_FULL:.0e}; use {remedy}"
-                )
-            return _ground_state(energy, smearing, output, history, mixer.secants(fields, residual))
-        fields = mixer.step(fields, residual)
-        asked = tolerance.next(asked, step.error)
-        in_use = len(orbitals[0]) if missing else bands_in_use(states.occupations)
-    last = history[-1]
-    raise ConvergenceError(
-        f"the SCF has not converged in {last.number} steps: the estimated error of the energy is {last.error:.1e} Ha, "
-        f"the tolerance is {settings.energy:.1e} Ha; the largest residual of an orbital is {last.residual:.1e} Ha",
-        history,
-    )
+    schedule = tolerance or OrbitalTolerance.for_energy(begin.tolerance, settings.energy, crystal.nelectrons)
+    run = _SCF(energy, smearing, nbands, settings, eigensolver, schedule, callback, begin.orbitals)
+    state = run.solve(begin.fields, mixer or default_mixer(system, begin.secants))
+    if state is None:
+        state = run.solve(run.smeared_widely(begin.fields), last=True)
+    assert state is not None  # the last attempt ends only in a ground state or an error
+    return state
 
 
-def _diagonalise(
-    energy: TotalEnergy,
-    potential: Tensor,
-    orbitals: list[Tensor],
-    eigensolver: Eigensolver,
-    tolerance: float,
-    in_use: int,
-) -> list[Eigenpairs]:
-    """Return eigenpairs of every block, `in_use` of them converged; loose tolerances are reached in complex64."""
-    dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
+class _SCF:
+    """An SCF that is under way.
 
-    def solve(block: Block, psi: Tensor) -> Eigenpairs:
-        hamiltonian = energy.hamiltonian(block, potential[block.spin], dtype)
-        return eigensolver(hamiltonian, psi.to(dtype), tolerance, in_use)
-
-    return energy.system.kpoints.map(solve, orbitals)
-
-
-@dataclass(frozen=True, eq=False)
-class _Output:
-    """Orbitals in the potential of the input fields, filled with electrons, and the fields that they make.
-
-    Attributes
+    Parameters
     ----------
+    energy, smearing, nbands, settings, eigensolver, tolerance, callback
+        Those of `scf`.
     orbitals : list of Tensor
-        (nbands, npw) of each block.
-    states : FilledStates
-        Eigenvalues and occupations.
-    fields : Tensor
-        (nfields, ng).
-    energy : float
-        Sum of the eigenvalues with the terms of ions, orbitals and entropy, Hartree; the double counting of the
-        potential makes it the Harris-Foulkes functional.
-    residual : float
-        Largest residual norm of an orbital that holds electrons, Hartree.
-    applications : int
-        Applications of H to an orbital, over all blocks.
+        (nbands, npw) of each block, where the first diagonalisation starts.
     """
 
-    orbitals: list[Tensor]
-    states: FilledStates
-    fields: Tensor
-    energy: float
-    residual: float
-    applications: int
+    def __init__(
+        self,
+        energy: TotalEnergy,
+        smearing: Smearing,
+        nbands: int | None,
+        settings: SCFSettings,
+        eigensolver: Eigensolver,
+        tolerance: OrbitalTolerance,
+        callback: Callable[[Step], None] | None,
+        orbitals: list[Tensor],
+    ):
+        self.energy, self.smearing, self.nbands, self.settings = energy, smearing, nbands, settings
+        self.eigensolver, self.tolerance, self.callback = eigensolver, tolerance, callback
+        self.orbitals = orbitals
+        self.history: list[Step] = []
 
+    def solve(self, fields: Tensor, mixer: Mixer | None = None, *, last: bool = False) -> GroundState | None:
+        """Mix fields, with a minimisation of the energy where that helps; return None if both stall.
 
-def _fill(energy: TotalEnergy, smearing: Smearing, pairs: list[Eigenpairs], whole: float) -> _Output:
-    system, kpoints = energy.system, energy.system.kpoints
-    orbitals = [p.vectors for p in pairs]
-    eigenvalues, residuals = kpoints.gather([p.values for p in pairs]), kpoints.gather([p.residuals for p in pairs])
-    states = smearing.fill(eigenvalues, kpoints.weights, system.crystal.reservoirs, whole)
-    energy.prepare(kpoints, orbitals, states.electrons)
-    band_energy = float((states.eigenvalues * states.electrons).sum())
-    return _Output(
-        orbitals=orbitals,
-        states=states,
-        fields=energy.fields_of(orbitals, states.electrons),
-        energy=band_energy + energy.double_counting + energy.of_ions + states.entropy,
-        residual=float(residuals[states.occupations.abs() > EMPTY].max()),
-        applications=int(kpoints.gather([torch.tensor(p.applications, device="cpu") for p in pairs]).sum()),
-    )
+        Parameters
+        ----------
+        fields : Tensor
+            (nfields, ng) input fields of the first step.
+        mixer : Mixer, optional
+            Mixer of the fields.
+        last : bool
+            Whether to go on mixing until all steps are used.
+        """
+        outcome = self._mix(fields, self.smearing, self.tolerance.first, mixer)
+        if isinstance(outcome, Output) and outcome.states.whole:
+            outcome = self._mix(self._minimised(outcome), self.smearing, 0.5 * self.tolerance.final)
+        if isinstance(outcome, Output) and last:
+            outcome = self._mix(outcome.fields, self.smearing, self.tolerance.first, patient=True)
+        return outcome if isinstance(outcome, GroundState) else None
+
+    def smeared_widely(self, fields: Tensor) -> Tensor:
+        """Return fields (nfields, ng) for the smearing of the SCF, from fields with wider ones."""
+        widths = [self.smearing.width / NARROWER]
+        while widths[-1] < WIDE:
+            widths.append(widths[-1] / NARROWER)
+        for width in reversed(widths):
+            smearing = replace(self.smearing, width=width)
+            fields = self._mix(fields, smearing, self.tolerance.first, rough=True).fields
+        return fields
+
+    def _mix(
+        self,
+        fields: Tensor,
+        smearing: Smearing,
+        asked: float,
+        mixer: Mixer | None = None,
+        *,
+        rough: bool = False,
+        patient: bool = False,
+    ) -> GroundState | Output:
+        """Mix fields until input and output agree, or until the error stalls; then return the last output.
+
+        Parameters
+        ----------
+        fields : Tensor
+            (nfields, ng) input fields of the first step.
+        smearing : Smearing
+            Occupations.
+        asked : float
+            Residual norm of the first diagonalisation, Hartree.
+        mixer : Mixer, optional
+            Mixer; default: a new one.
+        rough : bool
+            Whether to end at an error of `ROUGH`.
+        patient : bool
+            Whether to go on when the error stalls.
+        """
+        mixer, stall, whole = mixer or default_mixer(self.energy.system, None), Stall(), TRY_WHOLE
+        in_use = len(self.orbitals[0])
+        while True:
+            self._check_steps()
+            clock = time.perf_counter()
+            potential = self.energy.potential(fields)
+            pairs = diagonalise(self.energy, potential.values, self.orbitals, self.eigensolver, asked, in_use)
+            output = fill(self.energy, smearing, pairs, whole)
+            self.orbitals, residual = output.orbitals, output.fields - fields
+            step = Step(
+                number=len(self.history) + 1,
+                method="mixing",
+                width=smearing.width,
+                free_energy=output.energy + potential.double_counting,
+                error=mixer.error(residual, self.energy.system.crystal.volume),
+                tolerance=asked,
+                residual=output.residual,
+                fermi_level=float(output.states.fermi_levels.max()),
+                moment=self._moment(output.fields),
+                applications=output.applications,
+                seconds=time.perf_counter() - clock,
+            )
+            self._record(step)
+            missing = self._missing_bands(output)
+            converged = step.error <= self.settings.energy and self.tolerance.is_met(asked, step.residual)
+            if missing:
+                self.orbitals = more_orbitals(self.energy, self.orbitals, missing)
+            elif rough and step.error <= ROUGH:
+                return output
+            elif converged and output.states.missed > WHOLE:
+                whole = WHOLE  # the gap is too narrow for whole electrons
+            elif converged:
+                self._check_bands(output)
+                return _ground_state(self.energy, smearing, output, self.history, mixer.secants(fields, residual))
+            elif stall.after(step.error, output.states.whole) and not patient:
+                return output
+            fields = mixer.step(fields, residual)
+            asked = self.tolerance.next(asked, step.error)
+            in_use = len(self.orbitals[0]) if missing else bands_in_use(output.states.occupations)
+
+    def _minimised(self, output: Output) -> Tensor:
+        """Return the fields (nfields, ng) of the orbitals that minimise the energy, with the electrons of `output`."""
+        crystal, kpoints = self.energy.system.crystal, self.energy.system.kpoints
+        electrons = output.states.occupations.round() * (2 / crystal.nspin) * kpoints.weights[:, None]
+        function = EnergyOfOrbitals(self.energy, electrons)
+        last, clock, applications = self.history[-1], time.perf_counter(), 0
+        tolerance = 0.5 * self.tolerance.final
+        for point in minimise(function, output.orbitals, tolerance):
+            step = replace(
+                last,
+                number=len(self.history) + 1,
+                method="minimisation",
+                width=0.0,
+                free_energy=point.energy,
+                error=abs(last.free_energy - point.energy),
+                tolerance=tolerance,
+                residual=point.residual,
+                moment=self._moment(point.fields),
+                applications=function.applications - applications,
+                seconds=time.perf_counter() - clock,
+            )
+            self._record(step)
+            last, clock, applications = step, time.perf_counter(), function.applications
+            self._check_steps()
+        self.orbitals = point.orbitals
+        return point.fields
+
+    def _record(self, step: Step) -> None:
+        self.history.append(step)
+        if self.callback is not None:
+            self.callback(step)
+
+    def _check_steps(self) -> None:
+        """Raise ConvergenceError if all steps are used."""
+        if len(self.history) < self.settings.maxiter:
+            return
+        last = self.history[-1]
+        raise ConvergenceError(
+            f"the SCF has not converged in {last.number} steps: the estimated error of the energy is {last.error:.1e} "
+            f"Ha, the tolerance is {self.settings.energy:.1e} Ha; the largest residual of an orbital is "
+            f"{last.residual:.1e} Ha",
+            self.history,
+        )
+
+    def _moment(self, fields: Tensor) -> float:
+        crystal = self.energy.system.crystal
+        return float(fields[1, 0].real * crystal.volume) if crystal.nspin == 2 else 0.0
+
+    def _missing_bands(self, output: Output) -> int:
+        """Return the number of bands to add."""
+        if self.nbands is not None or output.highest_occupation <= EMPTY:
+            return 0
+        return extra_bands(self.energy.system, len(self.orbitals[0]))
+
+    def _check_bands(self, output: Output) -> None:
+        """Raise TooFewBands if the highest band holds too many electrons."""
+        highest = output.highest_occupation
+        if highest > TOO_FULL:
+            remedy = "more plane waves (a higher cutoff)" if self.nbands is None else "more bands"
+            raise TooFewBands(
+                f"too few bands: the occupation of band {len(self.orbitals[0])}, the highest, is {highest:.1e}; "
+                f"expected at most {TOO_FULL:.0e}; use {remedy}"
+            )
 
 
 def _ground_state(
-    energy: TotalEnergy, smearing: Smearing, output: _Output, history: list[Step], secants: Tensor
+    energy: TotalEnergy, smearing: Smearing, output: Output, history: list[Step], secants: Tensor
 ) -> GroundState:
     states = output.states
     return GroundState(

@@ -1,0 +1,88 @@
+"""Half a step of the SCF: from a potential to its orbitals, filled with electrons, and the fields that they make."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .convergence import SINGLE_PRECISION
+from .eigensolver import Eigenpairs
+from .hamiltonian import Hamiltonian
+from .kpoints import Block
+from .nbands import EMPTY
+from .occupations import FilledStates, Smearing
+from .total_energy import TotalEnergy
+
+Eigensolver = Callable[[Hamiltonian, Tensor, float, int], Eigenpairs]
+"""Function of H, orbitals (nbands, npw), a tolerance of the residuals, and the number of bands to converge."""
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """Orbitals in the potential of the input fields, filled with electrons, and the fields that they make.
+
+    Attributes
+    ----------
+    orbitals : list of Tensor
+        (nbands, npw) of each block.
+    states : FilledStates
+        Eigenvalues and occupations.
+    fields : Tensor
+        (nfields, ng).
+    energy : float
+        Sum of the eigenvalues with the terms of ions, orbitals and entropy, Hartree; the double counting of the
+        potential makes it the Harris-Foulkes functional.
+    residual : float
+        Largest residual norm of an orbital that holds electrons, Hartree.
+    applications : int
+        Applications of H to an orbital, over all blocks.
+    """
+
+    orbitals: list[Tensor]
+    states: FilledStates
+    fields: Tensor
+    energy: float
+    residual: float
+    applications: int
+
+    @property
+    def highest_occupation(self) -> float:
+        """Largest occupation of the highest band."""
+        return float(self.states.occupations[..., -1].abs().max())
+
+
+def diagonalise(
+    energy: TotalEnergy,
+    potential: Tensor,
+    orbitals: Sequence[Tensor],
+    eigensolver: Eigensolver,
+    tolerance: float,
+    in_use: int,
+) -> list[Eigenpairs]:
+    """Return eigenpairs of every block, `in_use` of them converged; loose tolerances are reached in complex64."""
+    dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
+
+    def solve(block: Block, psi: Tensor) -> Eigenpairs:
+        hamiltonian = energy.hamiltonian(block, potential[block.spin], dtype)
+        return eigensolver(hamiltonian, psi.to(dtype), tolerance, in_use)
+
+    return energy.system.kpoints.map(solve, orbitals)
+
+
+def fill(energy: TotalEnergy, smearing: Smearing, pairs: Sequence[Eigenpairs], whole: float) -> Output:
+    """Fill the eigenstates of all blocks with electrons; `whole` is that of `Smearing.fill`."""
+    system, kpoints = energy.system, energy.system.kpoints
+    orbitals = [p.vectors for p in pairs]
+    eigenvalues, residuals = kpoints.gather([p.values for p in pairs]), kpoints.gather([p.residuals for p in pairs])
+    states = smearing.fill(eigenvalues, kpoints.weights, system.crystal.reservoirs, whole)
+    energy.prepare(kpoints, orbitals, states.electrons)
+    band_energy = float((states.eigenvalues * states.electrons).sum())
+    return Output(
+        orbitals=orbitals,
+        states=states,
+        fields=energy.fields_of(orbitals, states.electrons),
+        energy=band_energy + energy.double_counting + energy.of_ions + states.entropy,
+        residual=float(residuals[states.occupations.abs() > EMPTY].max()),
+        applications=int(kpoints.gather([torch.tensor(p.applications, device="cpu") for p in pairs]).sum()),
+    )
