@@ -224,7 +224,10 @@ def run(kind: str, number: int) -> dict:
         difference = again["energy"] - result["energy"] if "energy" in again else None
         result["copies"][name] = {"difference": difference, **again}
     if number % 10 == 0:
-        result["force_error"] = force_error(atoms, settings, rng)
+        try:
+            result["force_error"] = force_error(atoms, settings, rng)
+        except SCFError as error:
+            result["force_ending"] = str(error)[:300]
     return result
 
 

@@ -71,7 +71,7 @@ def test_gradient_is_the_derivative_of_the_energy(atoms: Atoms, xc: str) -> None
 @pytest.mark.parametrize("atoms", [silicon(), hydrogen()], ids=["Si", "H2"])
 def test_minimum_is_the_ground_state_and_each_step_lowers_the_energy(atoms: Atoms) -> None:
     state = solve(atoms, settings=SCFSettings(energy=1e-12))
-    points = list(minimise(function_of(state), shaken(state.orbitals, 0.02), 1e-6))
+    points = list(minimise(function_of(state), shaken(state.orbitals, 0.02), 1e-6, 0.0))
     energies = [point.energy for point in points]
     assert all(b <= a + 1e-11 for a, b in itertools.pairwise(energies))
     assert points[-1].residual <= 1e-6

@@ -6,6 +6,7 @@ preconditioner minimises it (J. Nocedal and S. J. Wright, Numerical Optimization
 energy; no mixing of densities guarantees that.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,7 @@ MEMORY = 8  # number of secants
 TRIALS = 10  # the largest number of trial points on a line
 DECREASE = 1e-4  # a step must lower the energy by this fraction of what its slope promises
 ROUNDING = 1e-13  # relative error of an energy
+FEW = 5  # number of steps
 CURVED = 1e-8  # a secant is kept if s . y is larger than this fraction of |s| |y|
 
 
@@ -141,11 +143,10 @@ class EnergyOfOrbitals:
         return torch.cat(((vectors * weights.rsqrt()) @ (vectors.mH @ filled), empty))
 
 
-def minimise(function: EnergyOfOrbitals, orbitals: Sequence[Tensor], tolerance: float) -> Iterator[Point]:
-    """Minimise the energy and yield the point of each step.
-
-    The iterator ends when the norms of the gradient are at most `tolerance` (Hartree), or when rounding lets no step
-    lower the energy any more.
+def minimise(
+    function: EnergyOfOrbitals, orbitals: Sequence[Tensor], residual: float, decrease: float
+) -> Iterator[Point]:
+    """Minimise the energy and yield the point of each step, until residuals or decreases of the energy are small.
 
     Parameters
     ----------
@@ -153,14 +154,18 @@ def minimise(function: EnergyOfOrbitals, orbitals: Sequence[Tensor], tolerance: 
         What to minimise.
     orbitals : sequence of Tensor
         (nbands, npw) of each block, where the search starts. Those that hold electrons come first.
-    tolerance : float
-        Norm of the gradient at the end, Hartree.
+    residual : float
+        Residual (see `Point`) at the end, Hartree.
+    decrease : float
+        Decrease of the energy in the last `FEW` steps, at the end, Hartree.
     """
     point: Point | None = function.at(orbitals)
     secants: list[Secant] = []
+    energies = [math.inf] * FEW
     while point is not None:
         yield point
-        if point.residual <= tolerance:
+        energies = [*energies[1:], point.energy]
+        if point.residual <= residual or energies[0] - energies[-1] <= decrease + ROUNDING * abs(point.energy):
             return
         direction = _direction(function, point, secants)
         if function.inner(point.gradient, direction) >= 0:

@@ -218,7 +218,7 @@ class _SCF:
         function = EnergyOfOrbitals(self.energy, electrons)
         last, clock, applications = self.history[-1], time.perf_counter(), 0
         tolerance = 0.5 * self.tolerance.final
-        for point in minimise(function, output.orbitals, tolerance):
+        for point in minimise(function, output.orbitals, tolerance, 0.1 * self.settings.energy):
             step = replace(
                 last,
                 number=len(self.history) + 1,

@@ -13,7 +13,7 @@ from .protocol import Array
 from .reading import fortran_number, whole_valence
 
 # ABINIT's numbers of functionals (negative: those of libxc), by the name of the family of tables ("pade" is LDA)
-_IXC = {
+IXC = {
     "pade": (1, 2, 3, 7, -1007, -1009, -1012),
     "pbe": (11, -101130),
     "pbesol": (-116133,),
@@ -94,7 +94,7 @@ def read_psp8(text: str, path: str) -> FileContent:
         core=core,
         density=None,
         configuration=None,
-        functional=next((family for family, numbers in _IXC.items() if header.ixc in numbers), f"ixc={header.ixc}"),
+        functional=next((family for family, numbers in IXC.items() if header.ixc in numbers), f"ixc={header.ixc}"),
         ecut=None,
     )
 
