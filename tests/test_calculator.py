@@ -647,6 +647,31 @@ def test_box_is_that_of_the_geometry_whatever_came_before(no_scf):
     assert len(set(box(3.9))) == 1  # no operation of the cube is lost
 
 
+@pytest.mark.parametrize(("xc", "limit"), [("PBE", 0.02), ("r2SCAN", 0.1), ("SCAN", 0.3)])
+def test_energy_depends_neither_on_the_position_of_the_grid_nor_on_finer_ones(xc, limit):
+    settings = {"ecut": 300, "kpts": {"size": (2, 2, 2), "gamma": True}, "convergence": {"energy": 1e-9}}
+    atoms = silicon(xc=xc, **settings)
+    box = atoms.calc.resolve(atoms)["gpts"]
+    energies = [atoms.get_potential_energy(force_consistent=True)]
+    atoms.positions += (0.03, 0.01, 0.02)
+    energies.append(atoms.get_potential_energy(force_consistent=True))
+    atoms.calc.set(gpts=tuple(2 * n for n in box))
+    energies.append(atoms.get_potential_energy(force_consistent=True))
+    assert 1000 * np.ptp(energies) < limit  # meV
+
+
+def test_orbitals_and_density_are_on_the_grid_that_was_given():
+    atoms = silicon(gpts=(24, 24, 24))
+    atoms.get_potential_energy()
+    density, orbital = atoms.calc.get_pseudo_density(), atoms.calc.get_pseudo_wave_function()
+    assert density.shape == orbital.shape == atoms.calc.get_effective_potential().shape == (24, 24, 24)
+    assert atoms.calc.differentiable(atoms).density.shape == density.shape
+    volume = atoms.get_volume() / density.size
+    assert density.sum() * volume == pytest.approx(8, abs=1e-10)
+    assert np.square(abs(orbital)).sum() * volume == pytest.approx(1, abs=1e-10)
+    assert atoms.calc.ground_state().basis.grid.shape < (24, 24, 24)  # transforms of orbitals do not need it
+
+
 def test_energy_is_the_same_after_an_excursion_to_a_larger_cell():
     atoms = aluminium()
     before = free_energy(atoms)

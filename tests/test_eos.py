@@ -285,6 +285,24 @@ def test_noise_is_no_jump_of_the_free_energy(seed):
     assert not [message for message in faults(fit, points, points) if "jumps" in message]
 
 
+@pytest.mark.parametrize(
+    ("noise", "reason"),
+    [
+        (2e-6, "B0' = 13.0, outside the range from 0 to 12 of crystals"),
+        (
+            3e-4,
+            "B0' = 14.6, outside the range from 0 to 12 of crystals, but uncertain by 2.8, because the points scatter "
+            "by 0.66 meV around a curve whose depth is 27 meV; a wider span or a denser mesh helps",
+        ),
+    ],
+)
+def test_noise_is_the_reason_for_an_uncertain_derivative_only(noise, reason):
+    volumes = np.linspace(0.94, 1.06, 7) * V_CU
+    energies = [well(v, 13.0) + noise * x for v, x in zip(volumes, (1, -2, 1, 1, -2, 2, -1))]
+    points = [Point(i, v, e, 0.0, None, 0.0) for i, (v, e) in enumerate(zip(volumes, energies))]
+    assert faults(fit_energies(volumes, energies), points, points) == [reason]
+
+
 def test_minimum_at_the_rim_of_the_points_is_a_fault():
     points = [Point(i, 10.0 + i, well(10.0 + i, centre=15.5), 0.0, None, 0.0) for i in range(7)]
     fit = fit_energies([p.volume_A3 for p in points], [p.free_energy_eV for p in points])

@@ -11,7 +11,7 @@ from ase.build import bulk
 from kohn_sham import basis_of, crystal_of, diagonalise, k_mesh, rattled_silicon_carbide, slope
 from pyscf.dft import libxc
 
-from ase_nnxc.ks.basis import Basis, make_basis, make_sphere, smooth_size
+from ase_nnxc.ks.basis import Basis, DensityGrid, make_basis, make_sphere, smooth_size
 from ase_nnxc.ks.convergence import ConvergenceError, OrbitalTolerance, SCFSettings
 from ase_nnxc.ks.crystal import Crystal
 from ase_nnxc.ks.eigensolver import Eigenpairs
@@ -55,7 +55,7 @@ def test_forces_and_stress_are_derivatives_of_the_free_energy(xc: str, smooth: b
     def strained(x: float) -> float:
         cell = crystal.deformed(x * direction, still)
         # at constant cutoff the sphere follows the cell: only a smooth cutoff makes that a derivative
-        sphere = basis_of(cell, 12.0, (2, 2, 1), smooth=True, gpts=basis.grid.shape) if smooth else basis
+        sphere = basis_of(cell, 12.0, (2, 2, 1), smooth=True, gpts=basis.fine.shape) if smooth else basis
         return solve(cell, sphere, start=state, xc=xc).free_energy
 
     def moved(x: float) -> float:
@@ -120,7 +120,7 @@ def test_forces_and_stress_of_a_polarised_crystal_are_derivatives_of_the_free_en
 def test_symmetry_changes_no_number(atoms: Atoms, ecut: float, kpts: tuple[int, int, int], gpts, xc: str) -> None:
     crystal = crystal_of(atoms, "gth-pbe-q2" if "Mg" in atoms.get_chemical_symbols() else "gth-pbe")
     basis = basis_of(crystal, ecut, kpts, gpts=gpts)
-    plain = basis_of(crystal, ecut, kpts, symmetric=False, gpts=basis.grid.shape)
+    plain = basis_of(crystal, ecut, kpts, symmetric=False, gpts=basis.fine.shape)
     assert len(basis.spheres) < len(plain.spheres) / 1.9
     with_symmetry, without = solve(crystal, basis, xc=xc), solve(crystal, plain, xc=xc)
     assert with_symmetry.free_energy == pytest.approx(without.free_energy, abs=1e-8)
@@ -168,15 +168,15 @@ def test_silicon_has_the_energy_of_dftk_with_scan() -> None:
 class FourierOrbits:
     """Symmetrisation of the Fourier coefficients, for operations that do not map the box to itself, as DFTK does it."""
 
-    def __init__(self, crystal: Crystal, basis: Basis):
-        shape = basis.grid.shape
+    def __init__(self, crystal: Crystal, basis: Basis, grid: DensityGrid):
+        shape = grid.shape
         trivial = identity(len(crystal.potentials)).grid_orbits(shape)
         self.labels, self.representatives, self.counts = trivial.labels, trivial.representatives, trivial.counts
         axes = (torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in shape)
         waves = torch.cartesian_prod(*axes)
         half = torch.zeros(shape, dtype=torch.bool)
         for sign in (1, -1):
-            half[tuple((sign * basis.grid.miller % torch.tensor(shape)).mT)] = True
+            half[tuple((sign * grid.miller % torch.tensor(shape)).mT)] = True
         self.inside, self.images, self.phases = half.flatten(), [], []
         for rotation, translation in zip(basis.symmetry.rotations.to(waves), basis.symmetry.translations):
             i, j, k = ((waves @ rotation)[:, axis].long() % n for axis, n in enumerate(shape))
@@ -196,15 +196,17 @@ class FourierOrbits:
 
 def test_silicon_has_the_energy_of_dftk_with_scan_on_a_box_without_the_symmetry() -> None:
     """DFTK's test silicon_scan at 15 Ha. Its 27^3 points break the symmetry, which it imposes on the waves."""
-    crystal, shape = silicon_of_dftk("pbe"), (27, 27, 27)
-    coarse = basis_of(crystal, 15.0, (3, 3, 3), gpts=shape)
+    crystal = silicon_of_dftk("pbe")
+    coarse = basis_of(crystal, 15.0, (3, 3, 3), gpts=(27, 27, 27))
     mesh = k_mesh((3, 3, 3))
     symmetry = find_symmetry(crystal.lattice, crystal.positions, (0, 0))
     assert len(symmetry) == 48 > len(coarse.symmetry)
     irreducible, weights, _ = symmetry.irreducible_kpoints(mesh)
-    spheres = tuple(make_sphere(crystal, 15.0, k, w, shape) for k, w in zip(irreducible, weights.tolist()))
+    box = coarse.grid.shape
+    spheres = tuple(make_sphere(crystal, 15.0, k, w, box) for k, w in zip(irreducible, weights.tolist()))
     basis = replace(coarse, spheres=spheres, symmetry=symmetry)
-    basis.__dict__["orbits"] = FourierOrbits(crystal, basis)
+    basis.__dict__["orbits"] = FourierOrbits(crystal, basis, basis.grid)
+    basis.__dict__["fine_orbits"] = FourierOrbits(crystal, basis, basis.fine)
     state = solve(crystal, basis, Smearing("gaussian", 1e-3), settings=SCFSettings(energy=1e-10), xc="SCAN")
     assert state.free_energy == pytest.approx(-7.856498623457256, abs=1e-5)
 

@@ -7,39 +7,18 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.units import Bohr, Hartree
+from records import in_state_of
 
-from ase_nnxc import NNXCCalculator
-
-SMEARING = {"cold": "marzari-vanderbilt"}
 FAST = ["al-eos-0.94", "al-eos-1.00", "al-eos-1.06", "al-cold", "al-fermi-dirac", "al-methfessel-paxton"]
 FAST += ["si-rattled", "si-lda", "si-bands", "mg-hcp", "graphene-periodic", "n-atom"]
+ATOMS = ["o-atom", "fe-atom-smeared", "fe-atom"]  # with whole electrons, or a Fermi level for each spin
 SLOW = ["al-eos-0.96", "al-eos-0.98", "al-eos-1.02", "al-eos-1.04", "cu", "ni-ferro", "mgo-rocksalt-rattled"]
-SLOW += ["caf2-pbesol", "fe-bcc", "cr-antiferro", "aln-wurtzite", "o2-box"]
-GAPPED = {"si-rattled", "si-lda", "mgo-rocksalt-rattled", "caf2-pbesol", "aln-wurtzite", "o2-box", "n-atom"}
+SLOW += ["caf2-pbesol", "fe-bcc", "cr-antiferro", "aln-wurtzite", "o2-box", *ATOMS]
+GAPPED = {"si-rattled", "si-lda", "mgo-rocksalt-rattled", "caf2-pbesol", "aln-wurtzite", "o2-box", "n-atom", *ATOMS}
 SEMICORE_OR_SPIN = {"ni-ferro", "fe-bcc", "cr-antiferro", "o2-box", "mgo-rocksalt-rattled", "caf2-pbesol"}
 SEMICORE_OR_SPIN |= {"lan-rattled", "mgo-rocksalt-rattled-r2scan"}
 ABINIT_FAST = ["si-rattled", "si-rattled-r2scan"]
 ABINIT_SLOW = ["mgo-rocksalt-rattled", "mgo-rocksalt-rattled-r2scan", "aln-wurtzite", "lan-rattled"]
-
-
-def atoms_of(record: dict, code: str) -> Atoms:
-    """The structure of a record with a calculator of its settings attached, on the tables and FFT box of a program."""
-    settings, reference = record["settings"], record[code]
-    atoms = Atoms(record["symbols"], cell=record["cell_A"], positions=record["positions_A"], pbc=True)
-    if settings["magmoms"] is not None:
-        atoms.set_initial_magnetic_moments(settings["magmoms"])
-    atoms.calc = NNXCCalculator(
-        settings["xc"],
-        ecut=settings["ecut"] * Hartree,
-        kpts={"size": settings["kpts"], "gamma": True},
-        smearing={
-            "name": SMEARING.get(settings["smearing"], settings["smearing"]),
-            "width": settings["width"] * Hartree,
-        },
-        pseudos={symbol: f"{settings['pseudo']}-q{q}" for symbol, q in reference["valence"].items()},
-        gpts=tuple(int(n) for n in reference["fft"].split(",")),
-    )
-    return atoms
 
 
 def assert_same_energy_and_forces(atoms: Atoms, reference: dict, name: str) -> None:
@@ -52,46 +31,20 @@ def assert_same_energy_and_forces(atoms: Atoms, reference: dict, name: str) -> N
 
 @pytest.mark.parametrize("name", FAST + [pytest.param(name, marks=pytest.mark.slow) for name in SLOW])
 def test_same_numbers_as_quantum_espresso(qe_records: dict[str, dict], name: str) -> None:
-    atoms, qe = atoms_of(qe_records[name], "qe"), qe_records[name]["qe"]
+    atoms, qe = in_state_of(name, qe_records[name], "qe"), qe_records[name]["qe"]
     assert_same_energy_and_forces(atoms, qe, name)
     difference = atoms.get_stress(voigt=False) * Bohr**3 / Hartree - qe["stress"]
     assert abs(np.trace(difference) / 3) < 2e-6
-    if name not in ABINIT_FAST + ABINIT_SLOW:  # the rest of pw.x's stress is wrong there
+    if name not in ABINIT_FAST + ABINIT_SLOW + ATOMS:  # the rest of pw.x's stress is wrong there
         assert np.abs(difference).max() < 2e-6
     assert abs(atoms.get_magnetic_moment() - qe["magmom"]) < 0.015
     if name not in GAPPED or name.startswith("si-"):
         assert abs(atoms.calc.results["fermi_level"] - qe["fermi_eV"]) < 1e-3
 
 
-@pytest.mark.slow
-def test_oxygen_atom_in_the_same_state_as_in_quantum_espresso(qe_records: dict[str, dict]) -> None:
-    atoms, qe = atoms_of(qe_records["o-atom"], "qe"), qe_records["o-atom"]["qe"]
-    cell, box = atoms.cell.lengths(), atoms.calc.parameters["gpts"]
-    atoms.set_cell(cell[::-1])  # the odd p electron goes along the longest vector here, along the shortest there
-    atoms.calc.set(gpts=(max(box),) * 3)
-    atoms.get_potential_energy()
-    atoms.set_cell(cell)
-    atoms.calc.set(gpts=box)
-    assert_same_energy_and_forces(atoms, qe, "o-atom")
-    assert atoms.get_magnetic_moment() == pytest.approx(qe["magmom"], abs=1e-3)
-
-
-@pytest.mark.slow
-def test_iron_atom_in_the_same_states_as_in_quantum_espresso(qe_records: dict[str, dict]) -> None:
-    smeared, whole = qe_records["fe-atom-smeared"], qe_records["fe-atom"]
-    atoms = atoms_of(smeared, "qe")
-    assert_same_energy_and_forces(atoms, smeared["qe"], "fe-atom-smeared")
-    assert atoms.get_magnetic_moment() == pytest.approx(4.0, abs=1e-3)
-    atoms.calc.set(fixed_magmom=whole["settings"]["moment"])
-    for width in (0.01, 0.005, 0.002, whole["settings"]["width"]):  # whole electrons at once have several states
-        atoms.calc.set(smearing={"name": "gaussian", "width": width * Hartree})
-        atoms.get_potential_energy()
-    assert_same_energy_and_forces(atoms, whole["qe"], "fe-atom")
-
-
 @pytest.mark.parametrize("name", ABINIT_FAST + [pytest.param(name, marks=pytest.mark.slow) for name in ABINIT_SLOW])
 def test_same_numbers_as_abinit(abinit_records: dict[str, dict], name: str) -> None:
-    atoms, abinit = atoms_of(abinit_records[name], "abinit"), abinit_records[name]["abinit"]
+    atoms, abinit = in_state_of(name, abinit_records[name], "abinit"), abinit_records[name]["abinit"]
     assert_same_energy_and_forces(atoms, abinit, name)
     if "stress" in abinit:  # a meta-GGA's is wrong there
         assert np.abs(atoms.get_stress(voigt=False) * Bohr**3 / Hartree - abinit["stress"]).max() < 1e-6

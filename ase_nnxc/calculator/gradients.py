@@ -78,14 +78,14 @@ class Differentiable:
     @cached_property
     def density(self) -> Tensor:
         """Valence density (n1, n2, n3), electrons/Angstrom^3, on the FFT box; its points move with a strain."""
-        return self._core.fields[0] / BOHR**3
+        return self._core.state.basis.to_fine(self._core.fields[0]) / BOHR**3
 
     @cached_property
     def magnetisation(self) -> Tensor:
         """Magnetisation (n1, n2, n3), Bohr magnetons/Angstrom^3; zero in a spin-paired state."""
         if self._core.state.crystal.nspin == 1:
             return torch.zeros_like(self.density)
-        return self._core.fields[1] / BOHR**3
+        return self._core.state.basis.to_fine(self._core.fields[1]) / BOHR**3
 
     @cached_property
     def eigenvalues(self) -> Tensor:

@@ -71,7 +71,8 @@ class ConvergedBands:
     def orbital(self, band: int, kpt: int, spin: int, periodic: bool) -> np.ndarray:
         """Return an orbital (n1, n2, n3) on the FFT box, Angstrom^(-3/2); see `get_pseudo_wave_function`."""
         basis = self.state.basis
-        sphere, shape = basis.spheres[kpt], basis.grid.shape
+        shape = basis.fine.shape
+        sphere = basis.spheres[kpt].in_box(shape)
         with torch.inference_mode(False), torch.no_grad():
             psi = self.state.system.kpoints.entry(self.orbitals, spin, kpt)[[band]]
             values = to_box(psi, sphere, shape)[0].cpu().numpy()  # scratch memory
@@ -189,7 +190,7 @@ class ElectronicStructure(ABC):
         with the mean of the positions in the middle.
         """
         state = self.ground_state()
-        crystal, shape = state.crystal, state.basis.grid.shape
+        crystal, shape = state.crystal, state.basis.fine.shape
         middle = [0.0 if periodic else n // 2 / n for n, periodic in zip(shape, crystal.pbc)]
         assert self.atoms is not None
         boxed = self.atoms.copy()
@@ -211,7 +212,7 @@ class ElectronicStructure(ABC):
             (n1, n2, n3), electrons/Angstrom^3.
         """
         state = self.ground_state()
-        fields = state.basis.grid.to_real(state.density).cpu().numpy() / BOHR**3
+        fields = state.basis.fine.to_real(state.density).cpu().numpy() / BOHR**3
         total, *magnetisation = (_centred(field, state) for field in fields)
         if spin is None:
             return total
@@ -221,7 +222,7 @@ class ElectronicStructure(ABC):
 
     def get_number_of_grid_points(self) -> np.ndarray:
         """Return the points (3,) of the FFT box."""
-        return np.array(self.ground_state().basis.grid.shape)
+        return np.array(self.ground_state().basis.fine.shape)
 
     def get_electrostatic_potential(self) -> np.ndarray:
         """Return the electrostatic potential energy of an electron on the FFT box of `atoms_in_box`.
@@ -272,7 +273,7 @@ class ElectronicStructure(ABC):
                 for term in energy.density_terms
                 if not electrostatic_only or isinstance(term, Hartree | LocalPotential)
             ]
-            by_spin = by_channels(torch.stack(potentials).sum(0)) * HARTREE
+            by_spin = state.basis.to_fine(by_channels(torch.stack(potentials).sum(0))) * HARTREE
         return [_centred(values, state) for values in by_spin.cpu().numpy()]
 
     def get_wannier_localization_matrix(
@@ -321,7 +322,7 @@ class ElectronicStructure(ABC):
             raise InputError("Wannier functions need all k-points: set symmetry=False")
         if nbands > bands.eigenvalues.shape[2]:
             raise InputError(f"nbands={nbands}: there are only {bands.eigenvalues.shape[2]} bands")
-        points, shape = self.get_bz_k_points(), state.basis.grid.shape
+        points, shape = self.get_bz_k_points(), state.basis.fine.shape
         wave = points[nextkpoint] - points[kpoint] - G_I
         x, y, z = (np.exp(-2j * np.pi * q * np.arange(n) / n) for q, n in zip(wave, shape))
         first, second = (

@@ -120,7 +120,7 @@ def facts_of(
         "tables": ", ".join(tables),
         "cutoff": f"{plan.ecut * HARTREE:.2f} eV ({plan.ecut_source}){', smooth' if basis.smooth_cutoff else ''}",
         "k-points": f"{kpts}, {len(basis.spheres)} of {len(plan.mesh.points)} irreducible",
-        "FFT box": " x ".join(map(str, basis.grid.shape)),
+        "FFT box": " x ".join(map(str, basis.fine.shape)),
         "symmetry": f"{operations} operations{f' ({dropped} dropped: they do not map mesh or box)' if dropped else ''}",
         "plane waves": f"{min(waves)} to {max(waves)}",
         "smearing": "{name}, {width} eV".format(**smearing),

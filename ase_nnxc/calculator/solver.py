@@ -66,7 +66,7 @@ class GroundStateSolver(Calculator):
         tables, state = self._tables_of(atoms), self._calculation.state
         if lattice is None:
             lattice = lattice_of_same_atoms(None if state is None else state.crystal, atoms, tables)
-        return make_plan(atoms, self.parameters, tables, self._calculation.mesh, lattice)
+        return make_plan(atoms, self.parameters, tables, self._xc.functional, self._calculation.mesh, lattice)
 
     def _fingerprint(self, atoms: Atoms) -> tuple[bytes, ...]:
         """Return what identifies a ground state: the geometry and, last, the functional with its present numbers."""

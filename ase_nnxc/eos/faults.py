@@ -37,10 +37,9 @@ def faults(fit: BirchMurnaghan, fitted: Sequence[Point], finished: Sequence[Poin
     depth = max(energies) - min(energies)
     freedom = max(len(fitted) - 4, 1)  # the curve has four parameters
     scatter = math.sqrt(fit.residuals.square().sum().item() / freedom)
-    volume, derivative = fit.volume.item(), fit.bulk_derivative.item()
-    messages = []
-    if not SENSIBLE_DERIVATIVE[0] <= derivative <= SENSIBLE_DERIVATIVE[1]:
-        messages.append(f"B0' = {derivative:.1f}, outside the range from 0 to 12 of crystals")
+    volume = fit.volume.item()
+    noise = f"the points scatter by {1000 * scatter:.2g} meV around a curve whose depth is {1000 * depth:.2g} meV"
+    messages = _senseless_derivative(fit.bulk_derivative.item(), fit.errors[3].item(), noise)
     if scatter > LARGEST_SCATTER * depth:
         messages.append(
             f"the points scatter around the curve by {1000 * scatter:.2g} meV, its depth is {1000 * depth:.2g} meV"
@@ -53,6 +52,17 @@ def faults(fit: BirchMurnaghan, fitted: Sequence[Point], finished: Sequence[Poin
         for point in _other_minima(finished, barrier)
     ]
     return [*messages, *_moment_jumps(fitted), *_other_branch(fitted, depth)]
+
+
+def _senseless_derivative(derivative: float, error: float, noise: str) -> list[str]:
+    """Return a message if B0' is outside its range, with the noise as a reason if its error reaches the range."""
+    beyond = max(SENSIBLE_DERIVATIVE[0] - derivative, derivative - SENSIBLE_DERIVATIVE[1])
+    if beyond <= 0:
+        return []
+    message = f"B0' = {derivative:.1f}, outside the range from 0 to 12 of crystals"
+    if error > beyond:  # with four points the error is not known: NaN
+        message += f", but uncertain by {error:.1f}, because {noise}; a wider span or a denser mesh helps"
+    return [message]
 
 
 def _other_minima(points: Sequence[Point], barrier: float) -> list[Point]:

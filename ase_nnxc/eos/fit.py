@@ -8,8 +8,8 @@ from ase.eos import EquationOfState
 
 from .birch_murnaghan import BirchMurnaghan, fit_birch_murnaghan
 
-# a fit worse than this draws a warning: one standard deviation of V0 (0.1 % of a lattice constant), of B0, and B0'
-VOLUME_TOLERANCE, BULK_TOLERANCE, DERIVATIVE_RANGE = 0.003, 0.05, (1.0, 9.0)
+# a fit worse than this draws a warning: one standard deviation of V0 (0.1 % of a lattice constant), B0 and B0'; and B0'
+VOLUME_TOLERANCE, BULK_TOLERANCE, DERIVATIVE_TOLERANCE, DERIVATIVE_RANGE = 0.003, 0.05, 2.0, (1.0, 9.0)
 
 
 def nearest(indices: Sequence[int], lowest: int, count: int) -> list[int]:
@@ -59,7 +59,7 @@ def doubts(
     if failed:
         messages.append(f"{len(failed)} of the points failed and were left out: {next(iter(failed.values()))}")
     volume, bulk, derivative = fit.volume.item(), fit.bulk_modulus.item(), fit.bulk_derivative.item()
-    v_error, _, b_error, _ = fit.errors.tolist()
+    v_error, _, b_error, d_error = fit.errors.tolist()
     poor = []
     if v_error > VOLUME_TOLERANCE * volume:
         poor.append(f"V0 is uncertain by {100 * v_error / volume:.1f} %")
@@ -67,8 +67,13 @@ def doubts(
         poor.append(f"B0 is uncertain by {100 * b_error / bulk:.0f} %")
     if not DERIVATIVE_RANGE[0] < derivative < DERIVATIVE_RANGE[1]:
         poor.append(f"B0' = {derivative:.1f}")
+    if d_error > DERIVATIVE_TOLERANCE:
+        poor.append(f"B0' is uncertain by {d_error:.1f}")
     if by_ase is not None and abs(by_ase[0] / volume - 1) > VOLUME_TOLERANCE:
         poor.append(f"ASE's fit gives V0 = {by_ase[0]:.3f} A^3 instead of {volume:.3f}")
     if poor:
-        messages.append(f"poor fit: {', '.join(poor)}; the energies may be rough (cutoff, k-points, moments)")
+        messages.append(
+            f"poor fit: {', '.join(poor)}; the energies may be rough (cutoff, k-points, moments), or the span may be "
+            "too small for a soft crystal"
+        )
     return messages

@@ -8,7 +8,7 @@ torch's rfftn returns.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -39,8 +39,10 @@ def sphere_extents(lattice: Tensor, ecut: float) -> list[float]:
     return [2 * math.sqrt(2 * ecut) * a / (2 * math.pi) for a in lengths]
 
 
-def fft_box(lattice: Tensor, ecut: float, multiples: Sequence[int] = (1, 1, 1)) -> tuple[int, int, int]:
-    """Return the smallest FFT box that holds products of two orbitals without aliasing.
+def fft_box(
+    lattice: Tensor, ecut: float, multiples: Sequence[int] = (1, 1, 1), fineness: float = 1.0
+) -> tuple[int, int, int]:
+    """Return the smallest FFT box that holds products of two orbitals without aliasing, or a finer one.
 
     Parameters
     ----------
@@ -50,8 +52,10 @@ def fft_box(lattice: Tensor, ecut: float, multiples: Sequence[int] = (1, 1, 1)) 
         Cutoff of the orbitals, Hartree.
     multiples : sequence of int
         Each size is a multiple of the respective number; see `Symmetry.box_multiples`.
+    fineness : float
+        The box holds waves of this many times the largest wave vector.
     """
-    extents = sphere_extents(lattice, ecut)
+    extents = [fineness * g for g in sphere_extents(lattice, ecut)]
     sizes = [smooth_size(2 * math.floor(g + 1e-9) + 1, m) for g, m in zip(extents, multiples)]
     return sizes[0], sizes[1], sizes[2]
 
@@ -101,6 +105,10 @@ class Sphere:
     def npw(self) -> int:
         """Number of plane waves."""
         return len(self.miller)
+
+    def in_box(self, shape: Sequence[int]) -> "Sphere":
+        """Return the same plane waves with their indices in an FFT box of another shape."""
+        return replace(self, index=_box_index(self.miller, shape))
 
     def wavevectors(self, reciprocal: Tensor) -> Tensor:
         """Return k+G (npw, 3), bohr^-1, differentiable in the reciprocal lattice."""
@@ -175,9 +183,12 @@ class Basis:
     spheres : tuple of Sphere
         Plane waves of each irreducible k-point.
     grid : DensityGrid
-        FFT box and Fourier coefficients of the density.
+        FFT box and Fourier coefficients of the density. The box holds products of two orbitals without aliasing, and is
+        no finer than necessary.
+    fine : DensityGrid
+        The same Fourier coefficients on the points at which functionals are evaluated and densities are returned.
     symmetry : Symmetry
-        Symmetry operations that map the mesh of k-points and the FFT box onto themselves.
+        Symmetry operations that map the mesh of k-points and both boxes onto themselves.
     smooth_cutoff : bool
         Whether the kinetic energy rises to infinity at the cutoff; see `terms.kinetic`.
     """
@@ -185,13 +196,25 @@ class Basis:
     ecut: float
     spheres: tuple[Sphere, ...]
     grid: DensityGrid
+    fine: DensityGrid
     symmetry: Symmetry
     smooth_cutoff: bool = False
 
     @cached_property
     def orbits(self) -> GridOrbits:
-        """Sets of grid points that are equivalent by symmetry."""
+        """Sets of points of `grid` that are equivalent by symmetry."""
         return self.symmetry.grid_orbits(self.grid.shape).to(self.grid.index.device)
+
+    @cached_property
+    def fine_orbits(self) -> GridOrbits:
+        """Sets of points of `fine` that are equivalent by symmetry."""
+        if self.fine is self.grid:
+            return self.orbits
+        return self.symmetry.grid_orbits(self.fine.shape).to(self.fine.index.device)
+
+    def to_fine(self, fields: Tensor) -> Tensor:
+        """Return fields (..., n1, n2, n3) of `grid` at the points of `fine`; differentiable."""
+        return fields if self.fine is self.grid else self.fine.to_real(self.grid.to_fourier(fields))
 
     @property
     def fewest_waves(self) -> int:
@@ -220,7 +243,7 @@ def make_basis(
     symmetry : Symmetry
         Operations of the crystal. Those that do not map the mesh and the box onto themselves are removed.
     fft_shape : tuple of int
-        FFT box (n1, n2, n3).
+        Points (n1, n2, n3) at which functionals are evaluated. Orbitals are transformed in the smallest suitable box.
     smooth_cutoff : bool
         Whether the kinetic energy rises to infinity at the cutoff.
 
@@ -233,11 +256,15 @@ def make_basis(
         needed = fft_box(crystal.lattice, ecut)
         raise ValueError(f"an FFT box of {fft_shape} points cannot hold the density; at least {needed} are needed")
     symmetry = symmetry.preserving_box(fft_shape).preserving_mesh(kpoints)
+    box = min(fft_shape, fft_box(crystal.lattice, ecut, symmetry.box_multiples()), key=math.prod)
+    symmetry = symmetry.preserving_box(box)
     irreducible, weights, _ = symmetry.irreducible_kpoints(kpoints)
     spheres = tuple(
-        make_sphere(crystal, ecut, k, w, fft_shape) for k, w in zip(irreducible.to(crystal.device), weights.tolist())
+        make_sphere(crystal, ecut, k, w, box) for k, w in zip(irreducible.to(crystal.device), weights.tolist())
     )
-    return Basis(ecut, spheres, _make_grid(crystal, ecut, fft_shape), symmetry, smooth_cutoff)
+    grid = _make_grid(crystal, ecut, box)
+    fine = grid if box == fft_shape else _make_grid(crystal, ecut, fft_shape)
+    return Basis(ecut, spheres, grid, fine, symmetry, smooth_cutoff)
 
 
 def make_sphere(crystal: Crystal, ecut: float, kpoint: Tensor, weight: float, shape: Sequence[int]) -> Sphere:

@@ -228,7 +228,7 @@ def _features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
     values = ExchangeCorrelation(state.system).features(FEATURES, fields)
     # samples of all systems have two spin channels
     features = {name: feature.expand(2, *feature.shape[1:]) for name, feature in zip(FEATURES, values)}
-    return features, basis.orbits.counts * crystal.volume / basis.grid.size
+    return features, basis.fine_orbits.counts * crystal.volume / basis.fine.size
 
 
 def _draw(features: Mapping[str, Tensor], volumes: Tensor, name: str, count: int, rng: np.random.Generator) -> Samples:

@@ -1,4 +1,7 @@
-"""Exchange-correlation energy of fields on the grid: E_xc = Omega/N sum_r f(features at r).
+"""Exchange-correlation energy of fields on the fine grid: E_xc = Omega/N sum_r f(features at r).
+
+The fields have no Fourier coefficients outside the sphere of the density, so their values on the fine grid are exact,
+and so are the potentials on the smaller grid of the orbitals: only their coefficients in the sphere act on orbitals.
 
 Grid points that are equivalent by symmetry form sets. The functional is evaluated on one point of each set and weighted
 with the number of its points. The potentials are derivatives of this discretised energy by autograd, averaged over the
@@ -44,7 +47,7 @@ class ExchangeCorrelation(DensityTerm):
 
     @cached_property
     def _core(self) -> Tensor | None:
-        return core_density(self.system.crystal, self.system.basis.grid)
+        return core_density(self.system.crystal, self.system.basis.fine)
 
     def energy(self, fields: Fields) -> Tensor:
         """Return the energy, Hartree, twice differentiable in fields, cell and positions."""
@@ -56,11 +59,13 @@ class ExchangeCorrelation(DensityTerm):
 
     def _energy(self, fields: Fields, parameters: Sequence[Tensor]) -> Tensor:
         basis, features = self.system.basis, self.features(self.functional.features, fields)
-        total = _Sum.apply(self.functional, basis.orbits.counts, len(features), *features, *parameters)
-        return self.system.crystal.volume / basis.grid.size * total
+        total = _Sum.apply(self.functional, basis.fine_orbits.counts, len(features), *features, *parameters)
+        return self.system.crystal.volume / basis.fine.size * total
 
     def features(self, names: Sequence[str], fields: Fields) -> list[Tensor]:
-        """Return features of fields and core on one point of each orbit of grid points: (nspin, *components, norbits).
+        """Return features of fields and core on one point of each orbit: (nspin, *components, norbits).
+
+        The orbits are those of the fine grid, `basis.fine_orbits`.
 
         Parameters
         ----------
@@ -69,11 +74,12 @@ class ExchangeCorrelation(DensityTerm):
         fields : Fields
             Fields of the valence electrons.
         """
-        basis, real = self.system.basis, fields.real
+        basis = self.system.basis
+        real = basis.to_fine(fields.real)
         if self._core is not None:
             real = torch.cat((real[:1] + self._core, real[1:]))
         channels = dict(zip(FIELDS, map(spin_channels, real.split(fields.nspin))))
-        grid, points = FFTGrid(basis.grid.shape, self.system.crystal.reciprocal), basis.orbits.representatives
+        grid, points = FFTGrid(basis.fine.shape, self.system.crystal.reciprocal), basis.fine_orbits.representatives
         return [feature(name).values(channels, grid).flatten(-3).index_select(-1, points) for name in names]
 
 
