@@ -49,10 +49,12 @@ def _interpolation(order: int, count: int) -> tuple[Array, Array, Array]:
 
 
 def _lagrange(order: int, x: Array) -> Array:
-    """Values (n, order + 1) of the Lagrange polynomials at points x (n,), none of them a node, on [-1, 1]."""
+    """Values (n, order + 1) of the Lagrange polynomials at points x (n,) on [-1, 1]."""
     nodes, _, _ = _gauss_lobatto(order)
     barycentric = 1 / np.prod(nodes[:, None] - nodes + np.eye(order + 1), axis=1)
-    terms = barycentric / (x[:, None] - nodes)
+    distances = x[:, None] - nodes
+    distances[np.abs(distances) < 1e-15] = 1e-15  # at a node the other terms vanish beside that of the node
+    terms = barycentric / distances
     return terms / terms.sum(1, keepdims=True)
 
 
@@ -144,11 +146,11 @@ class Elements:
         _, weights, _ = _gauss_lobatto(self.order)
         return float((self._halves * weights * self.by_element(factor) * self.slopes(function) ** 2).sum())
 
-    def at(self, function: Array, radius: float) -> float:
-        """Value of a function at a radius that is not a node, bohr."""
-        number = int(np.searchsorted(self.edges, radius)) - 1
-        x = np.array([(radius - self.edges[number]) / self._halves[number, 0] - 1])
-        return float(_lagrange(self.order, x)[0] @ self.by_element(function)[number])
+    def at(self, function: Array, radii: Array) -> Array:
+        """Values (n,) of a function at any radii (n,) up to the last edge, bohr."""
+        number = np.clip(np.searchsorted(self.edges, radii) - 1, 0, len(self.edges) - 2)
+        x = (radii - self.edges[number]) / self._halves[number, 0] - 1
+        return (_lagrange(self.order, x) * self.by_element(function)[number]).sum(1)
 
     def gauss_points(self, count: int = 32) -> tuple[Array, Array]:
         """Radii and weights (elements, count) of Gauss points, for integrals with functions that oscillate."""
@@ -158,6 +160,10 @@ class Elements:
     def at_gauss_points(self, function: Array, count: int = 32) -> Array:
         """Values (elements, count) of a function on the points of `gauss_points`."""
         return self.by_element(function) @ _interpolation(self.order, count)[2].T
+
+    def slopes_at_gauss_points(self, function: Array, count: int = 32) -> Array:
+        """Derivative (elements, count) of a function on the points of `gauss_points`."""
+        return self.slopes(function) @ _interpolation(self.order, count)[2].T
 
     def band(self, stiffness: Array, diagonal: Array) -> Array:
         """Matrix int stiffness L_i' L_j' dr + diagonal_i delta_ij, in the band form of `scipy.linalg.solve_banded`.
