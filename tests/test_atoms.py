@@ -23,6 +23,7 @@ from ase_nnxc.atoms import (
 )
 from ase_nnxc.atoms.elements import atomic_edges
 from ase_nnxc.atoms.radial_equation import LIGHT, RadialEquation, coulomb_potential
+from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import LDA, NNGGA, PBE, R2SCAN, Functional
 
 NEON = "1s2 2s2 2p6"
@@ -143,6 +144,13 @@ def test_frozen_shells_keep_their_functions():
     assert atom.states[shells[4]].energy != pytest.approx(start.states[shells[4]].energy, abs=1e-3)
 
 
+@pytest.mark.parametrize("relativistic", [False, True])
+def test_potential_that_is_infinite_at_a_point_nucleus_converges(relativistic):
+    """That of BLYP, whose terms grow with the gradient; the density has a cusp there, or is infinite itself."""
+    atom = solve_atom(13, parse_shells(f"{NEON} 3s2 3p1"), get_functional("BLYP"), relativistic=relativistic)
+    assert atom.states[Shell(3, 1, 1.0)].energy == pytest.approx(-0.1, abs=0.03)
+
+
 def test_functional_of_tau_is_refused():
     with pytest.raises(ValueError, match="R2SCAN depends on tau; expected a functional of the density and its grad"):
         check_semilocal(R2SCAN())
@@ -173,3 +181,14 @@ def test_levels_of_pbe_for_all_elements(shared_reference):
         for shell, state in atom.states.items():
             if state.energy > -6:
                 assert state.energy == pytest.approx(results[entry["name"]]["eigenvalues"][str(shell)], abs=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, 93))
+def test_total_energy_of_lda_for_all_elements(number, shared_reference):
+    expected = json.loads((shared_reference / "atoms_ae.json").read_text())["atoms"][str(number)]
+    shells = parse_shells(" ".join(f"{shell}{electrons}" for shell, electrons in expected["configuration"].items()))
+    atom = solve_atom(number, shells, LDA("vwn"), relativistic=False)
+    assert atom.total_energy == pytest.approx(expected["nist_lda"], abs=1.1e-6)
+    levels = [atom.states[shell].energy for shell in sorted(shells)]
+    np.testing.assert_allclose(levels, expected["lda_eigenvalues"], atol=1e-8)

@@ -18,6 +18,8 @@ TOLERANCE = 1e-9
 ACCEPTED = 1e-6
 """Residual, Hartree, that is accepted at the last step; the error of the energy is of its second order."""
 MOST_STEPS = 60
+CUSP = 1e-3
+"""Radius around the nucleus, in bohr / Z, where derivatives of the density are noise; 3e-9 electrons are there."""
 
 
 class AtomError(InputError):
@@ -110,20 +112,19 @@ def solve_atom(
     electrons = count_electrons(shells)
     v = _thomas_fermi(number, elements.radii) if start is None else start.v
     states: dict[Shell, State] = {} if start is None else dict(start.states)
-    r = elements.radii
-    mix = AndersonMixing(elements.weights * r**2 / (1 + r**2))
+    mix = AndersonMixing()
     for _ in range(MOST_STEPS):
         for shell in shells:
             states[shell] = _next_state(equation, v, shell, states.get(shell), shell in frozen)
-        density = density_of(states, shells, len(r))
+        density = density_of(states, shells, len(v))
         coulomb = coulomb_potential(elements, density)
-        xc_energy, xc_potential = xc_of_sphere(functional, elements, density)
+        xc_energy, xc_potential = xc_of_sphere(functional, elements, density, CUSP / number)
         residual = coulomb + xc_potential - v
         volume = 4 * np.pi * equation.overlap * density  # n d3r
         error = float(np.sqrt(volume @ residual**2 / electrons))
         if not error >= TOLERANCE:  # not a number ends here, too
             break
-        v = mix(v, residual)
+        v = mix(v, residual, volume)
     if not error < ACCEPTED:
         raise AtomError(
             f"the atom with Z = {number} does not converge with {type(functional).__qualname__}: the potential still "

@@ -20,7 +20,7 @@ def check_semilocal(functional: Functional) -> None:
         )
 
 
-def xc_of_sphere(functional: Functional, elements: Elements, density: Array) -> tuple[float, Array]:
+def xc_of_sphere(functional: Functional, elements: Elements, density: Array, cusp: float = 0.0) -> tuple[float, Array]:
     """Compute the exchange-correlation energy and potential of a spherical, unpolarised density.
 
     With e(n, n') the energy per volume,  E = 4 pi int r^2 e dr  and  v = de/dn - g' - 2 g/r,  g = de/dn'.
@@ -33,6 +33,10 @@ def xc_of_sphere(functional: Functional, elements: Elements, density: Array) -> 
         Where the density is represented.
     density : Array
         (N,) bohr^-3.
+    cusp : float
+        Radius around a nucleus, bohr, within which (ln n)' and g are those at the radius. There are hardly any
+        electrons, but the density of a point nucleus has a cusp, or is infinite (scalar-relativistic), and derivatives
+        on small elements are noise.
 
     Returns
     -------
@@ -42,11 +46,14 @@ def xc_of_sphere(functional: Functional, elements: Elements, density: Array) -> 
         (N,) Hartree.
     """
     r = elements.radii
-    slope = density * elements.derivative(np.log(np.maximum(density, 1e-280)))  # n' = n (ln n)', accurate in the tail
-    energies, by_density, by_slope = _evaluate(functional, density, slope)
+    first = int(np.searchsorted(r, cusp))
+    slope = elements.derivative(np.log(np.maximum(density, 1e-280)))  # n' = n (ln n)' is accurate in the tail
+    slope[:first] = slope[first]
+    energies, by_density, by_slope = _evaluate(functional, density, density * slope)
+    by_slope[:first] = by_slope[first]
     divergence = elements.derivative(by_slope)
     divergence[1:] += 2 * by_slope[1:] / r[1:]
-    divergence[0] *= 3  # g is linear at r = 0
+    divergence[0] = 3 * divergence[0] if first == 0 else divergence[1]  # without a cusp g is linear at r = 0
     return float(4 * np.pi * (elements.weights * r**2) @ energies), by_density - divergence
 
 
@@ -59,5 +66,5 @@ def _evaluate(functional: Functional, density: Array, slope: Array) -> tuple[Arr
         gradient = torch.stack((zero, zero, 0.5 * dn))
         energies = functional({"density": 0.5 * n[None], "gradient": gradient[None]})
         derivatives = torch.autograd.grad(energies.sum(), (n, dn), allow_unused=True, materialize_grads=True)
-    e, by_density, by_slope = (x.detach().cpu().numpy() for x in (energies, *derivatives))
+    e, by_density, by_slope = (x.detach().cpu().numpy().copy() for x in (energies, *derivatives))
     return e, by_density, by_slope

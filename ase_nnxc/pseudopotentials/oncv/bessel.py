@@ -1,5 +1,7 @@
 """Spherical Bessel functions j_l(qr) inside a sphere: the basis of the pseudo functions."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import spherical_jn
@@ -10,7 +12,7 @@ STEP = 0.02  # bohr^-1, of the search for roots
 LARGEST = 60.0  # bohr^-1
 
 
-def roots(function, start: float = STEP, end: float = LARGEST) -> list[float]:  # type: ignore[no-untyped-def]
+def roots(function: Callable[[Array], Array], start: float = STEP, end: float = LARGEST) -> list[float]:
     """Return the simple roots q of a function of wave numbers between two bounds, bohr^-1."""
     grid = np.arange(start, end, STEP)
     values = function(grid)

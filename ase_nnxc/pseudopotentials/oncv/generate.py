@@ -12,7 +12,7 @@ from ..tabulated import Tabulated
 from .errors import GenerationError
 from .inputs import Inputs, load_inputs
 from .store import load_numbers, store_numbers
-from .table import numbers_of, table_of
+from .table import digest_of, numbers_of, table_of
 
 NAME = "oncv"
 """What `pseudos` calls generated pseudopotentials."""
@@ -42,7 +42,7 @@ def generate(symbol: str, functional: Functional) -> Tabulated:
     -------
     Tabulated
         Named "oncv". Its recommended cutoff is that at which the residual kinetic energy of the pseudo functions is
-        1e-4 Ha.
+        1e-4 Ha. Its digest is that of inputs, functional and version of the generator, equal on all machines.
 
     Raises
     ------
@@ -67,7 +67,8 @@ def generate(symbol: str, functional: Functional) -> Tabulated:
         numbers = numbers_of(build(inputs, parent))
         if key is not None:
             store_numbers(inputs, key, numbers)
-    table = table_of(inputs, numbers, f"{type(parent).__qualname__} {functional_digest(parent)[:12]}")
+    functional_name = f"{type(parent).__qualname__} {functional_digest(parent)[:12]}"
+    table = table_of(inputs, numbers, functional_name, key or digest_of(inputs, numbers))
     if key is not None:
         while len(_tables) >= MOST_TABLES:
             del _tables[next(iter(_tables))]
@@ -103,5 +104,5 @@ def _key(inputs: Inputs, functional: Functional) -> str | None:
         description = describe(functional)
     except UnknownArchitecture:
         return None
-    text = json.dumps([VERSION, asdict(inputs), description], sort_keys=True, default=repr)
+    text = json.dumps([VERSION, asdict(inputs), description], sort_keys=True)
     return hashlib.sha256(f"{text} {functional_digest(functional)}".encode()).hexdigest()

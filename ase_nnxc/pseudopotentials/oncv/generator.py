@@ -1,6 +1,6 @@
 """Generation of a pseudopotential for an element and a functional, with all checks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,7 +113,8 @@ def variants(inputs: Inputs) -> Iterator[Inputs]:
     yield from _changed_channels(inputs, lambda c: replace(c, waves=c.waves + 1))
 
 
-def _changed_channels(inputs: Inputs, change) -> Iterator[Inputs]:  # type: ignore[no-untyped-def]
+def _changed_channels(inputs: Inputs, change: Callable[[ChannelInputs], ChannelInputs]) -> Iterator[Inputs]:
+    """The inputs with a change of each channel in turn."""
     for i, channel in enumerate(inputs.channels):
         channels = (*inputs.channels[:i], change(channel), *inputs.channels[i + 1 :])
         yield replace(inputs, channels=channels)

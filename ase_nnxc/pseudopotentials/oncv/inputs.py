@@ -33,7 +33,7 @@ class ChannelInputs:
         Number of projectors.
     spacing : float
         Distance of the second energy from the first, Hartree, unless both are those of occupied shells.
-    energy : float or None
+    energy : float
         Energy of the first projector if no shell of this angular momentum is occupied, Hartree.
     """
 
@@ -44,7 +44,7 @@ class ChannelInputs:
     cutoff: float
     projectors: int
     spacing: float
-    energy: float | None = None
+    energy: float = 0.05
 
 
 @dataclass(frozen=True)

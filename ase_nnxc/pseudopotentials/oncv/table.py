@@ -70,7 +70,7 @@ def digest_of(inputs: Inputs, numbers: Numbers) -> str:
     return digest.hexdigest()
 
 
-def table_of(inputs: Inputs, numbers: Numbers, functional: str) -> Tabulated:
+def table_of(inputs: Inputs, numbers: Numbers, functional: str, digest: str) -> Tabulated:
     """Return the pseudopotential of an element.
 
     Parameters
@@ -81,6 +81,8 @@ def table_of(inputs: Inputs, numbers: Numbers, functional: str) -> Tabulated:
         What `numbers_of` returns.
     functional : str
         What the functional is called.
+    digest : str
+        What stands for the numbers: they are equal to rounding on all machines if the digests are equal.
 
     Raises
     ------
@@ -110,6 +112,6 @@ def table_of(inputs: Inputs, numbers: Numbers, functional: str) -> Tabulated:
         density=TabulatedFunction(0, mesh("density"), numbers["density"]),
         functional=functional,
         recommended_cutoff=RecommendedCutoff(float(numbers["cutoff"]), "generated"),
-        digest=digest_of(inputs, numbers),
+        digest=digest,
         name="oncv",
     )
