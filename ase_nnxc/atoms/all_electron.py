@@ -106,22 +106,17 @@ def solve_atom(
         If the functional has other features.
     """
     check_semilocal(functional)
-    shells = tuple(shells)
     elements = elements or Elements(atomic_edges(number))
     equation = RadialEquation(elements, number, relativistic)
-    electrons = count_electrons(shells)
     v = _thomas_fermi(number, elements.radii) if start is None else start.v
-    states: dict[Shell, State] = {} if start is None else dict(start.states)
+    states = {} if start is None else dict(start.states)
     mix = AndersonMixing()
     for _ in range(MOST_STEPS):
         for shell in shells:
             states[shell] = _next_state(equation, v, shell, states.get(shell), shell in frozen)
-        density = density_of(states, shells, len(v))
-        coulomb = coulomb_potential(elements, density)
-        xc_energy, xc_potential = xc_of_sphere(functional, elements, density, CUSP / number)
-        residual = coulomb + xc_potential - v
-        volume = 4 * np.pi * equation.overlap * density  # n d3r
-        error = float(np.sqrt(volume @ residual**2 / electrons))
+        atom, residual = _evaluate(equation, tuple(shells), dict(states), v, functional)
+        volume = 4 * np.pi * equation.overlap * atom.density  # n d3r
+        error = float(np.sqrt(volume @ residual**2 / count_electrons(shells)))
         if not error >= TOLERANCE:  # not a number ends here, too
             break
         v = mix(v, residual, volume)
@@ -130,10 +125,22 @@ def solve_atom(
             f"the atom with Z = {number} does not converge with {type(functional).__qualname__}: the potential still "
             f"changes by {error:.1e} Ha"
         )
+    return atom
+
+
+def _evaluate(
+    equation: RadialEquation, shells: tuple[Shell, ...], states: dict[Shell, State], v: Array, functional: Functional
+) -> tuple[AllElectronAtom, Array]:
+    """The atom of some states in a potential, and the potential of its density less that."""
+    elements = equation.elements
+    density = density_of(states, shells, len(v))
+    coulomb = coulomb_potential(elements, density)
+    xc_energy, xc_potential = xc_of_sphere(functional, elements, density, CUSP / equation.charge)
     # E = sum f E_i - int n v d3r + E_H + E_xc
+    volume = 4 * np.pi * equation.overlap * density
     eigenvalues = sum(shell.electrons * states[shell].energy for shell in shells)
-    energy = eigenvalues - volume @ v + 0.5 * volume @ coulomb + xc_energy
-    return AllElectronAtom(equation, shells, states, v, density, float(energy))
+    energy = float(eigenvalues - volume @ v + 0.5 * volume @ coulomb + xc_energy)
+    return AllElectronAtom(equation, shells, states, v, density, energy), coulomb + xc_potential - v
 
 
 def _next_state(equation: RadialEquation, v: Array, shell: Shell, guess: State | None, frozen: bool) -> State:

@@ -76,86 +76,77 @@ def make_channels(smooth: SmoothElements, local: Array, inputs: ChannelInputs, r
     GenerationError
         If no function fulfils the constraints.
     """
-    slope = reference.derivatives[0, 1] / reference.derivatives[0, 0]
-    q = wave_numbers(inputs.l, inputs.radius, slope, inputs.waves)
-    number = smooth.edge(inputs.radius)
-    radii, weights = smooth.gauss_points()
-    basis = BesselBasis(inputs.l, inputs.radius, q, radii[:number].ravel(), weights[:number].ravel())
-    tails = np.array([smooth.outside(f) for f in reference.functions])
-    energy = ResidualEnergy(basis, smooth, tails, inputs.cutoff)
-    derivatives = basis.derivatives(inputs.constraints)
-    choices = list(_coefficients(derivatives, reference, energy, ()))
-    if not choices:
+    maker = _Maker(smooth, local, inputs, reference)
+    channels = [maker.channel(np.array(choice)) for choice in maker.choices()]
+    if not channels:
         raise GenerationError(
             f"l = {inputs.l}: the norm inside r_c = {inputs.radius} bohr is less than what the continuity of the "
             f"function and its derivatives takes: r_c is too small or the basis of {inputs.waves} waves too poor"
         )
-    channels = [
-        _channel(smooth, local, basis, reference, tails, np.array(choice), energy, derivatives) for choice in choices
-    ]
     return sorted(channels, key=lambda channel: channel.residual)
 
 
-def _coefficients(
-    derivatives: Array, reference: Reference, energy: ResidualEnergy, lower: tuple[Array, ...]
-) -> Iterator[tuple[Array, ...]]:
-    """The coefficients of all functions in the basis, for each choice of branches.
+class _Maker:
+    """What all choices have in common: the basis, the tails of the functions, and the residual energy."""
 
-    Function i fulfils C z = d: its derivatives at r_c are those of psi_i, and its overlaps with the functions before it
-    are <psi_j|psi_i>, which with |z|^2 = <psi_i|psi_i> is the generalised conservation of norms. With the singular
-    values of C, z = z0 + N x, where the columns of N are orthonormal and orthogonal to z0.
-    """
-    i = len(lower)
-    if i == len(reference.energies):
-        yield lower
-        return
-    constraints = np.vstack([derivatives.T, *lower])
-    targets = np.concatenate((reference.derivatives[i], reference.overlaps[:i, i]))
-    u, singular, vt = np.linalg.svd(constraints)
-    rank = len(singular)
-    z0, free = vt[:rank].T @ ((u.T @ targets) / singular), vt[rank:].T
-    norm2 = reference.overlaps[i, i] - z0 @ z0
-    if norm2 <= 0:
-        return
-    vector = free.T @ (energy.matrix @ z0 - energy.vectors[i])
-    for x in minima_on_sphere(free.T @ energy.matrix @ free, vector, norm2):
-        yield from _coefficients(derivatives, reference, energy, (*lower, z0 + free @ x))
+    def __init__(self, smooth: SmoothElements, local: Array, inputs: ChannelInputs, reference: Reference) -> None:
+        self._smooth, self._local, self._reference = smooth, local, reference
+        slope = reference.derivatives[0, 1] / reference.derivatives[0, 0]
+        q = wave_numbers(inputs.l, inputs.radius, slope, inputs.waves)
+        radii, weights = (x[: smooth.edge(inputs.radius)].ravel() for x in smooth.gauss_points())
+        self._basis = BesselBasis(inputs.l, inputs.radius, q, radii, weights)
+        self._derivatives = self._basis.derivatives(inputs.constraints)
+        self._tails = np.array([smooth.outside(function) for function in reference.functions])
+        self._energy = ResidualEnergy(self._basis, smooth, self._tails, inputs.cutoff)
 
+    def choices(self, lower: tuple[Array, ...] = ()) -> Iterator[tuple[Array, ...]]:
+        """The coefficients of all functions in the basis, for each choice of branches.
 
-def _channel(
-    smooth: SmoothElements,
-    local: Array,
-    basis: BesselBasis,
-    reference: Reference,
-    tails: Array,
-    z: Array,
-    energy: ResidualEnergy,
-    derivatives: Array,
-) -> Channel:
-    """The channel of functions with coefficients z (n, nb)."""
-    inside = smooth.radii <= basis.radius + 1e-9
-    r = smooth.radii[inside]
-    functions, kinetic = tails.copy(), np.zeros_like(tails)
-    functions[:, inside] = z @ basis.values(r)
-    kinetic[:, inside] = z @ basis.kinetic(r)
-    # chi_i = (e_i - T - V_loc) phi_i, zero beyond r_c
-    chi = ((reference.energies[:, None] - local) * functions - kinetic) * inside
-    overlap = smooth.weights_up_to(basis.radius) * smooth.radii**2
-    b = (functions * overlap) @ chi.T
-    couplings = np.linalg.inv(0.5 * (b + b.T)).astype(float)
-    projectors, coefficients = _orthonormal(chi, (chi * overlap) @ chi.T, couplings)
-    return Channel(
-        l=basis.l,
-        radius=basis.radius,
-        functions=functions,
-        projectors=projectors,
-        coefficients=coefficients,
-        overlaps=(functions * overlap) @ functions.T,
-        derivatives=z @ derivatives,
-        asymmetry=float(np.abs(b - b.T).max()),
-        residual=float(((z @ energy.matrix) * z - 2 * energy.vectors * z).sum() + energy.constants.sum()),
-        cutoff=energy.plane_wave_cutoff(0, z[0]),
-    )
+        Function i fulfils C z = d: its derivatives at r_c are those of psi_i, and its overlaps with the functions
+        before it are <psi_j|psi_i>, which with |z|^2 = <psi_i|psi_i> is the generalised conservation of norms. By the
+        singular values of C, z = z0 + N x, where the columns of N are orthonormal and orthogonal to z0.
+        """
+        reference, matrix, i = self._reference, self._energy.matrix, len(lower)
+        if i == len(reference.energies):
+            yield lower
+            return
+        constraints = np.vstack([self._derivatives.T, *lower])
+        targets = np.concatenate((reference.derivatives[i], reference.overlaps[:i, i]))
+        u, singular, vt = np.linalg.svd(constraints)
+        rank = len(singular)
+        z0, free = vt[:rank].T @ ((u.T @ targets) / singular), vt[rank:].T
+        norm2 = reference.overlaps[i, i] - z0 @ z0
+        if norm2 <= 0:
+            return
+        vector = free.T @ (matrix @ z0 - self._energy.vectors[i])
+        for x in minima_on_sphere(free.T @ matrix @ free, vector, norm2):
+            yield from self.choices((*lower, z0 + free @ x))
+
+    def channel(self, z: Array) -> Channel:
+        """The channel of functions with coefficients z (n, nb)."""
+        smooth, basis, energy, reference = self._smooth, self._basis, self._energy, self._reference
+        inside = smooth.radii <= basis.radius + 1e-9
+        functions, kinetic = self._tails.copy(), np.zeros_like(self._tails)
+        functions[:, inside] = z @ basis.values(smooth.radii[inside])
+        kinetic[:, inside] = z @ basis.kinetic(smooth.radii[inside])
+        # chi_i = (e_i - T - V_loc) phi_i, zero beyond r_c
+        chi = ((reference.energies[:, None] - self._local) * functions - kinetic) * inside
+        overlap = smooth.weights_up_to(basis.radius) * smooth.radii**2
+        b = (functions * overlap) @ chi.T
+        couplings = np.linalg.inv(0.5 * (b + b.T)).astype(float)
+        projectors, coefficients = _orthonormal(chi, (chi * overlap) @ chi.T, couplings)
+        return Channel(
+            l=basis.l,
+            radius=basis.radius,
+            functions=functions,
+            projectors=projectors,
+            coefficients=coefficients,
+            overlaps=(functions * overlap) @ functions.T,
+            derivatives=z @ self._derivatives,
+            asymmetry=float(np.abs(b - b.T).max()),
+            residual=sum(energy.of(i, one) for i, one in enumerate(z)),
+            cutoff=energy.plane_wave_cutoff(0, z[0]),
+        )
 
 
 def _orthonormal(chi: Array, overlaps: Array, couplings: Array) -> tuple[Array, Array]:

@@ -42,14 +42,19 @@ class Levels:
 
     def __init__(self, atom: AllElectronAtom, smooth: SmoothElements, local: Array, inputs: Inputs, l: int) -> None:  # noqa: E741
         self._smooth = smooth
-        edge = smooth.edges[np.argmin(np.abs(smooth.edges - BOX))]
-        self.energies = self._energies([atom.states[shell].energy for shell in inputs.valence_shells(l)])
+        self._inner = int(np.argmin(np.abs(smooth.edges - BOX)))
+        edge = smooth.edges[self._inner]
+        self.energies = _energies([atom.states[shell].energy for shell in inputs.valence_shells(l)])
         """Energies (n,) at which levels are compared, Hartree."""
         counts = [atom.equation.nodes_of_solution(l, atom.v, energy, edge) for energy in self.energies]
         core = max((atom.states[shell].energy for shell in inputs.core if shell.l == l), default=-np.inf)
         self.all_electron = np.where(self.energies > core, np.array(counts) - inputs.core_shells(l), 0)
         """Numbers (n,) of all-electron levels below each energy, without those of the core."""
-        self._inner = smooth.edge(edge)
+        self._set_basis(l, edge, local)
+
+    def _set_basis(self, l: int, edge: float, local: Array) -> None:  # noqa: E741
+        """The waves j_l(qr) that are zero at the surface, and the Hamiltonian without projectors between them."""
+        smooth = self._smooth
         radii, weights = smooth.gauss_points()
         r, self._weights = radii[: self._inner].ravel(), (weights * radii**2)[: self._inner].ravel()
         q = np.array(roots(lambda q: spherical_jn(l, q * edge), 0.5 / edge, LARGEST_WAVE))
@@ -57,12 +62,6 @@ class Levels:
         self._waves = waves / np.sqrt(waves**2 @ self._weights)[:, None]
         potential = smooth.at_gauss_points(local)[: self._inner].ravel()
         self._local = np.diag(0.5 * q**2) + (self._waves * (self._weights * potential)) @ self._waves.T
-
-    @staticmethod
-    def _energies(valence: list[float]) -> Array:
-        """Deep energies for ghosts, one below the lowest valence level, and some from there to `HIGHEST`."""
-        lowest = min(valence, default=0.0)
-        return np.array([*DEEP, 1.3 * lowest - 0.25, *np.linspace(0.9 * lowest - 0.02, HIGHEST, 14)])
 
     def pseudo(self, channel: Channel) -> Array:
         """Return the levels (nq,) of a channel, Hartree."""
@@ -86,3 +85,9 @@ class Levels:
             if not fewest <= expected <= most:
                 return float(energy), int((levels < energy).sum()), int(expected)
         return None
+
+
+def _energies(valence: list[float]) -> Array:
+    """Deep energies for ghosts, one below the lowest valence level, and some from there to `HIGHEST`."""
+    lowest = min(valence, default=0.0)
+    return np.array([*DEEP, 1.3 * lowest - 0.25, *np.linspace(0.9 * lowest - 0.02, HIGHEST, 14)])

@@ -39,29 +39,34 @@ class ResidualEnergy:
     """
 
     def __init__(self, basis: BesselBasis, smooth: SmoothElements, tails: Array, cutoff: float) -> None:
-        l, L = basis.l, basis.l * (basis.l + 1)  # noqa: E741
-        self._inside = max(int(np.ceil(cutoff / PANEL)), 1)  # number of intervals up to q_c
-        self._q, weights, self._ends = _wave_number_points(cutoff, self._inside)
-        self._weights = weights * self._q**4 / np.pi
-        number = smooth.edge(basis.radius)
+        l, number = basis.l, smooth.edge(basis.radius)  # noqa: E741
+        inside = max(int(np.ceil(cutoff / PANEL)), 1)  # number of intervals up to q_c
+        q, weights, self._ends = _wave_number_points(cutoff, inside)
+        self._weights = weights * q**4 / np.pi
         radii, lengths = smooth.gauss_points()
-        r, w = radii[:number].ravel(), lengths[:number].ravel()
-        values, slopes = basis.values(r), basis.slopes(r)
-        self._transforms = (values * (w * r**2)) @ spherical_jn(l, np.multiply.outer(r, self._q))
-        self._kinetic = 0.5 * ((slopes * (w * r**2)) @ slopes.T + L * (values * w) @ values.T)
-        r, w = radii[number:].ravel(), lengths[number:].ravel()
+        # T and F(q) of the basis, up to r_c, and of the tails
+        points = radii[:number].ravel(), lengths[:number].ravel()
+        values, slopes = basis.values(points[0]), basis.slopes(points[0])
+        self._transforms = _transforms(l, q, values, *points)
+        self._kinetic = _kinetic(l, values, slopes, *points)
+        points = radii[number:].ravel(), lengths[number:].ravel()
         values = np.array([smooth.at_gauss_points(f)[number:].ravel() for f in tails])
         slopes = np.array([smooth.slopes_at_gauss_points(f)[number:].ravel() for f in tails])
-        self._tail_transforms = (values * (w * r**2)) @ spherical_jn(l, np.multiply.outer(r, self._q))
-        self._tail_kinetic = 0.5 * (slopes**2 @ (w * r**2) + L * values**2 @ w)
-        count = self._inside * POINTS  # points up to q_c
-        inner = self._transforms[:, :count] * self._weights[:count]
-        self.matrix = self._kinetic - inner @ self._transforms[:, :count].T
+        self._tail_transforms = _transforms(l, q, values, *points)
+        self._tail_kinetic = np.diag(_kinetic(l, values, slopes, *points))
+        # M, m and k: what is below q_c is taken off T
+        count = inside * POINTS
+        inner, tail = self._transforms[:, :count], self._tail_transforms[:, :count]
+        below = self._weights[:count]
+        self.matrix = self._kinetic - (inner * below) @ inner.T
         """M (nb, nb)."""
-        self.vectors = self._tail_transforms[:, :count] @ inner.T
+        self.vectors = (tail * below) @ inner.T
         """m (n, nb) of each function."""
-        self.constants = self._tail_kinetic - self._tail_transforms[:, :count] ** 2 @ self._weights[:count]
-        """k (n,) of each function."""
+        self._constants = self._tail_kinetic - tail**2 @ below
+
+    def of(self, i: int, z: Array) -> float:
+        """Return the residual energy of function `i` with coefficients z (nb,), Hartree."""
+        return float(z @ self.matrix @ z - 2 * self.vectors[i] @ z + self._constants[i])
 
     def plane_wave_cutoff(self, i: int, z: Array) -> float:
         """Return the plane-wave cutoff, Hartree, at which the residual energy of function `i` is 1e-4 Ha."""
@@ -75,6 +80,16 @@ class ResidualEnergy:
         logs = np.log(np.maximum(residual[below - 1 : below + 1], 1e-12))
         share = np.clip((logs[0] - np.log(CRITERION)) / (logs[0] - logs[1]), 0, 1)
         return float(0.5 * (self._ends[below - 1] + share * (self._ends[below] - self._ends[below - 1])) ** 2)
+
+
+def _transforms(l: int, q: Array, values: Array, r: Array, weights: Array) -> Array:  # noqa: E741
+    """F(q) (n, nq) of functions (n, nr) on points r (nr,)."""
+    return (values * (weights * r**2)) @ spherical_jn(l, np.multiply.outer(r, q))
+
+
+def _kinetic(l: int, values: Array, slopes: Array, r: Array, weights: Array) -> Array:  # noqa: E741
+    """T (n, n) between functions (n, nr) on points r (nr,)."""
+    return 0.5 * ((slopes * (weights * r**2)) @ slopes.T + l * (l + 1) * (values * weights) @ values.T)
 
 
 def _wave_number_points(cutoff: float, inside: int) -> tuple[Array, Array, Array]:
