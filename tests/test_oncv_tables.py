@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -178,7 +180,7 @@ def test_pickle_in_the_folder_is_not_opened(folder):
 
 def test_folder_that_cannot_be_written_warns_once(folder):
     folder.write_text("a file in its place")
-    with pytest.warns(UserWarning, match="not kept: .*Set NNXC_CACHE_DIR to a folder that can be written"):
+    with pytest.warns(UserWarning, match="not kept in a folder: .*Set NNXC_CACHE_DIR to a folder that can be written"):
         generate("H", PBE())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -217,6 +219,22 @@ def test_default_folder_is_the_users_cache(monkeypatch, tmp_path):
     assert store.cache_folder() == Path("~/.cache/ase_nnxc").expanduser()
 
 
+def test_home_that_is_unknown_warns(monkeypatch):
+    monkeypatch.setenv("NNXC_CACHE_DIR", "~nobody-of-this-name/cache")
+    with pytest.warns(UserWarning, match="not kept in a folder: Could not determine home"):
+        generate("H", PBE())
+
+
+def test_table_in_the_folder_is_found_without_scipy():
+    generate("H", PBE())
+    code = (
+        "import sys; from ase_nnxc.pseudopotentials import generate; from ase_nnxc.xc import PBE;"
+        "generate('H', PBE()); print('scipy' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
 # ---- use ------------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +264,17 @@ def test_functional_that_is_trained_keeps_the_table_of_its_start():
     with torch.no_grad():
         functional.kappa.add_(0.05)
     assert calc.pseudopotential_digests(bulk("Al")) == before
+
+
+def test_stress_is_the_derivative_of_the_energy():
+    atoms = bulk("Al", a=3.9)
+    atoms.calc = NNXCCalculator("PBE", pseudos="oncv", ecut=250, kpts=(1, 1, 1), gpts=(20, 20, 20), smooth_cutoff=True)
+    cell, volume = atoms.cell.copy(), atoms.get_volume()
+    pressure, energies = -atoms.get_stress()[:3].mean(), []
+    for scale in (1.0005, 0.9995):
+        atoms.set_cell(scale * cell, scale_atoms=True)
+        energies.append(atoms.get_potential_energy(force_consistent=True))
+    assert pressure == pytest.approx((energies[1] - energies[0]) / (0.003 * volume), rel=1e-4)
 
 
 def test_forces_are_the_derivative_of_the_energy():

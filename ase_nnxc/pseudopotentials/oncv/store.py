@@ -53,12 +53,12 @@ def store_numbers(inputs: Inputs, key: str, numbers: Numbers) -> None:
     UserWarning
         Once in a process, if the folder cannot be written.
     """
-    path = _path(inputs, key)
     try:
+        path = _path(inputs, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, numbers | {DIGEST: np.array(digest_of(inputs, numbers))})  # type: ignore[operator]
     except (OSError, RuntimeError) as error:  # RuntimeError: an unknown home
-        _warn_once(f"generated pseudopotentials are not kept: {path.parent}: {getattr(error, 'strerror', error)}")
+        _warn_once(f"generated pseudopotentials are not kept in a folder: {error}")
 
 
 def _replace(path: Path, numbers: Numbers) -> None:
