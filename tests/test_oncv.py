@@ -24,7 +24,7 @@ from ase_nnxc.pseudopotentials.oncv.pseudo_atom import total_energy
 from ase_nnxc.pseudopotentials.oncv.reference import derivatives_at, reference_functions
 from ase_nnxc.pseudopotentials.oncv.residual import minima_on_sphere
 from ase_nnxc.registry import get_functional
-from ase_nnxc.xc import NNGGA, PBE, pbesol, revpbe
+from ase_nnxc.xc import LDA, NNGGA, PBE, pbesol, revpbe
 
 RADIUS = 1.603032  # bohr, of silicon's s functions and of its local potential
 
@@ -288,6 +288,15 @@ def test_core_of_a_wild_functional_is_that_of_pbe(monkeypatch):
     atom, pbe = generator._all_electron(inputs, pbesol()), generator._all_electron(inputs, PBE())
     shell = inputs.core[0]
     np.testing.assert_array_equal(atom.states[shell].values, pbe.states[shell].values)
+
+
+@pytest.mark.parametrize("symbol", ["B", "Hf"])
+def test_core_of_an_ordinary_functional_is_its_own(symbol):
+    """Core levels of LDA differ most from those of PBE for these elements."""
+    inputs = load_inputs(symbol)
+    atom, pbe = generator._all_electron(inputs, LDA()), generator._all_electron(inputs, PBE())
+    shell = inputs.core[0]
+    assert np.abs(atom.states[shell].values - pbe.states[shell].values).max() > 0
 
 
 def test_element_without_inputs_is_an_error():
