@@ -1,7 +1,6 @@
 """Functionals by name, and the exact names of functionals."""
 
 import difflib
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from .checkpoints import (
 from .conventional import CONVENTIONAL, find_conventional, make_conventional
 from .xc import Functional, HybridXC, Sum, UnknownArchitecture, describe
 from .xc.functional import check_functional
+from .xc.identity import functional_digest
 
 # "name" or "coefficient*name", followed by "+" or the end; the coefficient is a decimal number
 _TERM = re.compile(
@@ -68,7 +68,7 @@ class Resolved:
 
     def fingerprint(self) -> str:
         """Return a text that changes whenever the tensors, the config() or the repr of an object change."""
-        return self._text or _digest(self.functional)
+        return self._text or functional_digest(self.functional)
 
 
 def get_functional(xc: str | os.PathLike[str] | Functional) -> Functional:
@@ -254,16 +254,4 @@ def _describe_object(functional: Functional) -> str:
     if card is not None and is_unchanged(functional):
         return f"{card['name']}@{card['version']} (sha256 {card['sha256'][:12]})"
     count = sum(parameter.numel() for parameter in functional.parameters())
-    return f"{type(functional).__qualname__}, {count} parameters (digest {_digest(functional)[:12]})"
-
-
-def _digest(functional: Functional) -> str:
-    """SHA-256 of the repr, the config and the tensors of an object, hexadecimal."""
-    try:
-        config = functional.config()
-    except UnknownArchitecture:  # of a part
-        config = None
-    digest = hashlib.sha256(f"{functional!r} {config!r}".encode())
-    for name, tensor in functional.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return f"{type(functional).__qualname__}, {count} parameters (digest {functional_digest(functional)[:12]})"

@@ -1,9 +1,18 @@
 """Fixtures that several files of tests use."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def generated_pseudopotentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep generated pseudopotentials in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NNXC_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # itself counts as "version" and "calculator". A new part is put on a line here.
 LAYERS = (
     {"version", "units", "folder_lock", "regular_files", "_moved"},
-    {"xc", "pseudopotentials"},
+    {"xc"},
+    {"atoms"},
+    {"pseudopotentials"},
     {"ks"},
     {"conventional", "interop"},
     {"checkpoints"},

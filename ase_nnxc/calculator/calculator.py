@@ -67,8 +67,9 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         width of 0.2 eV) or "methfessel-paxton". The keyword `occupations`, as in GPAW, means the same.
     pseudos : str, PathLike or dict, optional
         Family ("gth-pbe"), table ("gth-pbe-q19"), path of a UPF or psp8 file or of a folder of them, or a dict of these
-        by element. Default: gth-pade for LDA, the family on its card for a model, and gth-pbe for all others, also for
-        BLYP and SCAN; with the shipped valences.
+        by element; "oncv" generates them for the functional, see `ase_nnxc.pseudopotentials.generate`. While a
+        functional object is trained, generated ones stay those of its start. Default: gth-pade for LDA, the family on
+        its card for a model, and gth-pbe for all others, also for BLYP and SCAN; with the shipped valences.
     radial_cutoff : float, optional
         Radius at which the radial functions of pseudopotential files end, Angstrom. Default: 5.99 bohr, the end of
         PseudoDojo's psp8 files; pw.x uses 10 bohr.

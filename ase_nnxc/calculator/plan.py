@@ -53,7 +53,7 @@ class Plan:
     ecut : float
         Cutoff, Hartree.
     ecut_source : str
-        How the cutoff is known: "given", "measured", "estimated" or "from the file".
+        How the cutoff is known: "given", or the source of a `RecommendedCutoff`.
     smooth_cutoff : bool
         Whether the kinetic energy rises to infinity at the cutoff.
     mesh : Mesh
@@ -170,6 +170,7 @@ def find_tables(
         pseudos,
         matching_family=named_family(xc.functional),
         xc=xc.describe(),
+        functional=xc.functional,
         radial_cutoff=RADIAL_CUTOFF if radial_cutoff is None else radial_cutoff / BOHR,
     )
     with_core = [table.name for table in tables.values() if table.core is not None]

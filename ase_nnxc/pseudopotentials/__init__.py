@@ -6,6 +6,7 @@ from .cutoffs import recommended_cutoff
 from .families import check_family, library
 from .files import RADIAL_CUTOFF, is_file_or_folder, read_pseudo
 from .gth import GTH
+from .oncv.generate import generate
 from .protocol import Pseudopotential, RecommendedCutoff
 from .tabulated import Tabulated
 
@@ -22,6 +23,7 @@ __all__ = [
     "find_entry",
     "find_pseudos",
     "find_table",
+    "generate",
     "is_file_or_folder",
     "library",
     "plain_pseudos",

@@ -14,9 +14,11 @@ from typing import Any
 from ase.calculators.calculator import InputError
 from ase.data import atomic_numbers
 
+from ..xc.functional import Functional
 from .cp2k_format import Entry, split_name
 from .families import families_with, tables_of_family
 from .files import RADIAL_CUTOFF, file_of_element, is_file_or_folder, read_pseudo
+from .oncv.generate import NAME, generate
 from .protocol import Pseudopotential
 
 
@@ -144,6 +146,7 @@ def find_pseudos(
     *,
     matching_family: str | None = None,
     xc: str | None = None,
+    functional: Functional | None = None,
     radial_cutoff: float = RADIAL_CUTOFF,
 ) -> dict[str, Pseudopotential]:
     """Find the pseudopotential of each element.
@@ -157,11 +160,14 @@ def find_pseudos(
     pseudos : None, str, PathLike or mapping
         None: family gth-`xc_family` with the shipped default valences (ase_nnxc/data/valences.json). A name: a family
         ("gth-pbe", "uzh-pbe": CP2K's alias of each element) or a table ("gth-pbe-q18"). A path: a UPF or psp8 file, or
-        a folder of files ELEMENT*.upf. A mapping: element -> name or path, and "default" -> one for all other elements.
+        a folder of files ELEMENT*.upf. "oncv": generated for `functional`, see `generate`. A mapping:
+        element -> name or path, and "default" -> one for all other elements.
     matching_family : str, optional
         Family of tables that match the functional as well as those of `xc_family`, such as "blyp".
     xc : str, optional
         Name of the functional in the warning; default: `xc_family`.
+    functional : Functional, optional
+        The exchange-correlation functional, for which "oncv" generates pseudopotentials.
     radial_cutoff : float
         Radius where the radial functions of files end, bohr; see `read_pseudo`. GTH tables are analytic.
 
@@ -173,7 +179,8 @@ def find_pseudos(
     Raises
     ------
     InputError
-        If an element, family, valence, or key of the mapping is unknown, or a file cannot be found or used.
+        If an element, family, valence, or key of the mapping is unknown, a file cannot be found or used, or a
+        pseudopotential cannot be generated.
 
     Warns
     -----
@@ -189,10 +196,15 @@ def find_pseudos(
         name = names.get(symbol, names.get("default"))
         if name is None:
             tables[symbol] = find_entry(symbol, f"gth-{xc_family}", prefer_default=True).read()
+        elif name.lower() == NAME:
+            if functional is None:
+                raise InputError(f"pseudos={NAME!r}: the functional to generate for is not given")
+            tables[symbol] = generate(symbol, functional)
         else:
             tables[symbol] = find_table(symbol, name, radial_cutoff)
     matching = {xc_family, matching_family} | ({"pbesol"} if "pbe" in (xc_family, matching_family) else set())
-    mismatched = sorted({table.name for table in tables.values() if table.functional not in matching})
+    found = [table for table in tables.values() if table.name != NAME]
+    mismatched = sorted({table.name for table in found if table.functional not in matching})
     if mismatched:
         warnings.warn(
             f"pseudopotentials {', '.join(mismatched)} were generated for a functional other than "

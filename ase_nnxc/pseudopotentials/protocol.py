@@ -25,12 +25,12 @@ class RecommendedCutoff(NamedTuple):
     ecut : float
         Cutoff, Hartree.
     source : str
-        "measured" (lattice constants were computed), "estimated" (from the pseudo-atom) or "from the file" (its author
-        recommends it); see `cutoffs.recommended_cutoff`.
+        "measured" (lattice constants were computed), "estimated" (from the pseudo-atom), "from the file" (its author
+        recommends it) or "generated" (with the pseudopotential); see `cutoffs.recommended_cutoff`.
     """
 
     ecut: float
-    source: Literal["measured", "estimated", "from the file"]
+    source: Literal["measured", "estimated", "from the file", "generated"]
 
 
 class RadialFunction(Protocol):

@@ -1,4 +1,4 @@
-"""Norm-conserving pseudopotentials whose radial functions are numbers on a mesh, as in UPF and psp8 files."""
+"""Norm-conserving pseudopotentials whose radial functions are numbers on a mesh: UPF and psp8 files, generated ones."""
 
 import math
 from collections.abc import Sequence
@@ -60,14 +60,16 @@ class Tabulated:
         Core density that is added to the density in the xc energy, bohr^-3.
     density : TabulatedFunction or None
         Valence density of the atom to start from, bohr^-3.
+    core_tau : TabulatedFunction or None
+        Kinetic energy density that belongs to `core`, Hartree bohr^-3; None in files.
     functional : str
         Functional for which it was generated, as families of tables are named ("pbe", "pade").
     recommended_cutoff : RecommendedCutoff or None
-        Cutoff that its file recommends.
+        Cutoff that its file recommends, or that was found when it was generated.
     digest : str
         sha256 of its numbers up to the end of the mesh, hexadecimal.
     name : str
-        Path of its file.
+        Path of its file, or "oncv" if it was generated.
     """
 
     symbol: str
@@ -82,6 +84,7 @@ class Tabulated:
     recommended_cutoff: RecommendedCutoff | None
     digest: str
     name: str
+    core_tau: TabulatedFunction | None = field(default=None, compare=False)
 
     @property
     def rloc(self) -> float:

@@ -1,0 +1,17 @@
+"""Spherical atoms with all their electrons, on spectral elements."""
+
+from .all_electron import AllElectronAtom, AtomError, solve_atom
+from .elements import Elements
+from .shells import Shell, parse_shells
+from .sphere import check_semilocal, xc_of_sphere
+
+__all__ = [
+    "AllElectronAtom",
+    "AtomError",
+    "Elements",
+    "Shell",
+    "check_semilocal",
+    "parse_shells",
+    "solve_atom",
+    "xc_of_sphere",
+]

@@ -1,0 +1,1 @@
+"""Optimised norm-conserving Vanderbilt pseudopotentials, generated for the functional in use."""

@@ -1,0 +1,108 @@
+"""The pseudopotential of an element for a functional: generated once, then kept in the process and in a folder."""
+
+import hashlib
+import json
+from dataclasses import asdict
+
+from ...xc.architecture import UnknownArchitecture, describe
+from ...xc.functional import Functional
+from ...xc.gga import PBE
+from ...xc.identity import functional_digest
+from ..tabulated import Tabulated
+from .errors import GenerationError
+from .inputs import Inputs, load_inputs
+from .store import load_numbers, store_numbers
+from .table import digest_of, numbers_of, table_of
+
+NAME = "oncv"
+"""What `pseudos` calls generated pseudopotentials."""
+VERSION = 1
+"""Version of the generator, which is raised whenever the same inputs would give other numbers."""
+MOST_TABLES = 256  # in the process
+
+_tables: dict[str, Tabulated] = {}
+
+
+def generate(symbol: str, functional: Functional) -> Tabulated:
+    """Return the optimised norm-conserving pseudopotential of an element for a functional.
+
+    The scalar-relativistic all-electron atom, the separable potentials, the model core and the unscreening all use the
+    functional. It takes about half a second. The result is kept in the process, and in the folder $NNXC_CACHE_DIR (by
+    default in the user's cache) if the class of the functional is a registered architecture.
+
+    Parameters
+    ----------
+    symbol : str
+        Chemical symbol; inputs exist for 72 elements from H to Rn.
+    functional : Functional
+        Any functional of the density and its gradient, with its present parameters. For a functional that also depends
+        on tau the pseudopotential is that of PBE, with the kinetic energy density of the model core.
+
+    Returns
+    -------
+    Tabulated
+        Named "oncv". Its recommended cutoff is that at which the residual kinetic energy of the pseudo functions is
+        1e-4 Ha. Its digest is that of inputs, functional and version of the generator, equal on all machines.
+
+    Raises
+    ------
+    InputError
+        If there are no inputs for the element, the functional has other features, the atom does not converge, or the
+        result fails a check: eigenvalues, norms and continuity, numbers of levels up to 1 Ha (ghosts).
+
+    Warns
+    -----
+    UserWarning
+        Once, if the folder cannot be written.
+    """
+    inputs = load_inputs(symbol)
+    parent = _parent(functional)
+    key = _key(inputs, parent)
+    if key is not None and key in _tables:
+        return _tables[key]
+    numbers = None if key is None else load_numbers(inputs, key)
+    if numbers is None:
+        from .generator import build  # loads scipy, which a table in the folder does not need
+
+        numbers = numbers_of(build(inputs, parent))
+        if key is not None:
+            store_numbers(inputs, key, numbers)
+    functional_name = f"{type(parent).__qualname__} {functional_digest(parent)[:12]}"
+    table = table_of(inputs, numbers, functional_name, key or digest_of(inputs, numbers))
+    if key is not None:
+        while len(_tables) >= MOST_TABLES:
+            del _tables[next(iter(_tables))]
+        _tables[key] = table
+    return table
+
+
+def _parent(functional: Functional) -> Functional:
+    """The functional of density and gradient with which the pseudopotential is generated.
+
+    Raises
+    ------
+    GenerationError
+        If there is none.
+    """
+    features = set(functional.features)
+    if not features <= {"density", "gradient", "tau"}:
+        others = ", ".join(sorted(features - {"density", "gradient", "tau"}))
+        raise GenerationError(
+            f"no pseudopotential can be generated for {type(functional).__qualname__}, which depends on {others}: "
+            "choose a table, such as gth-pbe"
+        )
+    return PBE() if "tau" in features else functional
+
+
+def _key(inputs: Inputs, functional: Functional) -> str | None:
+    """The sha256 of everything that the numbers depend on; None for a class that is not registered.
+
+    A registered architecture has a version that is raised whenever its numbers change; another class may be a different
+    one in the next process.
+    """
+    try:
+        description = describe(functional)
+    except UnknownArchitecture:
+        return None
+    text = json.dumps([VERSION, asdict(inputs), description], sort_keys=True)
+    return hashlib.sha256(f"{text} {functional_digest(functional)}".encode()).hexdigest()

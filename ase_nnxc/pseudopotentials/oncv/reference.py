@@ -1,0 +1,118 @@
+"""All-electron functions that the pseudo functions of one angular momentum equal beyond r_c."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...atoms import AllElectronAtom
+from ...atoms.elements import Array
+from ...atoms.radial_equation import LIGHT, State
+from .inputs import ChannelInputs, Inputs
+from .local import potential_derivatives
+
+UNBOUND = 0.25
+"""Energy of a function in place of an empty level that is not bound, Hartree."""
+TAIL = 4.5
+"""Length over which a function at positive energy is cut, bohr."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The all-electron functions of one channel.
+
+    Attributes
+    ----------
+    energies : Array
+        (n,) Hartree.
+    functions : Array
+        (n, N) radial functions R on the elements of the atom, positive beyond r_c, with norms of one.
+    derivatives : Array
+        (n, ncon) value and derivatives of R at r_c.
+    overlaps : Array
+        (n, n) integrals of products of the functions up to r_c.
+    """
+
+    energies: Array
+    functions: Array
+    derivatives: Array
+    overlaps: Array
+
+
+def reference_functions(atom: AllElectronAtom, inputs: Inputs, channel: ChannelInputs) -> Reference:
+    """Return the functions of the projectors of a channel.
+
+    The first are those of the valence shells. Then follow functions at an energy that is `spacing` above the one
+    before, or at `energy` if there is none: the empty level with one node more if this energy is negative.
+    """
+    l, radius = channel.l, channel.radius  # noqa: E741
+    states = [atom.states[shell] for shell in inputs.valence_shells(l)[: channel.projectors]]
+    while len(states) < channel.projectors:
+        energy = states[-1].energy + channel.spacing if states else channel.energy
+        states.append(_empty_state(atom, channel, energy, inputs.core_shells(l) + len(states)))
+    states = [_positive(atom, state, radius) for state in states]
+    functions = np.array([state.values for state in states])
+    inside = atom.elements.weights_up_to(radius) * atom.elements.radii**2
+    return Reference(
+        energies=np.array([state.energy for state in states]),
+        functions=functions,
+        derivatives=derivatives_at(atom, l, states, radius)[:, : channel.constraints],
+        overlaps=(functions * inside) @ functions.T,
+    )
+
+
+def _positive(atom: AllElectronAtom, state: State, radius: float) -> State:
+    """The state with the sign for which its largest value r R beyond a radius is positive."""
+    r = atom.elements.radii
+    outside = np.where(r >= radius, r * state.values, 0)
+    sign = np.sign(outside[np.argmax(np.abs(outside))])
+    return State(state.energy, sign * state.values)
+
+
+def _empty_state(atom: AllElectronAtom, channel: ChannelInputs, energy: float, nodes: int) -> State:
+    """An unoccupied bound level for a negative energy, if there is one, or else the function at an energy."""
+    if energy < 0:
+        state = atom.equation.bound_state(channel.l, atom.v, nodes)
+        if state.energy < -1e-3:
+            return state
+        energy = UNBOUND
+    return _scattering_state(atom, channel, energy)
+
+
+def _scattering_state(atom: AllElectronAtom, channel: ChannelInputs, energy: float) -> State:
+    """The solution that is regular at r = 0, with a tail that decays as exp(-((r - r_c) / TAIL)^6)."""
+    elements, radius = atom.elements, channel.radius
+    end = elements.edges[np.searchsorted(elements.edges, radius + 2.2 * TAIL)]
+    solution = atom.equation.regular_solution(channel.l, atom.v, energy, end)
+    values = np.zeros(len(elements.radii))
+    values[: len(solution)] = solution
+    values *= np.exp(-((np.maximum(elements.radii - radius, 0) / TAIL) ** 6))
+    return State(energy, values / np.sqrt(atom.equation.overlap @ values**2))
+
+
+def derivatives_at(atom: AllElectronAtom, l: int, states: Sequence[State], radius: float) -> Array:  # noqa: E741
+    """Return the values and the first four derivatives (n, 5) of functions at an edge.
+
+    Value and slope are those of the elements, the higher ones follow from the radial equation and its derivatives:
+
+        R'' = c R' + A R,    c = M'/M - 2/r,    A = L/r^2 + 2M (V - E),    M = 1 + (E - V) / 2c^2
+    """
+    r, L = radius, l * (l + 1)
+    V, V1, V2, V3 = potential_derivatives(atom, radius, 4)
+    relativity = 1 / (2 * LIGHT**2) if atom.equation.relativistic else 0.0
+    M1, M2, M3 = -V1 * relativity, -V2 * relativity, -V3 * relativity
+    rows = []
+    for energy, values in states:
+        R, R1 = atom.elements.derivatives_at(values, radius, 2)
+        M, W = 1 + (energy - V) * relativity, V - energy
+        a, a1 = M1 / M, M2 / M - (M1 / M) ** 2
+        c, c1 = a - 2 / r, a1 + 2 / r**2
+        c2 = M3 / M - M1 * M2 / M**2 - 2 * a * a1 - 4 / r**3
+        A = L / r**2 + 2 * M * W
+        A1 = -2 * L / r**3 + 2 * M1 * W + 2 * M * V1
+        A2 = 6 * L / r**4 + 2 * M2 * W + 4 * M1 * V1 + 2 * M * V2
+        R2 = c * R1 + A * R
+        R3 = c * R2 + (c1 + A) * R1 + A1 * R
+        R4 = c * R3 + (2 * c1 + A) * R2 + (c2 + 2 * A1) * R1 + A2 * R
+        rows.append([R, R1, R2, R3, R4])
+    return np.array(rows)

@@ -1,0 +1,132 @@
+"""Generate pseudopotentials with PBE, and compare them with all electrons and with published ones.
+
+    python benchmarks/oncv.py elements [--reference FILE] [Si Cu ...]
+    python benchmarks/oncv.py lattice FOLDER [Al Si ...]
+
+`elements` prints for each element the CPU seconds, the plane-wave cutoff E4 at which the residual kinetic energy is
+1e-4 Ha, the largest difference of an eigenvalue from that of the all-electron atom, and whether the inputs were
+changed. FILE is a JSON file of what ONCVPSP prints for the same inputs, which is not part of this repository: then
+follow the largest differences of all-electron eigenvalues above -6 Ha, of the norms inside r_c, and of the coefficients
+of the first projectors.
+
+`lattice` prints volume per atom and bulk modulus with the generated pseudopotential and with the file ELEMENT.upf of
+FOLDER, at the same settings. Files of PseudoDojo 0.4, PBE, standard, have the same inputs; they are not part of this
+repository.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ase.build import bulk
+from ase.units import GPa, Hartree
+
+from ase_nnxc import NNXCCalculator
+from ase_nnxc.eos import scan_eos
+from ase_nnxc.pseudopotentials.oncv.generator import Generated, build
+from ase_nnxc.pseudopotentials.oncv.inputs import Inputs, elements_with_inputs, load_inputs
+from ase_nnxc.xc import PBE
+
+# structure, start of the lattice constant in Angstrom, cutoff in Hartree, divisions of the mesh along each axis
+SOLIDS = {
+    "Al": ("fcc", 4.04, 30, 10),
+    "Si": ("diamond", 5.47, 26, 6),
+    "C": ("diamond", 3.57, 45, 6),
+    "Cu": ("fcc", 3.63, 50, 8),
+}
+SHALLOW = -6.0  # Hartree: only eigenvalues above are compared, deeper ones hold the error of the other mesh
+
+
+def published(results: Mapping[str, Any], inputs: Inputs) -> Mapping[str, Any] | None:
+    """Return the output for the same element and radii, or None."""
+    for name, result in results.items():
+        radii = result["rc_used"]
+        same = all(abs(radii.get(str(channel.l), 0) - channel.radius) < 1e-3 for channel in inputs.channels)
+        if name.split("-")[0] == inputs.symbol and same and len(radii) == len(inputs.channels):
+            return result
+    return None
+
+
+def differences(generated: Generated, result: Mapping[str, Any]) -> str:
+    """Return a text of the differences from an output of ONCVPSP."""
+    levels = [
+        abs(state.energy - result["eigenvalues"][str(shell)])
+        for shell, state in generated.atom.states.items()
+        if state.energy > SHALLOW
+    ]
+    occupied = [channel for channel in generated.channels if generated.inputs.valence_shells(channel.l)]
+    norms = [abs(channel.overlaps[0, 0] - result["overlaps"][str(channel.l)][0]) for channel in occupied]
+    ratios = [abs(channel.coefficients[0] / result["evkb"][str(channel.l)][0] - 1) for channel in occupied]
+    return f"ONCVPSP: levels {max(levels):.1e} Ha, norms {max(norms):.1e}, coefficients {100 * max(ratios):.2f} %"
+
+
+def elements(symbols: list[str], reference: Path | None) -> None:
+    """Generate elements and print what is known of each."""
+    results = json.loads(reference.read_text())["results"] if reference else {}
+    build(load_inputs("H"), PBE())  # loads what is loaded once
+    for symbol in symbols or elements_with_inputs():
+        start = time.process_time()
+        generated = build(load_inputs(symbol), PBE())
+        seconds = time.process_time() - start
+        result = published(results, generated.inputs)
+        changed = "" if generated.inputs == load_inputs(symbol) else " with changed inputs"
+        print(
+            f"{symbol:2} {seconds:.2f} s, E4 {generated.cutoff:.1f} Ha, eigenvalues {generated.eigenvalue_error:.1e} Ha"
+            f"{changed}{'' if result is None else '; ' + differences(generated, result)}",
+            flush=True,
+        )
+
+
+def equation_of_state(symbol: str, pseudos: str | Path) -> tuple[float, float]:
+    """Return the volume per atom, Angstrom^3, and the bulk modulus, GPa."""
+    structure, a, ecut, kpts = SOLIDS[symbol]
+    calc = NNXCCalculator(
+        "PBE",
+        ecut=ecut * Hartree,
+        kpts={"size": [kpts] * 3, "gamma": True},
+        smearing={"name": "marzari-vanderbilt", "width": 0.01 * Hartree},
+        pseudos=pseudos,
+    )
+    atoms = bulk(symbol, structure, a=a)
+    result = scan_eos(atoms, calc)
+    per_cell = {"fcc": 4, "diamond": 8}[structure]
+    return result.conventional_a**3 / per_cell, result.fit.bulk_modulus.item() / GPa
+
+
+def lattice(symbols: list[str], folder: Path) -> None:
+    """Print volumes with generated and with published pseudopotentials."""
+    if not folder.is_dir():
+        print(f"no folder {folder}: nothing is compared")
+        return
+    for symbol in symbols or SOLIDS:
+        volume, modulus = equation_of_state(symbol, "oncv")
+        other, other_modulus = equation_of_state(symbol, folder / f"{symbol}.upf")
+        print(
+            f"{symbol:2} generated {volume:.4f} A^3 {modulus:.2f} GPa, file {other:.4f} A^3 {other_modulus:.2f} GPa, "
+            f"volume {100 * (volume / other - 1):+.3f} %",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    first = commands.add_parser("elements", help="generate elements")
+    first.add_argument("--reference", type=Path, help="JSON file of outputs of ONCVPSP")
+    second = commands.add_parser("lattice", help="compare lattice constants")
+    second.add_argument("folder", type=Path, help="folder of the UPF files")
+    for command in (first, second):
+        command.add_argument("symbols", nargs="*", metavar="SYMBOL", help="elements; default: all")
+    arguments = parser.parse_args()
+    if arguments.command == "elements":
+        elements(arguments.symbols, arguments.reference)
+    else:
+        lattice(arguments.symbols, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()
