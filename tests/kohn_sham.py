@@ -19,7 +19,7 @@ from ase_nnxc.ks.hamiltonian import Hamiltonian
 from ase_nnxc.ks.symmetry import find_symmetry, identity
 from ase_nnxc.pseudopotentials import find_pseudos
 from ase_nnxc.registry import get_functional
-from ase_nnxc.xc import Functional
+from ase_nnxc.xc import PBE, Functional
 
 TIGHT = SCFSettings(energy=2e-21)  # forces are of first order in what is left of the residual
 
@@ -41,7 +41,7 @@ class Bent(Functional):
 
 def crystal_of(atoms: Atoms, pseudos: str = "gth-pbe") -> Crystal:
     """The crystal of ASE's atoms."""
-    tables = find_pseudos(atoms.get_chemical_symbols(), "pbe", pseudos)
+    tables = find_pseudos(atoms.get_chemical_symbols(), "pbe", pseudos, functional=PBE())
     moments = atoms.get_initial_magnetic_moments()
     return Crystal(
         torch.as_tensor(atoms.cell.array / Bohr),

@@ -42,9 +42,17 @@ def solve(
     return scf(system, smearing, settings=settings, start=start, **kwargs)
 
 
-@pytest.mark.parametrize(("xc", "smooth"), [("PBE", False), ("PBE", True), ("r2SCAN", True)])
-def test_forces_and_stress_are_derivatives_of_the_free_energy(xc: str, smooth: bool) -> None:
-    crystal = crystal_of(rattled_silicon_carbide())
+@pytest.mark.parametrize(
+    ("xc", "smooth", "pseudos"),
+    [
+        ("PBE", False, "gth-pbe"),
+        ("PBE", True, "gth-pbe"),
+        ("r2SCAN", True, "gth-pbe"),
+        ("r2SCAN", True, "oncv"),  # with density and tau of the core
+    ],
+)
+def test_forces_and_stress_are_derivatives_of_the_free_energy(xc: str, smooth: bool, pseudos: str) -> None:
+    crystal = crystal_of(rattled_silicon_carbide(), pseudos)
     basis = basis_of(crystal, 12.0, (2, 2, 1), smooth=smooth)
     state = solve(crystal, basis, xc=xc)
     forces, stress = state.derivatives()

@@ -15,6 +15,7 @@ from ase.build import bulk
 from ase.calculators.calculator import InputError
 
 from ase_nnxc import NNXCCalculator
+from ase_nnxc.ks.terms.xc import ExchangeCorrelation
 from ase_nnxc.pseudopotentials import find_pseudos, generate, recommended_cutoff
 from ase_nnxc.pseudopotentials.oncv import generate as generate_module
 from ase_nnxc.pseudopotentials.oncv import generator, store
@@ -111,6 +112,17 @@ def test_functional_with_other_features_is_an_error():
 
     with pytest.raises(InputError, match="depends on laplacian: choose a table, such as gth-pbe"):
         generate("H", Laplacian())
+
+
+def test_alpha_is_not_negative_where_a_core_is_added():
+    """With tau of the valence electrons alone it is, in the core of aluminium."""
+    atoms = bulk("Al")
+    atoms.calc = NNXCCalculator("r2SCAN", pseudos="oncv", kpts=(2, 2, 2))
+    state = atoms.calc.ground_state(atoms)
+    fields = state.total_energy().fields(fourier=state.fields)
+    density, gradient, tau = ExchangeCorrelation(state.system).features(("density", "gradient", "tau"), fields)
+    weizsaecker = gradient.square().sum(1) / (8 * density)
+    assert float((tau - weizsaecker).min()) > -1e-4 * float(tau.max())
 
 
 # ---- where it is kept -----------------------------------------------------------------------------------------------

@@ -173,11 +173,11 @@ def find_tables(
         functional=xc.functional,
         radial_cutoff=RADIAL_CUTOFF if radial_cutoff is None else radial_cutoff / BOHR,
     )
-    with_core = [table.name for table in tables.values() if table.core is not None]
+    with_core = [table.name for table in tables.values() if table.core is not None and table.core_tau is None]
     if with_core and "tau" in xc.functional.features:
         warnings.warn(
             f"{', '.join(with_core)}: core corrections add to the density, but not to the kinetic energy density, and "
-            f"{xc.describe()} depends on both; tables without core correction suit it better",
+            f"{xc.describe()} depends on both; tables without core correction, or pseudos='oncv', suit it better",
             stacklevel=2,
         )
     return tables

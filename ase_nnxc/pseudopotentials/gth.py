@@ -139,8 +139,8 @@ class GTH:
         Name of the table, such as "gth-pbe-q4".
     core : GaussianCore or None
         Core density that is added to the density in the xc energy.
-    density : None
-        GTH tables hold no valence density of the atom.
+    core_tau, density : None
+        GTH tables hold no kinetic energy density of the core and no valence density of the atom.
     """
 
     symbol: str
@@ -154,6 +154,7 @@ class GTH:
     name: str
     core: GaussianCore | None = None
 
+    core_tau: ClassVar[None] = None
     density: ClassVar[None] = None
 
     @property

@@ -125,5 +125,9 @@ class Pseudopotential(Protocol):
         """Core density that is added to the density in the xc energy, bohr^-3; None without core correction."""
 
     @property
+    def core_tau(self) -> RadialFunction | None:
+        """Kinetic energy density that belongs to `core`, Hartree bohr^-3; None if it is not known."""
+
+    @property
     def density(self) -> RadialFunction | None:
         """Valence density of the atom to start from, bohr^-3; None if it is not known."""

@@ -8,18 +8,18 @@ with the number of its points. The potentials are derivatives of this discretise
 sets.
 
 Core correction (S. G. Louie, S. Froyen and M. L. Cohen, Phys. Rev. B 26, 1738 (1982)): the functional is evaluated
-with n + n_core; with spin, each channel includes half of n_core. The core density is added only in this module. The
-orbitals of the core are not known, so tau includes only the valence electrons.
+with n + n_core and, if the pseudopotential has it, tau + tau_core; with spin, each channel includes half of the core's.
+The fields of the core are added only in this module.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...pseudopotentials.protocol import Pseudopotential
 from ...xc.features import FIELDS, FFTGrid, feature, fields_needed
 from ...xc.functional import Functional
 from ..basis import DensityGrid
@@ -45,9 +45,7 @@ class ExchangeCorrelation(DensityTerm):
         self.fields = fields_needed(self.functional.features)
         self.parameters = [p for p in self.functional.parameters() if p.requires_grad]
 
-    @cached_property
-    def _core(self) -> Tensor | None:
-        return core_density(self.system.crystal, self.system.basis.fine)
+        self._cores: dict[str, Tensor | None] = {}  # fields of the cores, when they are needed
 
     def energy(self, fields: Fields) -> Tensor:
         """Return the energy, Hartree, twice differentiable in fields, cell and positions."""
@@ -75,12 +73,17 @@ class ExchangeCorrelation(DensityTerm):
             Fields of the valence electrons.
         """
         basis = self.system.basis
-        real = basis.to_fine(fields.real)
-        if self._core is not None:
-            real = torch.cat((real[:1] + self._core, real[1:]))
-        channels = dict(zip(FIELDS, map(spin_channels, real.split(fields.nspin))))
+        values = zip(FIELDS, basis.to_fine(fields.real).split(fields.nspin))
+        channels = {name: spin_channels(self._with_core(name, valence)) for name, valence in values}
         grid, points = FFTGrid(basis.fine.shape, self.system.crystal.reciprocal), basis.fine_orbits.representatives
         return [feature(name).values(channels, grid).flatten(-3).index_select(-1, points) for name in names]
+
+    def _with_core(self, name: str, valence: Tensor) -> Tensor:
+        """Return a field (nspin, n1, n2, n3) of valence and core."""
+        if name not in self._cores:
+            self._cores[name] = core_field(name, self.system.crystal, self.system.basis.fine)
+        core = self._cores[name]
+        return valence if core is None else torch.cat((valence[:1] + core, valence[1:]))
 
 
 def _sum(functional: Functional, counts: Tensor, *features: Tensor) -> Tensor:
@@ -176,10 +179,22 @@ def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
     return [x + y for x, y in zip(a, b)]
 
 
-def core_density(crystal: Crystal, grid: DensityGrid) -> Tensor | None:
-    """Return the sum of the core densities (n1, n2, n3), bohr^-3, differentiable in cell and positions, or None."""
-    if all(table.core is None for table in crystal.species):
+def core_field(name: str, crystal: Crystal, grid: DensityGrid) -> Tensor | None:
+    """Return a field of the cores (n1, n2, n3), differentiable in cell and positions, or None if no atom has it.
+
+    Parameters
+    ----------
+    name : str
+        "density" (bohr^-3) or "tau" (Hartree bohr^-3).
+    crystal, grid
+        The atoms, and where the field is computed.
+    """
+    functions = {table: {"density": table.core, "tau": table.core_tau}[name] for table in crystal.species}
+    if all(function is None for function in functions.values()):
         return None
-    return grid.to_real(
-        superposition(crystal, grid, lambda table, q2: torch.zeros_like(q2) if table.core is None else table.core(q2))
-    )
+
+    def form_factor(table: Pseudopotential, q2: Tensor) -> Tensor:
+        function = functions[table]
+        return torch.zeros_like(q2) if function is None else function(q2)
+
+    return grid.to_real(superposition(crystal, grid, form_factor))
