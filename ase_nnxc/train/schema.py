@@ -54,9 +54,12 @@ def is_integer(value: object) -> bool:
 
 
 def number(
-    least: float = -math.inf, most: float = math.inf, above: float = -math.inf, below: float = math.inf
+    least: float = -math.inf, most: float = math.inf, above: float = -math.inf, below: float = math.inf, hint: str = ""
 ) -> Check:
-    """Return a check of a finite number with ``least <= x <= most`` and ``above < x < below``."""
+    """Return a check of a finite number with ``least <= x <= most`` and ``above < x < below``.
+
+    The message for an infinite number ends with the hint what to write instead.
+    """
     limits = [
         f"{word} {limit:g}"
         for word, limit in (("at least", least), ("above", above), ("at most", most), ("below", below))
@@ -66,7 +69,8 @@ def number(
 
     def check(value: Any, path: str) -> None:
         if not (is_number(value) and least <= value <= most and above < value < below):
-            fail(path, value, expected)
+            is_infinite = isinstance(value, float) and math.isinf(value)
+            fail(path, value, f"{expected}; {hint}" if hint and is_infinite else expected)
 
     return check
 
