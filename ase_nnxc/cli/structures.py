@@ -26,6 +26,7 @@ PROTOTYPES = {
     "cesiumchloride": 2 / math.sqrt(3),
     "fluorite": 4 / math.sqrt(3),
 }
+LARGEST = 2**26  # bytes of a file of a structure
 CLOSE_PACKED = ("sc", "fcc", "bcc", "hcp")  # for these the estimate is the element's atomic volume
 WELL_DEFINED = ("sc", "fcc", "bcc", "hcp", "bct", "diamond", "rhombohedral")  # reference states ASE builds correctly
 
@@ -53,12 +54,10 @@ def read_structure(text: str, prototype: str | None = None, a: float | None = No
         If the file cannot be read or the crystal cannot be built.
     """
     path = Path(text)
-    if path.is_file() and prototype is None:
+    if prototype is None and (path.is_file() or "/" in text or path.suffix):
         if a is not None:
             raise UsageError("--a cannot be used with a structure file, only with an element or a formula")
         return _read_file(path), path.stem
-    if prototype is None and ("/" in text or path.suffix):
-        raise UsageError(f"{text}: no such file")
     atoms = _build(text, prototype, a)
     return atoms, text if prototype is None else f"{text}-{prototype}"
 
@@ -86,9 +85,18 @@ def parse_magmoms(text: str, symbols: Sequence[str]) -> list[float]:
 
 
 def _read_file(path: Path) -> Atoms:
+    import numpy as np
     from ase import Atoms
     from ase.io import read
 
+    from ase_nnxc.regular_files import check_regular_file
+
+    try:
+        check_regular_file(path, LARGEST)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
     try:
         atoms = read(path)
     except Exception as error:  # ASE's readers raise whatever their parsers raise
@@ -96,6 +104,8 @@ def _read_file(path: Path) -> Atoms:
         raise UsageError(f"ASE cannot read a structure from {path} ({reason})") from error
     if not isinstance(atoms, Atoms) or len(atoms) == 0:
         raise UsageError(f"{path} contains no atoms")
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        raise UsageError(f"{path}: a position or a cell vector is not a finite number")
     atoms.calc = None
     return atoms
 

@@ -20,6 +20,7 @@ from ase.calculators.calculator import InputError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
+from ...regular_files import complete_or_absent
 from ..input_files import check_input_file, read_text
 from ..schema import check_keys, closest, is_integer, is_list, number, optional, writable_folder
 from ..targets import ASE_PROPERTIES, TARGETS
@@ -27,7 +28,7 @@ from .reactions import atomization_energy, cohesive_energy, ionization_potential
 from .record import MEASURED, Provenance, Record
 from .schema import FORMAT, VERSION, check_file, check_units
 
-LARGEST = 2**32
+LARGEST = 2**28
 """Bytes of the largest file of records that is read."""
 
 _REACTIONS: dict[str, Callable[..., Record]] = {
@@ -57,7 +58,8 @@ def write_records(path: str | Path, records: Sequence[Record]) -> None:
     _check_names(records)
     if path.suffix == ".json":
         data = {"format": FORMAT, "version": VERSION, "units": TARGETS, "records": [r.todict() for r in records]}
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        with complete_or_absent(path) as temporary:
+            temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         return
     images = [image for record in records for image in _to_images(record)]
     if path.suffix != ".db":
