@@ -1,4 +1,4 @@
-"""Spoilt files of runs and structures are refused by name: points of a scan, states of a training, samples, crystals."""
+"""Spoilt files of runs and structures are refused by name: points of a scan, states of a training, samples."""
 
 import os
 import random
@@ -124,6 +124,14 @@ def changed(samples: Samples, **arrays) -> dict[str, np.ndarray]:
     return {name: getattr(samples, name).numpy().copy() for name in names} | {"systems": np.array([], str)} | arrays
 
 
+def outcome(path: Path) -> str:
+    """What reading samples gives: their digest, or "refused" if the message has the name of the file."""
+    try:
+        return Samples.load(path).digest
+    except InputError as error:
+        return "refused" if str(path) in str(error) else str(error)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -150,12 +158,7 @@ def test_file_that_is_no_archive_of_samples_is_refused(tmp_path):
     good = path.read_bytes()
     for data in (b"", good[:500], good[:-5], b"\0" * 100, *flips(good, 20)):
         path.write_bytes(data)
-        try:
-            samples = Samples.load(path)
-        except InputError as error:
-            assert str(path) in str(error)
-        else:  # of dates and attributes in the archive
-            assert samples.digest == sample_mesh(8).digest
+        assert outcome(path) in ("refused", sample_mesh(8).digest)  # dates in the archive mean nothing
     np.savez_compressed(path, **changed(sample_mesh(8), density=np.zeros(LARGEST // 8)))
     with pytest.raises(InputError, match="when it is unpacked, more than the limit"):
         Samples.load(path)
