@@ -190,6 +190,47 @@ def test_structure_that_is_no_regular_file_or_not_finite_is_refused(tmp_path):
             read_structure(str(tmp_path / "si.extxyz"))
 
 
+def cif_refusal(path: Path, text: str) -> str:
+    """The message of the error that a CIF file causes, which names the file."""
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        read_structure(str(path))
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_cif_file_that_lacks_sites_or_a_length_is_refused(tmp_path):
+    path = tmp_path / "salt.cif"
+    write(path, bulk("NaCl", "rocksalt", a=5.64, cubic=True))
+    good = path.read_text()
+    assert len(read_structure(str(path))[0]) == 8
+    cut = "\n".join(good.splitlines()[:-3]) + "\n"
+    assert "the cell holds Cl2Na3, which is not a whole number of the formula units Na4 Cl4" in cif_refusal(path, cut)
+    assert "a length or an angle of the cell is missing" in cif_refusal(path, good.replace("5.64", "", 1))
+    assert "a line has 1000" in cif_refusal(path, good + "a" * 10**7)
+    path.write_text(good.replace("Na4 Cl4", "Na1 Cl1"))  # the cell has four units
+    assert len(read_structure(str(path))[0]) == 8
+    for formula in ("?", "Na0.5 Cl", "C6 H12 (H2O)"):  # none, or one that is not compared
+        path.write_text(good.replace("Na4 Cl4", formula))
+        assert len(read_structure(str(path))[0]) == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("2.715", "1e300", "is not a finite number, or longer than 1e.06 Angstrom"),
+        ("Si ", "X ", "an atomic number is not one from 1 to 118"),
+        ("1.35750000", "[" * 10_000, r"could not convert string to float: '\[{200,300}[)]$"),
+    ],
+)
+def test_structure_of_impossible_numbers_is_refused_in_a_short_message(tmp_path, old, new, message):
+    path = tmp_path / "si.extxyz"
+    write(path, bulk("Si"))
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UsageError, match=f"si.extxyz.*{message}"):
+        read_structure(str(path))
+
+
 def test_wrong_keyword_in_a_file_of_the_calculator_is_refused_with_the_file(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_records("set.json", [pbe_record()])

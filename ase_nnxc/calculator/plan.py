@@ -122,7 +122,7 @@ def make_plan(
         raise InputError(f"charge={parameters['charge']}: a layer cannot be charged, its energy is infinite")
     crystal = _make_crystal(atoms, parameters, tables, lattice)
     ecut, source = _cutoff(parameters["ecut"], tables)
-    check_memory(crystal, ecut, fft_box(crystal.lattice, ecut))
+    check_memory(crystal, ecut, parameters["gpts"] or fft_box(crystal.lattice, ecut))
     kinds = [list(crystal.species).index(p) for p in crystal.potentials]
     symmetry = find_symmetry(crystal.lattice, crystal.positions, kinds, crystal.magmoms, pbc=crystal.pbc)
     box = _fft_box(parameters["gpts"], crystal, symmetry, ecut)  # the same, whether the symmetry is used or not

@@ -125,7 +125,7 @@ def one_of(names: Collection[str]) -> Check:
     return check
 
 
-weight: Check = number(least=0)
+weight: Check = number(least=0, most=1e15)
 """Check of a weight of a loss: a number that is finite and not negative."""
 
 
@@ -161,9 +161,9 @@ def sequence(check: Check, count: int | None = None, least: int = 0) -> Check:
     return check_items
 
 
-def vectors(count: int) -> Check:
-    """Return a check of `count` vectors of three finite numbers."""
-    one_by_one = sequence(sequence(number(), 3), count)
+def vectors(count: int, most: float) -> Check:
+    """Return a check of `count` vectors of three numbers with absolute values of at most `most`."""
+    one_by_one = sequence(sequence(number(-most, most), 3), count)
 
     def check(value: Any, path: str) -> None:
         try:
@@ -172,7 +172,7 @@ def vectors(count: int) -> Check:
         except (TypeError, ValueError):
             array = None
         # the fast way for valid vectors; the other one finds the path of the wrong value
-        if array is None or array.dtype.kind not in "if" or array.shape != (count, 3) or not np.isfinite(array).all():
+        if array is None or array.dtype.kind not in "if" or array.shape != (count, 3) or not (abs(array) <= most).all():
             one_by_one(value, path)
 
     return check

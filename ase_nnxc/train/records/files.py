@@ -31,6 +31,9 @@ from .schema import FORMAT, VERSION, check_file, check_units
 LARGEST = 2**28
 """Bytes of the largest file of records that is read."""
 
+LONGEST = 300
+"""Characters of a reason that a reader of ASE gives, which may quote the file."""
+
 _REACTIONS: dict[str, Callable[..., Record]] = {
     "cohesive_energy": cohesive_energy,
     "atomization_energy": atomization_energy,
@@ -171,9 +174,9 @@ def _read_images(path: Path) -> list[Atoms]:
             images.append(row.toatoms())
             images[-1].info = {**({"record": row.record} if "record" in row else {}), **row.data}
     except Exception as error:  # ASE's readers raise exceptions of many types on damaged files
-        if isinstance(error, OSError) and error.errno is not None:  # ASE's XYZError is an OSError without a number
+        if isinstance(error, OSError) and error.filename is not None:  # not ASE's XYZError, nor a seek in the file
             raise
-        raise InputError(f"{path} cannot be read by ASE: {type(error).__name__}: {error}") from error
+        raise InputError(f"{path} cannot be read by ASE: {type(error).__name__}: {str(error)[:LONGEST]}") from error
     return images
 
 
