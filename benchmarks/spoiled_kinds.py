@@ -63,6 +63,8 @@ class Kind:
         Reads the file as the package does and returns what it holds.
     sealed : bool
         Whether checksums protect what is read, so that nothing else than the original may ever be read.
+    parts : bool
+        Whether checksums protect each line, so that lines may be missing, but not be other than those of the original.
     text : bool
         Whether the file is text.
     """
@@ -70,6 +72,7 @@ class Kind:
     make: Callable[[Path], Path]
     read: Callable[[Path], Any]
     sealed: bool = False
+    parts: bool = False
     text: bool = True
 
 
@@ -242,8 +245,9 @@ def make_points(folder: Path) -> Path:
 
 
 def read_points(path: Path) -> Any:
-    """Return the finished points."""
-    return PointFile(path, "0123456789abcdef", force=False).finished("fedcba9876543210")
+    """Return the finished points in their order, one text each."""
+    points = PointFile(path, "0123456789abcdef", force=False).finished("fedcba9876543210")
+    return [repr(points[index]) for index in sorted(points)]
 
 
 def make_structure(name: str) -> Callable[[Path], Path]:
@@ -294,7 +298,7 @@ KINDS = {
     "ground state of a training": Kind(make_state("ground state"), read_state, sealed=True, text=False),
     "metrics of a training": Kind(make_state("metrics.jsonl"), read_state, sealed=True),
     "samples of a clone": Kind(make_samples, read_samples, sealed=True, text=False),
-    "points of a scan": Kind(make_points, read_points),
+    "points of a scan": Kind(make_points, read_points, parts=True),
     "structure, CIF": Kind(make_structure("salt.cif"), read_atoms),
     "structure, extxyz": Kind(make_structure("salt.extxyz"), read_atoms),
     "structure, POSCAR": Kind(make_structure("salt.vasp"), read_atoms),
