@@ -3,12 +3,12 @@
     python benchmarks/kills.py [RUN ...]
 
 The runs are `nnxc eos`, `nnxc train`, `nnxc clone`, and a loop that moves an atom and calls `calc.write`. Each of them
-is killed 25 times (SIGKILL), each time in a new folder after a random part of the time that the undisturbed run takes,
-and then started again in the same way until its end. What is compared is
+is killed 25 times (SIGKILL), each time in a new folder after a random part of the time that a complete run takes (the
+longest so far, because the load of the machine changes), and then started again in the same way until its end. What is compared is
 
 - lost: what was finished before the kill and is not kept to the last bit in the files of the resumed run;
-- difference: the largest one between numbers of the resumed and of the undisturbed run, in the unit of the table. Runs
-  whose tolerance is zero must end at the same bits. The others start some SCFs from other ground states, so that their
+- difference: the largest one between numbers of the resumed and of the undisturbed run. Trainings and clones must end
+  at the same bits. The others start some SCFs from other ground states, so that their
   energies differ by what the convergence leaves, 1e-8 eV per valence electron by estimate;
 - left: temporary files that the killed process leaves; they do not prevent anything.
 
@@ -78,16 +78,13 @@ class Run:
     result : callable
         Returns the numbers of the finished run.
     tolerance : float
-        Largest difference of a number.
-    unit : str
-        Of the difference.
+        Largest difference of a number, eV; zero if the bits must be the same.
     """
 
     start: Callable[[], object]
     kept: Callable[[], list[str]]
     result: Callable[[], list[float]]
     tolerance: float
-    unit: str
 
 
 def lines(path: str) -> list[str]:
@@ -202,10 +199,10 @@ def write_result() -> list[float]:
 
 
 RUNS = {
-    "nnxc eos": Run(eos, lambda: lines("run/points.jsonl"), eos_result, 1e-6, "eV"),
-    "nnxc train": Run(train, train_kept, train_result, 0.0, "any"),
-    "nnxc clone": Run(clone, clone_kept, lambda: parameters("killed"), 0.0, "any"),
-    "calc.write": Run(write, write_kept, write_result, 1e-6, "eV"),
+    "nnxc eos": Run(eos, lambda: lines("run/points.jsonl"), eos_result, 1e-6),
+    "nnxc train": Run(train, train_kept, train_result, 0.0),
+    "nnxc clone": Run(clone, clone_kept, lambda: parameters("killed"), 0.0),
+    "calc.write": Run(write, write_kept, write_result, 1e-6),
 }
 
 
@@ -266,7 +263,9 @@ def try_kill(run: Run, folder: Path, seconds: float, expected: list[float]) -> d
     case: dict[str, Any] = {"seconds": round(seconds, 3)}
     try:
         before = result_of(run.kept, folder)
+        clock = time.perf_counter()
         result_of(run.start, folder)
+        case["resumed"] = round(time.perf_counter() - clock, 3)
         after, found = (result_of(work, folder) for work in (run.kept, run.result))
     except RuntimeError as error:
         return case | {"outcome": "FAULT", "message": str(error)[:200]}
@@ -291,6 +290,7 @@ def try_run(name: str, results: dict[str, Any]) -> None:
         while results.get(case, {"outcome": ""})["outcome"] != "equal":
             results[case] = try_kill(run, root / "killed", rng.uniform(0, duration), expected)
             shutil.rmtree(root / "killed")
+            duration = max(duration, results[case].get("resumed", 0.0))
             if results[case]["outcome"] == "FAULT":
                 break
         OUTPUT.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
@@ -305,8 +305,9 @@ def table(results: dict[str, Any]) -> str:
         outcomes = [case["outcome"] for case in cases]
         lost, left = (sum(case.get(key, 0) for case in cases) for key in ("lost", "left"))
         difference = max((case.get("difference", 0.0) for case in cases), default=0.0)
+        tolerance = f"{run.tolerance:g} eV" if run.tolerance else "same bits"
         counts = f"{len(cases)} | {outcomes.count('equal')} | {outcomes.count('FAULT')} | {lost}"
-        rows.append(f"| {name} | {counts} | {difference:.1e} | {run.tolerance:g} {run.unit} | {left} |")
+        rows.append(f"| {name} | {counts} | {difference:.1e} | {tolerance} | {left} |")
     return "\n".join(rows)
 
 
