@@ -4,12 +4,13 @@
 
 The runs are `nnxc eos`, `nnxc train`, `nnxc clone`, and a loop that moves an atom and calls `calc.write`. Each of them
 is killed 25 times (SIGKILL), each time in a new folder after a random part of the time that a complete run takes (the
-longest so far, because the load of the machine changes), and then started again in the same way until its end. What is compared is
+longest so far, because the load of the machine changes), and then started again in the same way until its end. What is
+compared is
 
 - lost: what was finished before the kill and is not kept to the last bit in the files of the resumed run;
 - difference: the largest one between numbers of the resumed and of the undisturbed run. Trainings and clones must end
-  at the same bits. The others start some SCFs from other ground states, so that their
-  energies differ by what the convergence leaves, 1e-8 eV per valence electron by estimate;
+  at the same bits. The others start some SCFs from other ground states, so that their energies differ by what the
+  convergence leaves, 1e-8 eV per valence electron by estimate;
 - left: temporary files that the killed process leaves; they do not prevent anything.
 
 The random numbers follow from the names. Kills that are in the file are not tried again, except faults.
