@@ -164,7 +164,8 @@ def main() -> None:
     results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     for kind in sys.argv[1:] or KINDS:
         try_kind(kind, results)
-        OUTPUT.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
+        lines = (f"{json.dumps(case)}: {json.dumps(result)}" for case, result in sorted(results.items()))
+        OUTPUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
         print(f"{kind}: done", flush=True)
     for case, result in results.items():
         if result["outcome"] == "FAULT":
