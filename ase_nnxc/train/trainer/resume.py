@@ -16,6 +16,7 @@ from typing import Any
 
 from ase.calculators.calculator import InputError
 
+from ...folder_lock import hold_folder
 from ...regular_files import check_replaceable, complete_or_absent, read_regular_file
 from ..identity import check_identity
 from ..ranks import Ranks
@@ -62,10 +63,16 @@ class RunFolder:
         The folder; it is created if necessary, and incomplete states of an interrupted run are removed.
     ranks : Ranks
         The processes of the run.
+
+    Raises
+    ------
+    InputError
+        If another run is using the folder.
     """
 
     def __init__(self, path: Path, ranks: Ranks) -> None:
         self.path, self._ranks = path, ranks
+        ranks.first(lambda: hold_folder(self, path))
         self._latest = ranks.first(lambda: _prepare(path))  # folder of the last complete state
 
     def read_state(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
