@@ -2,6 +2,7 @@
 
 import os
 import socket
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,20 +29,39 @@ def folder_lock(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
+    lock = _acquired(FileLock(folder / LOCK), folder)
+    try:
+        yield
+    finally:
+        _release(lock, folder)
+
+
+def hold_folder(user: object, folder: Path) -> None:
+    """Create a folder and keep other processes out of it until an object is deleted; see `folder_lock`.
+
+    Other objects of this process may use the folder, too.
+    """
+    lock = _acquired(FileLock(folder / LOCK, is_singleton=True), folder)
+    weakref.finalize(user, _release, lock, folder)
+
+
+def _acquired(lock: FileLock, folder: Path) -> FileLock:
     folder.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(folder / LOCK), folder / OWNER
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise InputError(
-            f"another run ({_read(owner)}) is using {folder}: wait until it has ended, or choose another folder"
+            f"another run ({_read(folder / OWNER)}) is using {folder}: wait until it has ended, or choose another "
+            "folder"
         ) from error
-    try:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
+    (folder / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    return lock
+
+
+def _release(lock: FileLock, folder: Path) -> None:
+    if lock.lock_counter == 1:
+        (folder / OWNER).unlink(missing_ok=True)
+    lock.release()
 
 
 def _read(owner: Path) -> str:

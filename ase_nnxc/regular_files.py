@@ -6,6 +6,10 @@ Opening a FIFO waits for a writer, and a device such as /dev/zero has no end.
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -70,6 +74,20 @@ def check_replaceable(path: str | os.PathLike[str]) -> None:
     if not stat.S_ISREG(status.st_mode):
         target = f" to {os.readlink(path)}" if stat.S_ISLNK(status.st_mode) else ""
         raise OSError(errno.EEXIST, f"it is {_kind(status)}{target}, which is not replaced", os.fspath(path))
+
+
+@contextmanager
+def complete_or_absent(path: Path) -> Iterator[Path]:
+    """Give the path of a temporary file beside `path`, which takes its place at the end, unless there is an exception.
+
+    A process that is killed leaves the temporary file, and `path` as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_status(status: os.stat_result, limit: int, path: str | os.PathLike[str]) -> int:

@@ -185,7 +185,7 @@ def force_error(atoms: Atoms, settings: dict, rng: np.random.Generator) -> float
     """Return the difference of the force along a random displacement from that of energies, eV/Angstrom."""
     direction = rng.normal(size=atoms.positions.shape)
     direction /= np.linalg.norm(direction)
-    step, energies = 0.003, []
+    step, energies = 0.001, []
     calc = NNXCCalculator(**settings, convergence={"energy": 1e-10}, symmetry=False)
     along = float((calc.get_forces(atoms) * direction).sum())
     calc.set(gpts=calc.resolve(atoms)["gpts"])

@@ -797,6 +797,9 @@ def test_new_initial_moments_are_a_new_start(scf_calls):
         ({"device": "meta"}, "auto, cpu or cuda"),
         ({"device": 3.5}, "unknown device"),
         ({"txt": 3}, "txt"),
+        ({"ecut": 1e20}, "at most 1000000"),
+        ({"kpts": (10**20, 2, 2)}, "a mesh of 400000000000000000000 points, at most 1000000 are allowed"),
+        ({"kpts": {"size": (1000, 1000, 1000)}}, "a mesh of 1000000000 points"),
     ],
 )
 def test_bad_parameter_is_refused_when_it_is_given(parameters, message):
@@ -893,6 +896,8 @@ def test_partial_occupancies_of_a_cif_file_are_refused_with_their_sites(tmp_path
         ({"gpts": (8, 8, 8)}, "cannot hold the density"),
         ({"pseudos": "gth-pbe-q7"}, "valences of gth-pbe: q4"),
         ({"pseudos": "gth-pbf"}, "did you mean 'gth-pbe'"),
+        ({"kpts": {"density": 1e9}}, "at most 1000000 are allowed"),
+        ({"gpts": (10**20,) * 3}, "GiB of memory"),
     ],
 )
 def test_parameter_that_does_not_fit_the_atoms_is_refused_before_the_scf(parameters, message, no_scf):

@@ -125,7 +125,9 @@ WRONG = [
     ("settings.seed", 0.5, "settings.seed=0.5: must be an integer"),
     ("settings.epochs", True, "settings.epochs=True: must be an integer"),
     ("settings.clip", math.nan, "settings.clip=nan: must be a"),
-    ("settings.memory", math.inf, "settings.memory=inf: must be a"),
+    ("settings.clip", math.inf, "settings.clip=inf: must be a number, above 0; leave it out for no limit"),
+    ("settings.memory", math.nan, "settings.memory=nan: must be a number, at least 0$"),
+    ("settings.memory", math.inf, "settings.memory=inf: must be a number, at least 0; give the memory of the machine"),
     *(
         (f"{key}", value, f"{key}.*=.*: must be a number, at least 0")
         for key in ("objectives.energy_differences", "penalties.bounds", "penalties.parameter_anchor")

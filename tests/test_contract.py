@@ -310,6 +310,7 @@ def test_label_writes_each_calculation_and_restart_finds_it(tmp_path, monkeypatc
     atoms = silicon(0.05, label="runs/si")
     energy = atoms.get_potential_energy()
     assert NNXCCalculator(restart="runs/si").results["energy"] == energy
+    atoms.positions[0] += 0.01
     forces = atoms.get_forces()
     assert np.array_equal(NNXCCalculator(restart="runs/si").results["forces"], forces)
     atoms.calc.set(xc="LDA")
@@ -320,6 +321,19 @@ def test_label_writes_each_calculation_and_restart_finds_it(tmp_path, monkeypatc
     assert not again.calculation_required(atoms, ["energy"])
     assert again.results["energy"] == changed != energy
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["si.nnxc", "si.txt"]
+
+
+def test_file_of_a_label_is_written_once_for_each_ground_state(tmp_path, monkeypatch, no_calculation):
+    atoms, file = silicon(0.05, label=str(tmp_path / "si")), tmp_path / "si.nnxc"
+    atoms.get_potential_energy()
+    written = file.stat()
+    forces = atoms.get_forces()
+    atoms.get_stress()
+    atoms.calc.get_eigenvalues()
+    assert file.stat().st_ino == written.st_ino
+    no_calculation()
+    again = NNXCCalculator.read_atoms(tmp_path / "si")
+    assert again.get_forces() == pytest.approx(forces, abs=1e-10)
 
 
 def test_calculation_that_fails_leaves_the_file_of_its_label(tmp_path):

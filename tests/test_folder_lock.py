@@ -1,5 +1,6 @@
 """The lock of a folder of results, between real processes."""
 
+import gc
 import os
 import signal
 import socket
@@ -13,13 +14,13 @@ import pytest
 from ase.calculators.calculator import InputError
 from test_package import PACKAGE
 
-from ase_nnxc.folder_lock import folder_lock
+from ase_nnxc.folder_lock import folder_lock, hold_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from ase.calculators.calculator import InputError
-from ase_nnxc.folder_lock import folder_lock
+from ase_nnxc.folder_lock import folder_lock, hold_folder
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
 (folder / f"{name}.ready").touch()
@@ -108,3 +109,23 @@ def test_folder_is_free_after_an_exception(tmp_path):
         _ = 1 / 0
     with folder_lock(tmp_path):
         pass
+
+
+class User:
+    """An object that uses a folder."""
+
+
+def test_held_folder_keeps_out_other_processes_until_its_users_are_deleted(tmp_path, start):
+    users = [User(), User()]
+    for user in users:
+        hold_folder(user, tmp_path / "run")
+    del user, users[0]
+    start("other")
+    (tmp_path / "go").touch()
+    wait_for(tmp_path / "other.refused", tmp_path / "other.holds")
+    assert f"process {os.getpid()} on" in (tmp_path / "other.refused").read_text()
+    users.clear()
+    gc.collect()
+    start("next")
+    wait_for(tmp_path / "next.refused", tmp_path / "next.holds")
+    assert (tmp_path / "next.holds").exists()

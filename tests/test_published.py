@@ -353,6 +353,15 @@ def test_cut_file_is_refused(nagai_file):
         import_weights("nagai", [nagai_file])
 
 
+def test_file_with_a_flipped_bit_of_its_numbers_is_refused(nagai_file):
+    good = nagai_file.read_bytes()
+    (number,) = torch.load(nagai_file, weights_only=True)["fc4.bias"]
+    place = good.index(number.detach().numpy().tobytes())
+    nagai_file.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+    with pytest.raises(ValueError, match=r"NNmGGA is damaged: .* in it does not have its checksum"):
+        import_weights("nagai", [nagai_file])
+
+
 @pytest.mark.parametrize("content", [[torch.zeros(3)], torch.zeros(3), {"fc1.weight": 1.0}])
 def test_file_without_named_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "NNGGA")

@@ -127,8 +127,10 @@ def test_json_spoilt_anywhere_is_refused_with_the_path(tmp_path, content, spoile
         (lambda r: r["structures"][2]["numbers"].__setitem__(0, 1.5), r"numbers\[0\]=1.5: must be an integer"),
         (
             lambda r: r["structures"][0]["positions"][0].__setitem__(1, math.nan),
-            r"positions\[0\]\[1\]=nan: must be a finite",
+            r"positions\[0\]\[1\]=nan: must be a number, at least -1e.06 and at most 1e.06",
         ),
+        (lambda r: r["structures"][0]["cell"][0].__setitem__(1, 1e300), r"cell\[0\]\[1\]=1e.300: .* at most 1e.06"),
+        (lambda r: r["targets"]["energy"].__setitem__(3, 1e20), "energy must be finite, .* at most 1e.12 eV"),
         (lambda r: r["structures"].pop(), r"energy: expected the shape \(4,\), got \(5,\)"),
         (lambda r: r["structures"].clear(), "expected at least 1 items"),
         (lambda r: r["targets"]["energy"].__setitem__(3, "low"), r"energy\[3\]='low': expected a number"),
@@ -177,6 +179,14 @@ def test_json_with_duplicate_keys_or_too_deep_is_refused(tmp_path, text):
     (tmp_path / "set.json").write_text(text)
     with pytest.raises(InputError, match="is not JSON"):
         read_records(tmp_path / "set.json")
+
+
+def test_trajectory_whose_places_are_wrong_is_refused_by_name(tmp_path, records):
+    write_records(tmp_path / "set.traj", records)
+    data = (tmp_path / "set.traj").read_bytes()
+    (tmp_path / "set.traj").write_bytes(data[:100] + data[60:])
+    with pytest.raises(InputError, match=r"set.traj cannot be read by ASE"):
+        read_records(tmp_path / "set.traj")
 
 
 def test_json_cut_anywhere_is_refused(tmp_path, content):

@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from test_pseudo_files import LOGARITHMIC, UNIFORM, psp8, section, table, upf
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.pseudopotentials import read_pseudo
+from ase_nnxc.pseudopotentials.content import check_content
+from ase_nnxc.pseudopotentials.upf import read_upf
 
 NUMBERS = ("PP_R", "PP_RAB", "PP_LOCAL", "PP_BETA.1", "PP_BETA.2", "PP_DIJ", "PP_NLCC", "PP_RHOATOM")
 DENSITY = 4 * math.pi * UNIFORM**2 * 4 * (1.5 / math.pi) ** 1.5 * np.exp(-1.5 * UNIFORM**2)  # 4 electrons
@@ -108,6 +111,7 @@ def test_good_file_is_read_and_a_wrong_one_refused_where_numpy_raises_all_its_er
         ("PP_BETA.2", put(100, "9.0"), "projector 2 is not smooth near its number 101: it is 9, expected about"),
         ("PP_RHOATOM", times(-1.0), "the density of the atom is negative"),
         ("PP_RHOATOM", times(2.0), "the density of the atom has 8.000 electrons, expected 4"),
+        ("PP_RHOATOM", times(1.02), "the density of the atom has 4.080 electrons, expected 4"),
         ("PP_RHOATOM", times(0.0), "the density of the atom has 0.000 electrons, expected 4"),
         ("PP_LOCAL", times(2.0), "not -Z/r"),
         (
@@ -260,13 +264,22 @@ def test_psp8_with_wrong_numbers_is_refused(tmp_path, line, change, message):
     assert message in refusal(tmp_path / "Si.psp8", with_line(line, change))
 
 
+@pytest.mark.parametrize("end", ["", "\n<INPUT>\nof the generator"])
+def test_psp8_without_an_end_of_its_last_line_is_read(tmp_path, end):
+    (tmp_path / "Si.psp8").write_text(good_psp8())
+    digest = read_pseudo(tmp_path / "Si.psp8").digest
+    (tmp_path / "Si.psp8").write_text(good_psp8().rstrip() + end)
+    assert read_pseudo(tmp_path / "Si.psp8").digest == digest
+
+
 # ---- both -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["Si.upf", "Si.psp8"])
 def test_file_that_is_cut_short_anywhere_is_refused(tmp_path, name):
     rng = random.Random(13)
-    text = {"Si.upf": good_upf().rstrip(), "Si.psp8": good_psp8()}[name]
+    text = {"Si.upf": good_upf(), "Si.psp8": good_psp8()}[name]
+    text = text.rstrip()
     for length in [0, 1, len(text) - 1, *(rng.randrange(len(text)) for _ in range(40))]:
         refusal(tmp_path / name, text[:length])
 
@@ -321,6 +334,14 @@ PSEUDODOJO = {
 
 def test_files_of_pseudodojo_pass_the_checks_and_keep_their_numbers(shared_pseudo):
     assert {s: read_pseudo(shared_pseudo / f"{s}.upf").digest[:16] for s in PSEUDODOJO} == PSEUDODOJO
+
+
+def test_density_of_an_atom_may_decay_beyond_the_end_of_the_mesh(shared_pseudo):
+    for symbol in PSEUDODOJO:
+        content = read_upf((shared_pseudo / f"{symbol}.upf").read_text(), symbol)
+        inside = content.radii < 6.0  # up to 2.7 % of the electrons of Al are outside
+        rows = {name: getattr(content, name)[inside] for name in ("radii", "spacing", "local", "density")}
+        check_content(replace(content, **rows, core=None, projectors=[p[inside] for p in content.projectors]))
 
 
 def test_cut_files_of_pseudodojo_are_refused(shared_pseudo, tmp_path):

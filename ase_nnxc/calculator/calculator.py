@@ -111,9 +111,9 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         `directory`, `atoms` and the functional object that the file was written with can be given together with it.
     label : str, optional
         Name of the log, "label.txt", unless `txt` is given, and of a restart file, "label.nnxc". It may begin with the
-        directory, which is created. The restart file is written, as by `write`, at the end of each calculation that
-        gives new results, so that it always holds the last one that was completed. It replaces an older file at once.
-        Without a label only `write` writes a file.
+        directory, which is created. The restart file is written, as by `write`, once for each new ground state, when
+        the properties that were asked for are complete: properties that are asked for later are found anew after a
+        restart, without an SCF. It replaces an older file at once. Without a label only `write` writes a file.
     directory : str or PathLike
         Folder that a relative `txt` is in.
     atoms : Atoms, optional
@@ -333,9 +333,9 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
             check_target(file)
         with torch.inference_mode(False), torch.no_grad():
             state = self._ground_state(self.atoms, without_symmetry)
-            before = set(self.results)  # empty after an SCF
+            is_new = not self.results  # an SCF and a change of parameters discard them
             # each set of results is complete or absent
-            if not self.results:
+            if is_new:
                 self.results.update(energies(self.atoms, state))
                 if state.crystal.nspin == 2:
                     self._log.magnetisation(self.results["magmom"], self.results["magmoms"])
@@ -348,7 +348,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
                 self.results["charges"] = state.atomic_charges().cpu().numpy()
             if "stress" in properties:
                 self._watch.stress_asked(self.atoms, state)
-        if file is not None and self.results.keys() != before:
+        if file is not None and is_new:
             self.write(file)
         return state
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 from ase.calculators.calculator import InputError
 
@@ -12,7 +13,7 @@ GRID_ARRAYS = 12  # real arrays on the FFT box that exist at the same time
 GIB = 2**30
 
 
-def check_memory(crystal: Crystal, ecut: float, box: tuple[int, int, int]) -> None:
+def check_memory(crystal: Crystal, ecut: float, box: Sequence[int]) -> None:
     """Raise InputError if one k-point needs more memory than the machine has.
 
     Parameters
@@ -21,19 +22,19 @@ def check_memory(crystal: Crystal, ecut: float, box: tuple[int, int, int]) -> No
         The atoms in atomic units.
     ecut : float
         Cutoff, Hartree.
-    box : tuple of int
+    box : sequence of int
         Points of the FFT box.
     """
     needed, present = least_memory(crystal, ecut, box), physical_memory()
     if present is not None and needed > present:
         raise InputError(
             f"the calculation needs at least {needed / GIB:.3g} GiB of memory ({len(crystal.potentials)} atoms, an FFT "
-            f"box of {box[0]} x {box[1]} x {box[2]} points), but this machine has {present / GIB:.3g} GiB; lower ecut, "
-            "or use a smaller cell or less vacuum"
+            f"box of {box[0]} x {box[1]} x {box[2]} points), but this machine has {present / GIB:.3g} GiB; lower ecut "
+            "or gpts, or use a smaller cell or less vacuum"
         )
 
 
-def least_memory(crystal: Crystal, ecut: float, box: tuple[int, int, int]) -> float:
+def least_memory(crystal: Crystal, ecut: float, box: Sequence[int]) -> float:
     """Return a lower bound of the memory of one k-point, bytes: orbitals, H times orbitals, projectors, grid."""
     waves = float(crystal.volume) * (2 * ecut) ** 1.5 / (6 * math.pi**2)  # V k^3 / 6 pi^2, the mean over k-points
     bands = 0.5 * crystal.nelectrons

@@ -12,7 +12,7 @@ from ase.dft.kpoints import BandPath, monkhorst_pack
 from ase.lattice import celldiff
 from torch import Tensor
 
-from .parameters import are_counts, are_points, plain
+from .parameters import are_counts, are_points, check_mesh, plain
 
 LARGEST_STRAIN = 0.1  # a mesh is kept while the principal stretches of the cell differ from one by less than this
 LARGEST_STEP = 0.5  # and while no atom moves, relative to the strained cell, by more than this, Angstrom
@@ -72,6 +72,7 @@ def make_mesh(kpts: Any, atoms: Atoms) -> Mesh:
         kpts = {"size": kpts}
     if isinstance(kpts, dict):
         size, offsets = kpts2sizeandoffsets(atoms=atoms, **kpts)
+        check_mesh(size)
         points = monkhorst_pack(size) + offsets
         gamma = {} if kpts.get("gamma") is None else {"gamma": kpts["gamma"]}
         kpts = {"size": tuple(int(n) for n in size)} | gamma

@@ -3,7 +3,7 @@
 import difflib
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,9 @@ DEFAULTS: dict[str, Any] = {
 }
 LOCAL = frozenset({"txt", "device"})
 """Parameters that change no result and are not written to files."""
+
+LARGEST_CUTOFF = 1e6  # eV
+MOST_POINTS = 10**6  # of a k-point mesh
 
 SMEARINGS = ("fermi-dirac", "gaussian", "marzari-vanderbilt", "methfessel-paxton")
 
@@ -85,6 +88,13 @@ def are_points(value: Any) -> bool:
     return len(rows) > 0 and all(isinstance(r, list | tuple) and len(r) == 3 and all(map(_is_number, r)) for r in rows)
 
 
+def check_mesh(size: Sequence[int]) -> None:
+    """Raise InputError if a mesh has more k-points than any calculation needs."""
+    points = math.prod(map(int, size))
+    if points > MOST_POINTS:
+        raise InputError(f"kpts: a mesh of {points} points, at most {MOST_POINTS} are allowed; choose fewer")
+
+
 def check_nbands(value: Any) -> None:
     """Raise InputError unless the value is None or a positive integer."""
     _count("nbands", optional=True)(value)
@@ -126,21 +136,28 @@ def _flag(name: str, optional: bool = False) -> Callable[[Any], None]:
 
 
 def _check_ecut(ecut: Any) -> None:
-    if ecut is not None and not (_is_number(ecut) and ecut >= 80):
-        raise InputError(f"ecut={ecut!r}: expected a number, at least 80; ecut is in eV (20 Ha is 544 eV)")
+    if ecut is not None and not (_is_number(ecut) and 80 <= ecut <= LARGEST_CUTOFF):
+        raise InputError(
+            f"ecut={ecut!r}: expected a number, at least 80 and at most {LARGEST_CUTOFF:.0f}; ecut is in eV "
+            "(20 Ha is 544 eV)"
+        )
 
 
 def _check_kpts(kpts: Any) -> None:
     if not isinstance(kpts, dict):
-        if not (are_counts(kpts) or are_points(kpts)):
+        if are_counts(kpts):
+            check_mesh(kpts)
+        elif not are_points(kpts):
             raise InputError(f"kpts={kpts!r}: expected three positive integers, a dict, or an array (nk, 3)")
         return
     if set(kpts) - {"size", "density", "gamma", "even"} or ("size" in kpts) == ("density" in kpts):
         raise InputError(f"kpts={kpts!r}: the dict must have the key size or density, and may have gamma and even")
     if "density" in kpts and not (_is_number(kpts["density"]) and kpts["density"] > 0):
         raise InputError(f"kpts={kpts!r}: the density must be a positive number, in points per inverse Angstrom")
-    if "size" in kpts and not are_counts(kpts["size"]):
-        raise InputError(f"kpts={kpts!r}: the size must be three positive integers")
+    if "size" in kpts:
+        if not are_counts(kpts["size"]):
+            raise InputError(f"kpts={kpts!r}: the size must be three positive integers")
+        check_mesh(kpts["size"])
     for key in ("gamma", "even"):
         _flag(f"{key} of kpts", optional=True)(kpts.get(key))
 

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from ase import Atoms
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..ks.ground_state import GroundState
-from ..regular_files import check_regular_file, check_replaceable
+from ..regular_files import check_regular_file, check_replaceable, complete_or_absent
 from .calculation import Calculation
 from .memory import physical_memory
 from .mesh import make_mesh
@@ -74,15 +73,11 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
             **facts,
         }
     )
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
-        save_file(tensors, temporary, {_HEADER: header, _DIGEST: text_digest(header)})
-        temporary.replace(target)
+        with complete_or_absent(Path(path)) as temporary:
+            save_file(tensors, temporary, {_HEADER: header, _DIGEST: text_digest(header)})
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_target(path: str | os.PathLike[str]) -> None:

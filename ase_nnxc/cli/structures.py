@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cif import check_content, check_lines
 from .common import UsageError, closest
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ PROTOTYPES = {
     "cesiumchloride": 2 / math.sqrt(3),
     "fluorite": 4 / math.sqrt(3),
 }
+LARGEST = 2**26  # bytes of a file of a structure
+LONGEST_VECTOR = 1e6  # Angstrom
+LONGEST = 300  # characters of a reason that a reader of ASE gives, which may quote the file
 CLOSE_PACKED = ("sc", "fcc", "bcc", "hcp")  # for these the estimate is the element's atomic volume
 WELL_DEFINED = ("sc", "fcc", "bcc", "hcp", "bct", "diamond", "rhombohedral")  # reference states ASE builds correctly
 
@@ -53,12 +57,10 @@ def read_structure(text: str, prototype: str | None = None, a: float | None = No
         If the file cannot be read or the crystal cannot be built.
     """
     path = Path(text)
-    if path.is_file() and prototype is None:
+    if prototype is None and (path.is_file() or "/" in text or path.suffix):
         if a is not None:
             raise UsageError("--a cannot be used with a structure file, only with an element or a formula")
         return _read_file(path), path.stem
-    if prototype is None and ("/" in text or path.suffix):
-        raise UsageError(f"{text}: no such file")
     atoms = _build(text, prototype, a)
     return atoms, text if prototype is None else f"{text}-{prototype}"
 
@@ -87,15 +89,37 @@ def parse_magmoms(text: str, symbols: Sequence[str]) -> list[float]:
 
 def _read_file(path: Path) -> Atoms:
     from ase import Atoms
+    from ase.data import chemical_symbols
     from ase.io import read
+    from ase.io.formats import filetype
+
+    from ase_nnxc.regular_files import check_regular_file
 
     try:
+        check_regular_file(path, LARGEST)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
+    try:
+        is_cif = filetype(str(path)) == "cif"
+        if is_cif:
+            check_lines(path)
         atoms = read(path)
+        assert isinstance(atoms, Atoms)  # one image
+        if is_cif:
+            check_content(path, atoms)
     except Exception as error:  # ASE's readers raise whatever their parsers raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"ASE cannot read a structure from {path} ({reason})") from error
-    if not isinstance(atoms, Atoms) or len(atoms) == 0:
+        raise UsageError(f"ASE cannot read a structure from {path} ({reason[:LONGEST]})") from error
+    if len(atoms) == 0:
         raise UsageError(f"{path} contains no atoms")
+    if not ((abs(atoms.positions) <= LONGEST_VECTOR).all() and (abs(atoms.cell.array) <= LONGEST_VECTOR).all()):
+        raise UsageError(
+            f"{path}: a position or a cell vector is not a finite number, or longer than {LONGEST_VECTOR:g} Angstrom"
+        )
+    if not ((atoms.numbers > 0) & (atoms.numbers < len(chemical_symbols))).all():
+        raise UsageError(f"{path}: an atomic number is not one from 1 to {len(chemical_symbols) - 1}")
     atoms.calc = None
     return atoms
 

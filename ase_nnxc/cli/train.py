@@ -129,12 +129,19 @@ def _labeller(args: argparse.Namespace) -> Calculator:
 
 
 def _calculator(args: argparse.Namespace, xc: Any) -> Any:
+    from ase.calculators.calculator import InputError
+
     from ase_nnxc.calculator import NNXCCalculator
+    from ase_nnxc.registry import get_functional
 
     keywords = _keywords(args)
     if "xc" in keywords:
         raise UsageError(f"{args.calculator}: xc must be given in the command, not in this file")
-    return NNXCCalculator(xc, **keywords)
+    get_functional(xc)  # an error of its name is not one of the file
+    try:
+        return NNXCCalculator(xc, **keywords)
+    except InputError as error:
+        raise InputError(f"{args.calculator}: {error}" if args.calculator else str(error)) from error
 
 
 def _keywords(args: argparse.Namespace) -> dict[str, Any]:

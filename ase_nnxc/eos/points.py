@@ -1,11 +1,17 @@
 """Finished volumes of a scan, and the file that keeps them, from which an interrupted scan resumes."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ase.calculators.calculator import InputError
+
+from ..regular_files import complete_or_absent, read_regular_file
+
+_LARGEST = 2**24  # bytes of a file; a point has some 300
+_START = b'{"scan": "'  # of every line
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class PointFile:
     """Points and failures of one scan, one JSON line each.
 
     A line has the fingerprint of the scan, which is fixed, and that of its settings, which change if the window
-    outgrows the FFT box.
+    outgrows the FFT box. It ends with the SHA-256 of the rest of it.
 
     Parameters
     ----------
@@ -50,31 +56,35 @@ class PointFile:
     Raises
     ------
     InputError
-        If the file is not one of a scan, or if it holds points of another scan, unless forced.
+        If the file is not one of a scan, if a line is damaged, or if it holds points of another scan, unless forced.
     """
 
     def __init__(self, path: Path | None, scan: str, force: bool) -> None:
         self._path, self._scan = path, scan
         self._records: list[dict[str, Any]] = []
-        if path is not None and path.exists():
+        if path is not None:
             self._load(path, force)
 
     def _load(self, path: Path, force: bool) -> None:
-        text = path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]  # an interrupted write leaves half a line
         try:
-            records = [json.loads(line) for line in whole.splitlines()]
-            self._records = [record for record in records if record["scan"] == self._scan]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not the record of a scan") from error
+            text = read_regular_file(path, _LARGEST)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        end = text.rfind(b"\n") + 1
+        whole, half = text[:end], text[end:]  # an interrupted write leaves half a line
+        if not half.startswith(_START[: len(half)]):
+            raise InputError(f"{path} is not the record of a scan: choose another folder (-o), or remove the file")
+        records = [_parsed(line, f"{path}, line {i + 1},") for i, line in enumerate(whole.split(b"\n")[:-1])]
+        self._records = [record for record in records if record["scan"] == self._scan]
         if len(self._records) < len(records) and not force:
             raise InputError(
                 f"{path.parent} holds points of another scan: choose another folder (-o), or discard them (--force)"
             )
         if len(self._records) < len(records) or whole != text:
-            rewritten = path.with_suffix(".part")
-            rewritten.write_text("".join(json.dumps(record) + "\n" for record in self._records))
-            rewritten.replace(path)
+            with complete_or_absent(path) as rewritten:
+                rewritten.write_text("".join(map(_line, self._records)))
 
     def finished(self, settings: str) -> dict[int, Point]:
         """Return the points at these settings by index; failed ones are left out, so that they are tried again."""
@@ -98,4 +108,25 @@ class PointFile:
         self._records.append(record)
         if self._path is not None:
             with self._path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(_line(record))
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record | {"sha256": _digest(record)}) + "\n"
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
+
+
+def _parsed(line: bytes, place: str) -> dict[str, Any]:
+    """Return the record of a line; raise InputError unless it is as it was written."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+        if record.pop("sha256") == _digest(record):
+            return record
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise InputError(
+        f"{place} is not the record of a scan, or it is damaged: remove the line, and its point is calculated again"
+    )

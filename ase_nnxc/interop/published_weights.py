@@ -9,6 +9,7 @@ import io
 import math
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -227,14 +228,19 @@ def _load(path: Path, data: bytes) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path, data: bytes) -> None:
-    """Raise ValueError if a zip archive, the format of torch.save, would be larger when it is unpacked."""
+    """Raise ValueError if a zip archive, the format of torch.save, is damaged, or larger when it is unpacked."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return  # the older format of torch.save, or damaged: torch.load finds out
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return  # the older format of torch.save, or damaged: torch.load finds out
-    if size > _LARGEST:
-        raise ValueError(f"{path}: it has {size} bytes when it is unpacked, more than the limit {_LARGEST}")
+            if size > _LARGEST:
+                raise ValueError(f"it has {size} bytes when it is unpacked, more than the limit {_LARGEST}")
+            damaged = archive.testzip()  # torch.load does not compare the checksums
+    except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is damaged, or not a file of tensors: {error}") from error
+    if damaged:
+        raise ValueError(f"{path} is damaged: {damaged} in it does not have its checksum")
 
 
 def _check_storage(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ SUFFIXES = (".upf", ".psp8")
 # uses 10 bohr.
 RADIAL_CUTOFF = 5.99
 
+LONGEST = 300  # characters of a reason, which may quote the file
 LARGEST = 2**24  # bytes of a file; PseudoDojo's have less than 2**20
 
 
@@ -62,7 +63,7 @@ def _read(path: str, mtime: int, size: int, radial_cutoff: float) -> Tabulated:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, IndexError) as error:
-        raise InputError(f"{path} is damaged or cannot be used: {error}") from error
+        raise InputError(f"{path} is damaged or cannot be used: {str(error)[:LONGEST]}") from error
 
 
 def is_file_or_folder(name: str | os.PathLike[str]) -> bool:

@@ -58,7 +58,7 @@ def read_psp8(text: str, path: str) -> FileContent:
     ValueError
         If the file is damaged.
     """
-    lines = text.replace("D", "E").replace("d", "e").splitlines(keepends=True)
+    lines = _complete_lines(text.replace("D", "E").replace("d", "e"))
     if len(lines) < 6:
         raise ValueError(f"the file has {len(lines)} lines, expected a header of 6")
     header = _read_header([line.split() for line in lines[:6]], path)
@@ -142,10 +142,18 @@ def _read_core(lines: Iterator[str], header: _Header) -> tuple[Array, Array | No
     return np.empty(0), None
 
 
+def _complete_lines(text: str) -> list[str]:
+    """The lines, without a last one that has no end and is shorter than the one before: its number may lack digits."""
+    lines = text.splitlines()
+    if len(lines) > 1 and not text.endswith(("\n", "\r")) and len(lines[-1]) < len(lines[-2].rstrip()):
+        lines.pop()
+    return lines
+
+
 def _next(lines: Iterator[str]) -> str:
-    """The next line, which is complete: numbers at the end of a file that breaks off lack digits."""
-    line = next(lines, "")
-    if not line.endswith(("\n", "\r")):
+    """The next line of a block."""
+    line = next(lines, None)
+    if line is None:
         raise ValueError("the file ends in the middle of a block")
     return line
 

@@ -6,7 +6,10 @@ F = e / (n eps_x^LDA) over a system is the relative error of its energy.
 """
 
 import hashlib
+import io
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.calculator import InputError
 from scipy.stats import qmc
 from torch import Tensor
 from tqdm import tqdm
@@ -25,8 +29,11 @@ from ..interop.pyscf import grid_features, solve_molecule
 from ..ks.fields import Fields, fields_of_orbitals
 from ..ks.ground_state import GroundState
 from ..ks.terms.xc import ExchangeCorrelation
+from ..regular_files import complete_or_absent, read_regular_file
 from ..xc import Functional
 from ..xc.reduced import features_at
+
+LARGEST = 2**28  # bytes of a file of samples, also unpacked; that of `nnxc clone` has 2**20
 
 LARGEST_RATIO = 20.0
 """Largest s and alpha of a mesh."""
@@ -88,15 +95,63 @@ class Samples:
 
     def save(self, path: str | Path) -> None:
         """Write a NumPy archive."""
-        with Path(path).open("wb") as file:
+        with complete_or_absent(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, systems=np.array(self.systems, str), **{name: getattr(self, name) for name in _ARRAYS})
 
     @classmethod
     def load(cls, path: str | Path) -> "Samples":
-        """Read the archive that `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(file[name]) for name in _ARRAYS}
-            return cls(**arrays, systems=tuple(file["systems"].tolist()))
+        """Read the archive that `save` wrote.
+
+        Raises
+        ------
+        InputError
+            If the path is not such an archive, or if its arrays are not those of samples.
+        OSError
+            If there is no such file.
+        """
+        try:
+            samples = _samples_in(read_regular_file(path, LARGEST))
+            _check(samples)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{path} is not a file of samples, or it is damaged: {reason}") from error
+        return samples
+
+
+def _samples_in(data: bytes) -> Samples:
+    """Return the samples in the content of a file; raise ValueError if it is larger when it is unpacked."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > LARGEST:
+        raise ValueError(f"it has {size} bytes when it is unpacked, more than the limit {LARGEST}")
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in _ARRAYS}
+        return Samples(**arrays, systems=tuple(file["systems"].tolist()))
+
+
+def _check(samples: Samples) -> None:
+    """Raise ValueError unless the arrays have the shapes, types and ranges of samples."""
+    shapes = {"density": (2,), "gradient": (2, 3), "tau": (2,), "weights": (), "system": ()}
+    n = samples.weights.shape[-1] if samples.weights.ndim else 0
+    for name, leading in shapes.items():
+        array, dtype = getattr(samples, name), torch.int64 if name == "system" else torch.float64
+        if array.shape != (*leading, n) or array.dtype != dtype or not n:
+            raise ValueError(
+                f"{name} has the shape {tuple(array.shape)} and the type {array.dtype}, expected {(*leading, 'n')} and "
+                f"{dtype} with n points"
+            )
+        if not array.isfinite().all():
+            raise ValueError(f"{name} has numbers that are not finite")
+    if (samples.weights < 0).any() or abs(samples.weights.sum().item() - 1) > 1e-6:
+        raise ValueError("the weights must be zero or more, with the sum one")
+    if (samples.density < 0).any() or (samples.tau < 0).any():
+        raise ValueError("density and tau must be zero or more")
+    if not all(isinstance(name, str) for name in samples.systems):
+        raise ValueError("the names of the systems must be text")
+    if samples.system.min() < -1 or samples.system.max() >= len(samples.systems):
+        raise ValueError(f"system must be from -1 to {len(samples.systems) - 1}, the numbers of the names")
 
 
 def join(sets: Sequence[Samples], shares: Sequence[float] | None = None) -> Samples:

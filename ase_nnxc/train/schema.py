@@ -54,9 +54,12 @@ def is_integer(value: object) -> bool:
 
 
 def number(
-    least: float = -math.inf, most: float = math.inf, above: float = -math.inf, below: float = math.inf
+    least: float = -math.inf, most: float = math.inf, above: float = -math.inf, below: float = math.inf, hint: str = ""
 ) -> Check:
-    """Return a check of a finite number with ``least <= x <= most`` and ``above < x < below``."""
+    """Return a check of a finite number with ``least <= x <= most`` and ``above < x < below``.
+
+    The message for an infinite number ends with the hint what to write instead.
+    """
     limits = [
         f"{word} {limit:g}"
         for word, limit in (("at least", least), ("above", above), ("at most", most), ("below", below))
@@ -66,7 +69,8 @@ def number(
 
     def check(value: Any, path: str) -> None:
         if not (is_number(value) and least <= value <= most and above < value < below):
-            fail(path, value, expected)
+            is_infinite = isinstance(value, float) and math.isinf(value)
+            fail(path, value, f"{expected}; {hint}" if hint and is_infinite else expected)
 
     return check
 
@@ -121,7 +125,7 @@ def one_of(names: Collection[str]) -> Check:
     return check
 
 
-weight: Check = number(least=0)
+weight: Check = number(least=0, most=1e15)
 """Check of a weight of a loss: a number that is finite and not negative."""
 
 
@@ -157,9 +161,9 @@ def sequence(check: Check, count: int | None = None, least: int = 0) -> Check:
     return check_items
 
 
-def vectors(count: int) -> Check:
-    """Return a check of `count` vectors of three finite numbers."""
-    one_by_one = sequence(sequence(number(), 3), count)
+def vectors(count: int, most: float) -> Check:
+    """Return a check of `count` vectors of three numbers with absolute values of at most `most`."""
+    one_by_one = sequence(sequence(number(-most, most), 3), count)
 
     def check(value: Any, path: str) -> None:
         try:
@@ -168,7 +172,7 @@ def vectors(count: int) -> Check:
         except (TypeError, ValueError):
             array = None
         # the fast way for valid vectors; the other one finds the path of the wrong value
-        if array is None or array.dtype.kind not in "if" or array.shape != (count, 3) or not np.isfinite(array).all():
+        if array is None or array.dtype.kind not in "if" or array.shape != (count, 3) or not (abs(array) <= most).all():
             one_by_one(value, path)
 
     return check

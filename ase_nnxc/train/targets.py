@@ -42,6 +42,9 @@ PROPERTIES = ("energy", "forces", "stress", "density", "band_gap")
 ASE_PROPERTIES = ("energy", "forces", "stress")
 """Targets that any ASE calculator gives, and that files of ASE hold as results of each image."""
 
+LARGEST = 1e12
+"""Largest absolute value of a target."""
+
 POSITIVE = ("volume", "bulk_modulus")
 """Targets that are positive."""
 
@@ -85,8 +88,8 @@ def target_from_data(name: str, value: Any, structures: Sequence[Atoms]) -> np.n
     if len(shapes) != len(expected) or not all(map(_matches, shapes, expected)):
         got, wanted = ", ".join(map(str, shapes)), ", ".join(str(shape).replace("None", "any") for shape in expected)
         raise InputError(f"target {name}: expected the shape {wanted or 'of no structure'}, got {got or 'none'}")
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise InputError(f"target {name} must be finite")
+    if not all((abs(array) <= LARGEST).all() for array in arrays):
+        raise InputError(f"target {name} must be finite, with absolute values of at most {LARGEST:g} {TARGETS[name]}")
     if name in POSITIVE and not arrays[0] > 0:
         raise InputError(f"target {name}={arrays[0]} must be positive")
     return tuple(arrays) if name in ARRAY_PER_STRUCTURE else arrays[0]

@@ -15,6 +15,7 @@ from ..ks.ground_state import GroundState
 from ..units import HARTREE
 from .prediction import Prediction
 from .records import Record, calculators_for
+from .tensor_files import load_tensors, save_tensors
 
 
 class WarmCalculators:
@@ -32,7 +33,8 @@ class WarmCalculators:
         self.calculator, self.memory = calculator, memory * 2**30
         self._calculators: dict[str, list[NNXCCalculator]] = {}  # by the name of the record
         self._held: OrderedDict[str, tuple[Atoms, NNXCCalculator]] = OrderedDict()  # by structure, oldest first
-        self._written: dict[str, GroundState] = {}  # in the folder that was saved last
+        # ground states in the folder that was saved last, and the SHA-256 of their files
+        self._written: dict[str, tuple[GroundState, str]] = {}
 
     def predict(self, record: Record, fixed_density: bool = False) -> Prediction:
         """Return the predictions of the functional for the structures, with gradients by its parameters.
@@ -90,32 +92,45 @@ class WarmCalculators:
             oldest.reset()
             total -= size
 
-    def save(self, folder: Path, previous: Path | None) -> list[str]:
-        """Write the ground states to a folder, unchanged ones as links to a previous folder; return their names."""
+    def save(self, folder: Path, previous: Path | None) -> dict[str, str]:
+        """Write the ground states to a folder, unchanged ones as links to a previous folder.
+
+        Returns
+        -------
+        dict
+            SHA-256 of the files by the names of the ground states.
+        """
         written = {}
         for key, (_, calculator) in self._held.items():
             state, file = calculator.held_state, folder / _file_of(key)
-            if previous is None or self._written.get(key) is not state:
-                torch.save(calculator.pack_state(), file)
+            assert state is not None
+            before, digest = self._written.get(key, (None, ""))
+            if previous is None or before is not state:
+                digest = save_tensors(calculator.pack_state(), file)
             else:
                 os.link(previous / file.name, file)
-            assert state is not None
-            written[key] = state
+            written[key] = state, digest
         self._written = written
-        return list(written)
+        return {key: digest for key, (_, digest) in written.items()}
 
-    def load(self, folder: Path, names: list[str], records: Mapping[str, Record]) -> None:
-        """Load the ground states of these records, by name, that `save` wrote."""
-        for key in names:
+    def load(self, folder: Path, digests: Mapping[str, str], records: Mapping[str, Record]) -> None:
+        """Load the ground states of these records, by name, that `save` wrote and whose digests it returned.
+
+        Raises
+        ------
+        InputError
+            If a file is not as it was written.
+        """
+        for key, digest in digests.items():
             name, _, i = key.rpartition("/")
             if name not in records:
                 continue
             record = records[name]
             atoms, calculator = record.structures[int(i)], self._calculators_of(record)[int(i)]
-            calculator.unpack_state(atoms, torch.load(folder / _file_of(key), weights_only=True))
+            calculator.unpack_state(atoms, load_tensors(folder / _file_of(key), digest))
             self._held[key] = (atoms, calculator)
             assert calculator.held_state is not None
-            self._written[key] = calculator.held_state
+            self._written[key] = calculator.held_state, digest
 
 
 def _file_of(key: str) -> str:

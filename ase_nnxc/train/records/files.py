@@ -20,6 +20,7 @@ from ase.calculators.calculator import InputError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
+from ...regular_files import complete_or_absent
 from ..input_files import check_input_file, read_text
 from ..schema import check_keys, closest, is_integer, is_list, number, optional, writable_folder
 from ..targets import ASE_PROPERTIES, TARGETS
@@ -27,8 +28,11 @@ from .reactions import atomization_energy, cohesive_energy, ionization_potential
 from .record import MEASURED, Provenance, Record
 from .schema import FORMAT, VERSION, check_file, check_units
 
-LARGEST = 2**32
+LARGEST = 2**28
 """Bytes of the largest file of records that is read."""
+
+LONGEST = 300
+"""Characters of a reason that a reader of ASE gives, which may quote the file."""
 
 _REACTIONS: dict[str, Callable[..., Record]] = {
     "cohesive_energy": cohesive_energy,
@@ -57,7 +61,8 @@ def write_records(path: str | Path, records: Sequence[Record]) -> None:
     _check_names(records)
     if path.suffix == ".json":
         data = {"format": FORMAT, "version": VERSION, "units": TARGETS, "records": [r.todict() for r in records]}
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        with complete_or_absent(path) as temporary:
+            temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         return
     images = [image for record in records for image in _to_images(record)]
     if path.suffix != ".db":
@@ -169,9 +174,9 @@ def _read_images(path: Path) -> list[Atoms]:
             images.append(row.toatoms())
             images[-1].info = {**({"record": row.record} if "record" in row else {}), **row.data}
     except Exception as error:  # ASE's readers raise exceptions of many types on damaged files
-        if isinstance(error, OSError) and error.errno is not None:  # ASE's XYZError is an OSError without a number
+        if isinstance(error, OSError) and error.filename is not None:  # not ASE's XYZError, nor a seek in the file
             raise
-        raise InputError(f"{path} cannot be read by ASE: {type(error).__name__}: {error}") from error
+        raise InputError(f"{path} cannot be read by ASE: {type(error).__name__}: {str(error)[:LONGEST]}") from error
     return images
 
 

@@ -24,6 +24,9 @@ from ..schema import (
 )
 from ..targets import TARGETS
 
+LONGEST = 1e6
+"""Largest coordinate and component of a cell vector, Angstrom."""
+
 FORMAT, VERSION = "ase_nnxc-records", 1
 
 ELEMENTS = tuple(symbol for symbol in atomic_numbers if symbol != "X")
@@ -44,11 +47,11 @@ def check_structure(data: Any, path: str) -> None:
 
     It may have cell (3, 3), Angstrom, pbc (3,) and magmoms (n,), Bohr magnetons.
     """
-    known: dict[str, Check] = {"numbers": sequence(integer(1, 118), least=1), "cell": vectors(3)}
+    known: dict[str, Check] = {"numbers": sequence(integer(1, 118), least=1), "cell": vectors(3, LONGEST)}
     known["pbc"] = sequence(flag, 3)
     mapping(known | {"positions": anything, "magmoms": anything}, ("numbers", "positions"))(data, path)
     natoms = len(data["numbers"])
-    vectors(natoms)(data["positions"], f"{path}.positions")
+    vectors(natoms, LONGEST)(data["positions"], f"{path}.positions")
     if "magmoms" in data:
         sequence(number(), natoms)(data["magmoms"], f"{path}.magmoms")
 

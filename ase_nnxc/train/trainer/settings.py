@@ -20,7 +20,7 @@ class TrainerSettings:
         cheap, and accurate enough far from the minimum. Only energies are known there; objectives that read other
         quantities are left out.
     clip : float, optional
-        Largest norm of the gradient; longer gradients are scaled to it.
+        Largest norm of the gradient; longer gradients are scaled to it. Default: no limit.
     patience : int, optional
         Number of epochs without a new minimum of the validation loss after which the run stops.
     tolerated_failures : float
@@ -55,9 +55,9 @@ _CHECKS: dict[str, Check] = {
     "epochs": integer(1, 10**9),
     "batch": optional(integer(1)),
     "fixed_density_epochs": integer(0),
-    "clip": optional(number(above=0)),
+    "clip": optional(number(above=0, hint="leave it out for no limit")),
     "patience": optional(integer(1)),
     "tolerated_failures": number(0, 1),
-    "memory": number(0),
+    "memory": number(0, hint="give the memory of the machine to keep all ground states"),
     "seed": integer(-(2**62), 2**62),  # the sum of seed and epoch seeds a generator of torch
 }
