@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from . import calculations, clone, eos, models, train
+from . import calculations, clone, eos, models, pseudo, train
 from .common import Parser, UsageError, add_import_option, complain, import_modules, printable
 
 
@@ -35,6 +35,7 @@ def _parser() -> Parser:
     calculations.add_parsers(commands)
     eos.add_parsers(commands)
     models.add_parsers(commands)
+    pseudo.add_parsers(commands)
     clone.add_parsers(commands)
     train.add_parsers(commands)
     for command in commands.choices.values():

@@ -13,7 +13,7 @@ from .protocol import Array
 from .reading import fortran_number, whole_valence
 
 # ABINIT's numbers of functionals (negative: those of libxc), by the name of the family of tables ("pade" is LDA)
-IXC = {
+_IXC = {
     "pade": (1, 2, 3, 7, -1007, -1009, -1012),
     "pbe": (11, -101130),
     "pbesol": (-116133,),
@@ -23,6 +23,8 @@ IXC = {
     "scan": (-263267,),
     "r2scan": (-497498,),
 }
+
+_FAMILIES = {"lda": "pade"}  # "pade" is the family of tables for LDA
 
 MESH_TOLERANCE = 1e-6  # bohr, of the radii
 
@@ -39,6 +41,13 @@ class _Header:
     counts: list[int]  # of projectors by angular momentum
     has_core: bool
     extension: int  # 1: a block of the valence density follows
+
+
+def ixc_of(functional: str) -> int | None:
+    """Return ABINIT's number of a functional or a family of tables, in any case; None if it has none here."""
+    name = functional.lower()
+    numbers = _IXC.get(_FAMILIES.get(name, name))
+    return None if numbers is None else numbers[-1]
 
 
 def read_psp8(text: str, path: str) -> FileContent:
@@ -94,7 +103,7 @@ def read_psp8(text: str, path: str) -> FileContent:
         core=core,
         density=None,
         configuration=None,
-        functional=next((family for family, numbers in IXC.items() if header.ixc in numbers), f"ixc={header.ixc}"),
+        functional=next((family for family, numbers in _IXC.items() if header.ixc in numbers), f"ixc={header.ixc}"),
         ecut=None,
     )
 

@@ -101,9 +101,9 @@ class TabulatedFunction:
 
     def in_space(self, radii: Array) -> Array:
         """Values f at radii (n,), bohr; zero beyond the mesh."""
-        from scipy.interpolate import CubicSpline  # loading scipy takes longer than finding a pseudopotential
+        from scipy.interpolate import make_interp_spline  # loading scipy takes longer than finding a pseudopotential
 
-        spline = CubicSpline(self.mesh.radii, self.values)
+        spline = make_interp_spline(self.mesh.radii, self.values, k=7)
         return np.where(radii > self.mesh.radii[-1], 0.0, spline(radii) / radii)
 
     def _polynomials(self, interval: int) -> Tensor:

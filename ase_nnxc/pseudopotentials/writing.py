@@ -12,18 +12,17 @@ import numpy as np
 from ase.calculators.calculator import InputError
 
 from .protocol import Array, Pseudopotential, SeparablePart
-from .psp8 import IXC
+from .psp8 import ixc_of
 
 STEP, END = 0.01, 10.0  # bohr; pw.x, too, ends its integrals at 10 bohr
 RADII: Array = np.linspace(0, END, round(END / STEP) + 1)
 INNER = 1e-4  # bohr: stands for r = 0, where some functions are known as r f(r) only
 NEGLIGIBLE = 1e-14  # of projectors times r, bohr^(-1/2)
-# names in UPF files by family; other functionals are written under their own name
-_UPF_NAMES = {"pade": "PW", "lda": "PW", "lda_pw": "PW"}
+_UPF_NAMES = {"pade": "PW", "lda": "PW"}  # other functionals are written under their own name
 _AT_INNER = np.maximum(RADII, INNER)
 
 
-def write_pseudo(pseudopotential: Pseudopotential, path: str | os.PathLike[str]) -> None:
+def write_pseudo(pseudopotential: Pseudopotential, path: str | os.PathLike[str], functional: str | None = None) -> None:
     """Write a pseudopotential to a file.
 
     Parameters
@@ -32,17 +31,21 @@ def write_pseudo(pseudopotential: Pseudopotential, path: str | os.PathLike[str])
         What `find_pseudos`, `read_pseudo` or `generate` return.
     path : str or PathLike
         A file with the suffix ".upf" (UPF 2) or ".psp8".
+    functional : str, optional
+        Name of the functional in the file, such as "PBEsol"; default: that of the family of tables. Other programs must
+        know it.
 
     Raises
     ------
     InputError
         If the suffix is another one, or the psp8 format has no number for the functional.
     """
+    name = functional or pseudopotential.functional
     writers = {".upf": _upf_lines, ".psp8": _psp8_lines}
     suffix = Path(path).suffix.lower()
     if suffix not in writers:
         raise InputError(f"{os.fspath(path)!r}: expected a file with the suffix {' or '.join(writers)}")
-    Path(path).write_text("\n".join(writers[suffix](pseudopotential)) + "\n", encoding="utf-8")
+    Path(path).write_text("\n".join(writers[suffix](pseudopotential, name)) + "\n", encoding="utf-8")
 
 
 def _diagonal(channel: SeparablePart) -> tuple[Array, Array]:
@@ -55,12 +58,11 @@ def _diagonal(channel: SeparablePart) -> tuple[Array, Array]:
 # ---- UPF -------------------------------------------------------------------------------------------------------------
 
 
-def _upf_lines(table: Pseudopotential) -> Iterator[str]:
+def _upf_lines(table: Pseudopotential, functional: str) -> Iterator[str]:
     """Yield the lines of a UPF file, in Rydberg atomic units: energies are doubled."""
     projectors = [
         (channel.l, coupling, function) for channel in table.channels for coupling, function in zip(*_diagonal(channel))
     ]
-    family = table.functional.split()[0].lower()
     cutoff = table.recommended_cutoff
     header = {
         "generated": f"ase_nnxc, from {table.name}, sha256 {table.digest}",
@@ -72,7 +74,7 @@ def _upf_lines(table: Pseudopotential) -> Iterator[str]:
         "relativistic": "scalar",
         **dict.fromkeys(("is_ultrasoft", "is_paw", "is_coulomb", "has_so", "has_wfc", "has_gipaw"), "F"),
         "core_correction": "F" if table.core is None else "T",
-        "functional": _UPF_NAMES.get(family, family.upper()),
+        "functional": _UPF_NAMES.get(functional.lower(), functional.upper()),
         "z_valence": f"{table.valence:.2f}",
         "total_psenergy": "0.0",
         "wfc_cutoff": f"{0.0 if cutoff is None else 2 * cutoff.ecut:.2f}",
@@ -119,17 +121,17 @@ def _upf_section(tag: str, values: Array, attributes: str = "") -> Iterator[str]
 # ---- psp8 ------------------------------------------------------------------------------------------------------------
 
 
-def _psp8_lines(table: Pseudopotential) -> Iterator[str]:
+def _psp8_lines(table: Pseudopotential, functional: str) -> Iterator[str]:
     """Yield the lines of a psp8 file."""
-    family = table.functional.split()[0].lower()
-    if family not in IXC:
-        raise InputError(f"psp8 files have no number for the functional {table.functional!r}; write a UPF file")
+    ixc = ixc_of(functional)
+    if ixc is None:
+        raise InputError(f"psp8 files have no number for the functional {functional!r}; write a UPF file")
     channels = {channel.l: _diagonal(channel) for channel in table.channels}
     largest = max(channels, default=0)
     core = table.core
     yield f"{table.symbol} by ase_nnxc, from {table.name}, sha256 {table.digest}"
     yield f"{table.number:.4f} {table.valence:.4f} {date.today():%y%m%d} zatom, zion, pspd"
-    yield f"8 {IXC[family][-1]} {largest} 4 {len(RADII)} 0 pspcod, pspxc, lmax, lloc, mmax, r2well"
+    yield f"8 {ixc} {largest} 4 {len(RADII)} 0 pspcod, pspxc, lmax, lloc, mmax, r2well"
     yield f"{0 if core is None else END:.8f} {0 if core is None else 1:.8f} 0.0 rchrg, fchrg, qchrg"
     counts = [len(channels[l][0]) if l in channels else 0 for l in range(5)]  # noqa: E741
     yield f"{' '.join(map(str, counts))} nproj"

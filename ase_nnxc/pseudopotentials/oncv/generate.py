@@ -56,7 +56,7 @@ def generate(symbol: str, functional: Functional) -> Tabulated:
         Once, if the folder cannot be written.
     """
     inputs = load_inputs(symbol)
-    parent = _parent(functional)
+    parent = parent_of(functional)
     key = _key(inputs, parent)
     if key is not None and key in _tables:
         return _tables[key]
@@ -76,8 +76,8 @@ def generate(symbol: str, functional: Functional) -> Tabulated:
     return table
 
 
-def _parent(functional: Functional) -> Functional:
-    """The functional of density and gradient with which the pseudopotential is generated.
+def parent_of(functional: Functional) -> Functional:
+    """Return the functional of density and gradient with which a pseudopotential is generated: PBE for meta-GGAs.
 
     Raises
     ------

@@ -26,7 +26,7 @@ class PseudoAtom:
     energies : mapping
         Valence shell -> eigenvalue, Hartree.
     density : Array
-        (N,) density of the valence shells on the smooth elements, bohr^-3.
+        (N,) density of the pseudo functions on the smooth elements, bohr^-3.
     """
 
     energies: Mapping[Shell, float]
@@ -40,7 +40,12 @@ def solve_pseudo_atom(
     channels: Sequence[Channel],
     inputs: Inputs,
 ) -> PseudoAtom:
-    """Return the levels of the valence shells in the screened pseudopotential, and their density."""
+    """Return the levels of the valence shells in the screened pseudopotential, and the density of the pseudo functions.
+
+    The pseudo functions are those that the levels should have. Their density beyond all radii is that of the atom, so
+    that the ion's potential ends exactly as -Z/r. The functions of the levels themselves deviate from them by up to
+    1e-6, which would leave potentials of as much, over 15 bohr: they change volumes of solids by 0.05 %.
+    """
     equation = RadialEquation(smooth, 0.0, relativistic=False)
     energies, density = {}, np.zeros(len(smooth.radii))
     for channel in channels:
@@ -48,7 +53,8 @@ def solve_pseudo_atom(
             start = State(atom.states[shell].energy, _start(channel, i, smooth, atom.states[shell].values))
             state = _bound_state(equation, local, channel, start)
             energies[shell] = state.energy
-            density += shell.electrons * state.values**2 / (4 * np.pi)
+            values = channel.functions[i] if i < len(channel.functions) else state.values
+            density += shell.electrons * values**2 / (4 * np.pi)
     return PseudoAtom(energies, density)
 
 
@@ -84,16 +90,3 @@ def unscreen(smooth: SmoothElements, local: Array, density: Array, core: Array, 
     """Compute the local potential of the ion (N,), Hartree: V_loc - V_H[n] - v_xc[n + n_mod]."""
     _, xc_potential = xc_of_sphere(functional, smooth, density + core)
     return local - coulomb_potential(smooth, density) - xc_potential
-
-
-def total_energy(smooth: SmoothElements, pseudo: PseudoAtom, core: Array, functional: Functional) -> float:
-    """Compute the energy of the pseudo-atom without the exchange-correlation energy of the model core alone, Hartree.
-
-    E = sum f E_i - int n (V_H/2 + v_xc) d3r + E_xc[n + n_mod] - E_xc[n_mod]
-    """
-    xc_energy, xc_potential = xc_of_sphere(functional, smooth, pseudo.density + core)
-    core_energy = xc_of_sphere(functional, smooth, core)[0] if core.any() else 0.0
-    volume = 4 * np.pi * smooth.weights * smooth.radii**2 * pseudo.density
-    coulomb = coulomb_potential(smooth, pseudo.density)
-    eigenvalues = sum(shell.electrons * energy for shell, energy in pseudo.energies.items())
-    return float(eigenvalues - volume @ (0.5 * coulomb + xc_potential) + xc_energy - core_energy)
