@@ -10,7 +10,7 @@ from ase.build import bulk, graphene, molecule
 from ase.calculators.calculator import InputError, PropertyNotImplementedError
 from ase.io.jsonio import read_json
 from ase.spectrum.band_structure import BandStructure, calculate_band_structure
-from test_qe import atoms_of
+from records import in_state_of
 
 from ase_nnxc import NNXCCalculator, cli
 
@@ -37,7 +37,7 @@ def silicon() -> Atoms:
 def test_bands_of_silicon_are_those_of_quantum_espresso(qe_records: dict[str, dict]) -> None:
     record = qe_records["si-bands"]
     levels, settings = np.array(record["qe"]["eigenvalues_eV"]), record["settings"]
-    atoms = atoms_of(record, "qe")
+    atoms = in_state_of("si-bands", record, "qe")
     atoms.get_potential_energy()
     fixed = atoms.calc.fixed_density(settings["points"], settings["nbands"])
     assert fixed.get_property("eigenvalues")[0] == pytest.approx(levels, abs=1e-4)

@@ -86,14 +86,19 @@ class Stall:
     """Whether the estimated error of the energy has stopped decreasing."""
 
     def __init__(self) -> None:
-        self._least, self._idle = math.inf, 0
+        self._least, self._idle, self._whole = math.inf, 0, 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether states have held whole electrons in each of the last steps."""
+        return self._whole >= PATIENCE_WHOLE
 
     def after(self, error: float, whole: bool) -> bool:
         """Take the error of a step, Hartree, and whether electrons are whole; return whether it has stalled."""
-        self._idle += 1
+        self._idle, self._whole = self._idle + 1, self._whole + 1 if whole else 0
         if error < 0.5 * self._least:
             self._least, self._idle = error, 0
-        return self._idle >= (PATIENCE_WHOLE if whole else PATIENCE_FRACTIONAL)
+        return self._idle >= (PATIENCE_WHOLE if self.whole else PATIENCE_FRACTIONAL)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ class _SCF:
         self.energy, self.smearing, self.nbands, self.settings = energy, smearing, nbands, settings
         self.eigensolver, self.tolerance, self.callback = eigensolver, tolerance, callback
         self.orbitals = orbitals
+        self.stall = Stall()
         self.history: list[Step] = []
 
     def solve(self, fields: Tensor, mixer: Mixer | None = None, *, last: bool = False) -> GroundState | None:
@@ -128,7 +129,7 @@ class _SCF:
             Whether to go on mixing until all steps are used.
         """
         outcome = self._mix(fields, self.smearing, self.tolerance.first, mixer)
-        if isinstance(outcome, Output) and outcome.states.whole:
+        if isinstance(outcome, Output) and self.stall.whole:
             outcome = self._mix(self._minimised(outcome), self.smearing, 0.5 * self.tolerance.final)
         if isinstance(outcome, Output) and last:
             outcome = self._mix(outcome.fields, self.smearing, self.tolerance.first, patient=True)
@@ -171,7 +172,8 @@ class _SCF:
         patient : bool
             Whether to go on when the error stalls.
         """
-        mixer, stall, whole = mixer or default_mixer(self.energy.system, None), Stall(), TRY_WHOLE
+        mixer, whole = mixer or default_mixer(self.energy.system, None), TRY_WHOLE
+        self.stall = Stall()
         in_use = len(self.orbitals[0])
         while True:
             self._check_steps()
@@ -205,7 +207,7 @@ class _SCF:
             elif converged:
                 self._check_bands(output)
                 return _ground_state(self.energy, smearing, output, self.history, mixer.secants(fields, residual))
-            elif stall.after(step.error, output.states.whole) and not patient:
+            elif self.stall.after(step.error, output.states.whole) and not patient:
                 return output
             fields = mixer.step(fields, residual)
             asked = self.tolerance.next(asked, step.error)
