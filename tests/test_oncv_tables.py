@@ -125,6 +125,17 @@ def test_alpha_is_not_negative_where_a_core_is_added():
     assert float((tau - weizsaecker).min()) > -1e-4 * float(tau.max())
 
 
+def test_calculator_keeps_its_pseudopotentials_until_it_is_told_to_generate_anew():
+    functional = PBE(trainable=("kappa",))
+    calc, atoms = NNXCCalculator(functional, pseudos="oncv"), bulk("Al")
+    before = calc.pseudopotential_digests(atoms)
+    with torch.no_grad():
+        next(functional.parameters()).add_(0.05)
+    assert calc.pseudopotential_digests(atoms + bulk("Si")) == before | calc.pseudopotential_digests(bulk("Si"))
+    calc.regenerate()
+    assert calc.pseudopotential_digests(atoms) == {"Al": generate("Al", functional).digest} != before
+
+
 # ---- where it is kept -----------------------------------------------------------------------------------------------
 
 

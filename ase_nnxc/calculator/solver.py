@@ -53,9 +53,20 @@ class GroundStateSolver(Calculator):
     def _tables_of(self, atoms: Atoms) -> dict[str, Pseudopotential]:
         """Return the pseudopotentials of the atoms, which are read once."""
         symbols = list(dict.fromkeys(atoms.get_chemical_symbols()))
-        if not set(symbols) <= self._tables.keys():
-            self._tables = find_tables(symbols, self._xc, self.parameters["pseudos"], self.parameters["radial_cutoff"])
+        missing = [symbol for symbol in symbols if symbol not in self._tables]
+        if missing:
+            pseudos, radial_cutoff = self.parameters["pseudos"], self.parameters["radial_cutoff"]
+            self._tables |= find_tables(missing, self._xc, pseudos, radial_cutoff)
         return {symbol: self._tables[symbol] for symbol in symbols}
+
+    def regenerate(self) -> None:
+        """Forget the pseudopotentials and all results, so that the next calculation finds pseudopotentials anew.
+
+        A generated pseudopotential (`pseudos="oncv"`) is that of the functional's numbers when it was first needed.
+        Call this when the numbers of a functional object have changed, as in a training.
+        """
+        self._tables = {}
+        self.reset()
 
     def _plan(self, atoms: Atoms, lattice: Tensor | None = None) -> Plan:
         """Return what is to be calculated for a geometry.
