@@ -12,7 +12,8 @@ compared:
   box, and rotated. These energies should be equal to the convergence of the SCF.
 - each molecule is calculated in three orientations with the smooth cutoff, in which the energy differs by the effect of
   the box.
-- for each tenth case the forces are compared with the difference of energies along a random displacement.
+- for each tenth case the forces are compared with the difference of energies along a random displacement, both
+  converged to 1e-12 eV per electron.
 """
 
 import json
@@ -186,7 +187,7 @@ def force_error(atoms: Atoms, settings: dict, rng: np.random.Generator) -> float
     direction = rng.normal(size=atoms.positions.shape)
     direction /= np.linalg.norm(direction)
     step, energies = 0.001, []
-    calc = NNXCCalculator(**settings, convergence={"energy": 1e-10}, symmetry=False)
+    calc = NNXCCalculator(**settings, convergence={"energy": 1e-12}, symmetry=False)
     along = float((calc.get_forces(atoms) * direction).sum())
     calc.set(gpts=calc.resolve(atoms)["gpts"])
     for sign in (1, -1):
@@ -256,7 +257,7 @@ def table(results: dict[str, dict]) -> None:
                 f"| {kind} | {len(every)} | {endings.count('converged')} | {endings.count('clear error')} "
                 f"| {endings.count('fault')} | {np.median(steps):.0f} / {max(steps)} "
                 f"| {minimised} | {widened} "
-                f"| {1e3 * max(differences, default=0):.3f} | {1e3 * max(forces, default=0):.3f} |"
+                f"| {1e3 * max(differences, default=0):.4f} | {1e3 * max(forces, default=0):.3f} |"
             )
 
 
@@ -274,7 +275,8 @@ def main() -> None:
         if name not in results:
             results[name] = run(kind, number)
             print(name, {k: v for k, v in results[name].items() if k != "copies"}, flush=True)
-            OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
+            lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in results.items())
+            OUTPUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     table(results)
 
 
