@@ -67,8 +67,8 @@ def test_table_of_hydrogen():
     assert table.functional.startswith("PBE ")
 
 
-def test_cutoff_is_that_of_the_residual_energy():
-    assert recommended_cutoff(generate("H", PBE())) == (pytest.approx(28.9, abs=0.2), "generated")
+def test_recommended_cutoff_follows_from_that_of_the_residual_energy():
+    assert recommended_cutoff(generate("H", PBE())) == (pytest.approx(1.1 * 28.9 + 4.2, abs=0.2), "generated")
 
 
 def test_density_holds_the_valence_electrons():

@@ -50,7 +50,7 @@ def _pseudo(args: argparse.Namespace) -> int:
         "element": table.symbol,
         "functional": xc,
         "valence": table.valence,
-        "ecut_eV": generated.cutoff * HARTREE,
+        "ecut_eV": generated.recommended_cutoff * HARTREE,
         "largest_eigenvalue_error_eV": generated.eigenvalue_error * HARTREE,
         "projectors": {"spdf"[channel.l]: len(channel.functions) for channel in table.channels},
         "files": [str(file) for file in (*files, picture)],
@@ -60,7 +60,7 @@ def _pseudo(args: argparse.Namespace) -> int:
         return 0
     print(f"{table.symbol}: pseudopotential for {xc}")
     print(table_row("valence", table.valence, None, "electrons"))
-    print(table_row("cutoff", generated.cutoff * HARTREE, None, "eV", 0))
+    print(table_row("cutoff", generated.recommended_cutoff * HARTREE, None, "eV", 0))
     print(table_row("eigenvalues", 1000 * generated.eigenvalue_error * HARTREE, None, "meV, largest error", 3))
     for file in (*files, picture):
         print(table_row("wrote", file))

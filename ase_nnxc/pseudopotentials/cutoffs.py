@@ -43,8 +43,8 @@ def recommended_cutoff(pseudopotential: Pseudopotential) -> RecommendedCutoff:
     constants (benchmarks/measure_cutoffs.py). The second are the cutoffs at which the truncation error of the
     pseudo-atom's energy falls below a threshold common to all tables (benchmarks/estimate_cutoffs.py, which states the
     formula and its calibration). A cutoff "from the file" is the attribute wfc_cutoff of a UPF file; its accuracy is
-    what the author of the file chose. A "generated" cutoff is that at which the residual kinetic energy of the worst
-    pseudo function is 1e-4 Ha.
+    what the author of the file chose. A "generated" cutoff follows from the residual kinetic energy of the worst
+    pseudo function (`oncv.generator.Generated.recommended_cutoff`).
 
     Raises
     ------

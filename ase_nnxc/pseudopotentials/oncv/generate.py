@@ -16,7 +16,7 @@ from .table import digest_of, numbers_of, table_of
 
 NAME = "oncv"
 """What `pseudos` calls generated pseudopotentials."""
-VERSION = 1
+VERSION = 2
 """Version of the generator, which is raised whenever the same inputs would give other numbers."""
 MOST_TABLES = 256  # in the process
 
@@ -41,8 +41,8 @@ def generate(symbol: str, functional: Functional) -> Tabulated:
     Returns
     -------
     Tabulated
-        Named "oncv". Its recommended cutoff is that at which the residual kinetic energy of the pseudo functions is
-        1e-4 Ha. Its digest is that of inputs, functional and version of the generator, equal on all machines.
+        Named "oncv". Its recommended cutoff is `Generated.recommended_cutoff`. Its digest is that of inputs, functional
+        and version of the generator, equal on all machines.
 
     Raises
     ------

