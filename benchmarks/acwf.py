@@ -6,8 +6,7 @@ FILE holds all-electron V0 (Angstrom^3 per atom), B0 (GPa) and B0' of unaries (F
 not magnetic: data of the ACWF verification, E. Bosoni et al., Nat. Rev. Phys. 6, 45 (2024), which are not part of this
 repository. Seven volumes within 6 % of V0 are calculated with `pseudos="oncv"`, the recommended cutoff, which is made
 smooth, cold smearing of 0.1 eV and 7 k-points per inverse Angstrom. (With the default of 0.2 eV the volume of fcc Li is
-0.2 % larger.) Crystals that are in the output, or that FILE does not have,
-are left out.
+0.2 % larger.) Crystals that are in the output, or that FILE does not have, are left out.
 
 epsilon compares the curves E(V) less their minima over 6 % around the mean V0 (their eq. 2): below 0.06 they agree
 excellently, below 0.2 well. The column of PseudoDojo 0.4 is from FILE.
