@@ -25,6 +25,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import SCFError
 from ase.units import GPa
+from results import read_results, write_results
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.eos import fit_birch_murnaghan
@@ -73,7 +74,7 @@ def main() -> None:
     """Calculate what is asked for and not in the output, and print the table."""
     warnings.simplefilter("ignore")
     references = json.loads(Path(sys.argv[1]).read_text())["unaries"]
-    results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    results = read_results(OUTPUT)
     for name in sys.argv[2:]:
         symbol, structure = name.split("-")
         if name in results or structure not in references.get(symbol, {}):
@@ -92,8 +93,7 @@ def main() -> None:
             "seconds": round(time.perf_counter() - start),
         }
         print(name, results[name], flush=True)
-        lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(results.items()))
-        OUTPUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        write_results(OUTPUT, dict(sorted(results.items())))
     if results:
         ours = [result["epsilon"] for result in results.values()]
         theirs = [result["epsilon_pseudodojo"] for result in results.values() if result["epsilon_pseudodojo"]]

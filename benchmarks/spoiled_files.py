@@ -37,6 +37,7 @@ from typing import Any
 
 import torch
 from ase.calculators.calculator import CalculatorError
+from results import read_results, write_results
 from spoiled_kinds import KINDS, Kind, leaves
 from spoilers import OF_ALL, OF_PATHS, OF_TEXT
 
@@ -161,11 +162,10 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    results = read_results(OUTPUT)
     for kind in sys.argv[1:] or KINDS:
         try_kind(kind, results)
-        lines = (f"{json.dumps(case)}: {json.dumps(result)}" for case, result in sorted(results.items()))
-        OUTPUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        write_results(OUTPUT, dict(sorted(results.items())))
         print(f"{kind}: done", flush=True)
     for case, result in results.items():
         if result["outcome"] == "FAULT":
