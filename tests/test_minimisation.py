@@ -10,7 +10,7 @@ from kohn_sham import basis_of, crystal_of
 from test_molecules import NARROW, whole_electrons
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.ks.convergence import SCFSettings
+from ase_nnxc.ks.convergence import ConvergenceError, SCFSettings
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.minimisation import EnergyOfOrbitals, minimise
 from ase_nnxc.ks.occupations import Smearing
@@ -96,10 +96,25 @@ def test_wide_smearing_comes_next_for_fractional_occupations() -> None:
     assert state.free_energy == pytest.approx(solve(metal, width=0.02).free_energy, abs=1e-9)
 
 
-def test_maxiter_counts_steps_of_all_kinds() -> None:
-    steps = len(solve(silicon(), mixer=StuckMixer()).history)
-    settings = SCFSettings(energy=1e-10, maxiter=steps)
-    assert len(solve(silicon(), mixer=StuckMixer(), settings=settings).history) == steps
+@pytest.mark.slow
+def test_magnet_keeps_its_moment_through_wide_smearing() -> None:
+    """Where the moment is free, simple cubic Mn loses it at the width of 0.12 Hartree, and ends 29 meV higher."""
+    atoms = bulk("Mn", "sc", a=2.78)
+    atoms.set_initial_magnetic_moments([3.0])
+    crystal = crystal_of(atoms)
+    system = System(crystal, basis_of(crystal, 22.0, (4, 4, 4)), get_functional("PBE"))
+    state = scf(system, Smearing("marzari-vanderbilt", 0.00735), mixer=StuckMixer())
+    assert max(step.width for step in state.history) == pytest.approx(0.1176)
+    assert state.history[-1].moment == pytest.approx(0.487, abs=0.002)
+
+
+def test_minimisation_leaves_half_of_the_steps_and_maxiter_counts_all() -> None:
+    with pytest.raises(ConvergenceError) as caught:
+        solve(silicon(), mixer=StuckMixer(), settings=SCFSettings(energy=1e-14, maxiter=20))
+    methods = [step.method for step in caught.value.history]
+    before = methods.index("minimisation")
+    assert len(methods) == 20
+    assert methods.count("minimisation") == (20 - before) // 2
 
 
 @pytest.mark.slow

@@ -82,11 +82,3 @@ def test_antiferromagnetic_oxide_on_which_the_first_mixer_stalls_converges():
     assert len(atoms.calc.history) > PATIENCE + 30  # it did stall
     up, _, down, _ = atoms.get_magnetic_moments()
     assert up > 1 > -1 > down
-
-
-@pytest.mark.slow
-def test_magnet_whose_density_wanders_converges():
-    atoms = bulk("Mn", "sc", a=2.78)
-    atoms.set_initial_magnetic_moments([3.0])
-    atoms.calc = NNXCCalculator(ecut=600, kpts={"density": 1.5, "gamma": True})
-    assert atoms.get_potential_energy() == pytest.approx(-2751.8596, abs=1e-3)  # benchmarks/wide_set.json

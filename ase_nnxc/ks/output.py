@@ -70,12 +70,18 @@ def diagonalise(
     return energy.system.kpoints.map(solve, orbitals)
 
 
-def fill(energy: TotalEnergy, smearing: Smearing, pairs: Sequence[Eigenpairs], whole: float) -> Output:
-    """Fill the eigenstates of all blocks with electrons; `whole` is that of `Smearing.fill`."""
-    system, kpoints = energy.system, energy.system.kpoints
+def fill(
+    energy: TotalEnergy,
+    smearing: Smearing,
+    pairs: Sequence[Eigenpairs],
+    reservoirs: Sequence[tuple[slice, float]],
+    whole: float,
+) -> Output:
+    """Fill the eigenstates of all blocks with electrons; `reservoirs` and `whole` are those of `Smearing.fill`."""
+    kpoints = energy.system.kpoints
     orbitals = [p.vectors for p in pairs]
     eigenvalues, residuals = kpoints.gather([p.values for p in pairs]), kpoints.gather([p.residuals for p in pairs])
-    states = smearing.fill(eigenvalues, kpoints.weights, system.crystal.reservoirs, whole)
+    states = smearing.fill(eigenvalues, kpoints.weights, reservoirs, whole)
     energy.prepare(kpoints, orbitals, states.electrons)
     band_energy = float((states.eigenvalues * states.electrons).sum())
     return Output(

@@ -136,13 +136,20 @@ class _SCF:
         return outcome if isinstance(outcome, GroundState) else None
 
     def smeared_widely(self, fields: Tensor) -> Tensor:
-        """Return fields (nfields, ng) for the smearing of the SCF, from fields with wider ones."""
+        """Return fields (nfields, ng) for the smearing of the SCF, from fields with wider ones.
+
+        Wide smearing weakens magnetism. So the total moment is held meanwhile, at that of the best step so far.
+        """
+        crystal = self.energy.system.crystal
+        if crystal.nspin == 2 and crystal.fixed_moment is None:
+            crystal = replace(crystal, fixed_moment=min(self.history, key=lambda step: step.error).moment)
         widths = [self.smearing.width / NARROWER]
         while widths[-1] < WIDE:
             widths.append(widths[-1] / NARROWER)
         for width in reversed(widths):
             smearing = replace(self.smearing, width=width)
-            fields = self._mix(fields, smearing, self.tolerance.first, rough=True).fields
+            outcome = self._mix(fields, smearing, self.tolerance.first, rough=True, reservoirs=crystal.reservoirs)
+            fields = outcome.fields
         return fields
 
     def _mix(
@@ -154,6 +161,7 @@ class _SCF:
         *,
         rough: bool = False,
         patient: bool = False,
+        reservoirs: list[tuple[slice, float]] | None = None,
     ) -> GroundState | Output:
         """Mix fields until input and output agree, or until the error stalls; then return the last output.
 
@@ -171,7 +179,10 @@ class _SCF:
             Whether to end at an error of `ROUGH`.
         patient : bool
             Whether to go on when the error stalls.
+        reservoirs : list of (slice, float), optional
+            Electrons of the spin channels; default: those of the crystal.
         """
+        reservoirs = reservoirs or self.energy.system.crystal.reservoirs
         mixer, whole = mixer or default_mixer(self.energy.system, None), TRY_WHOLE
         self.stall = Stall()
         in_use = len(self.orbitals[0])
@@ -180,7 +191,7 @@ class _SCF:
             clock = time.perf_counter()
             potential = self.energy.potential(fields)
             pairs = diagonalise(self.energy, potential.values, self.orbitals, self.eigensolver, asked, in_use)
-            output = fill(self.energy, smearing, pairs, whole)
+            output = fill(self.energy, smearing, pairs, reservoirs, whole)
             self.orbitals, residual = output.orbitals, output.fields - fields
             step = Step(
                 number=len(self.history) + 1,
@@ -214,12 +225,15 @@ class _SCF:
             in_use = len(self.orbitals[0]) if missing else bands_in_use(output.states.occupations)
 
     def _minimised(self, output: Output) -> Tensor:
-        """Return the fields (nfields, ng) of the orbitals that minimise the energy, with the electrons of `output`."""
+        """Return the fields (nfields, ng) of the orbitals that minimise the energy, with the electrons of `output`.
+
+        The minimisation ends after half of the steps that are left, so that other ways can follow.
+        """
         crystal, kpoints = self.energy.system.crystal, self.energy.system.kpoints
         electrons = output.states.occupations.round() * (2 / crystal.nspin) * kpoints.weights[:, None]
         function = EnergyOfOrbitals(self.energy, electrons)
         last, clock, applications = self.history[-1], time.perf_counter(), 0
-        tolerance = 0.5 * self.tolerance.final
+        tolerance, most = 0.5 * self.tolerance.final, (len(self.history) + self.settings.maxiter) // 2
         for point in minimise(function, output.orbitals, tolerance, 0.1 * self.settings.energy):
             step = replace(
                 last,
@@ -235,8 +249,9 @@ class _SCF:
                 seconds=time.perf_counter() - clock,
             )
             self._record(step)
+            if step.number >= most:
+                break
             last, clock, applications = step, time.perf_counter(), function.applications
-            self._check_steps()
         self.orbitals = point.orbitals
         return point.fields
 
