@@ -25,7 +25,7 @@ from ase_nnxc.ks.superposition import structure_factors
 from ase_nnxc.ks.terms import ewald
 from ase_nnxc.ks.terms.ewald import ewald_energy
 
-TIGHT = {"ecut": 140, "convergence": {"energy": 1e-12}}
+TIGHT = {"ecut": 140, "pseudos": "gth-pbe", "convergence": {"energy": 1e-12}}
 LAYER = TIGHT | {"kpts": (3, 3, 1), "smooth_cutoff": True}
 WIDTH = 0.6  # bohr, of the Gaussian charges below
 CHARGES = (1.0, -2.0, 1.5)

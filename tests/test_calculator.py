@@ -30,7 +30,7 @@ from ase_nnxc.eos import scan_eos
 from ase_nnxc.ks.atom import pseudo_atom
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.scf import ConvergenceError
-from ase_nnxc.pseudopotentials import find_pseudos, recommended_cutoff
+from ase_nnxc.pseudopotentials import generate, recommended_cutoff
 from ase_nnxc.xc import LDA, PBE
 
 CHEAP = {"ecut": 140, "kpts": (2, 2, 2)}
@@ -333,7 +333,7 @@ def test_broken_arithmetic_is_a_failed_calculation_and_not_a_number():
             return super().forward(features) * torch.nan
 
     with pytest.raises(CalculationFailed, match=r"^the xc energy or its potential is NaN or infinite$"):
-        aluminium(xc=NotANumber()).get_potential_energy()
+        aluminium(xc=NotANumber(), pseudos="gth-pade").get_potential_energy()
 
 
 def test_unconverged_scf_is_an_error_that_says_what_to_try():
@@ -477,7 +477,7 @@ def test_files_hold_results_and_parameters(tmp_path):
         assert image.get_stress() == pytest.approx(stress, abs=1e-7)
     stored = images[0].calc.parameters
     assert list(stored["kpts"]["size"]) == [2, 2, 2]
-    assert stored["pseudos"] == {"Si": "gth-pbe-q4"}
+    assert stored["pseudos"] == {"Si": "oncv"}
     assert stored["xc"].startswith("PBE, 0 parameters (digest ")
 
 
@@ -603,8 +603,9 @@ def test_numpy_that_raises_on_underflow_changes_nothing(atoms):
     pseudo_atom.cache_clear()
     if atoms.pbc.all():
         atoms.set_initial_magnetic_moments([1.0])
-    atoms.calc = NNXCCalculator(ecut=250, kpts=(1, 1, 1))
+    atoms.calc = NNXCCalculator(ecut=250, kpts=(1, 1, 1), pseudos="gth-pbe")
     with np.errstate(all="raise"):
+        generate("Si", PBE(kappa=0.7654321))  # which no cache has
         atoms.get_forces()
         atoms.get_magnetic_moments()
 
@@ -831,7 +832,7 @@ BAD_ATOMS = {
     "cell has no volume": Atoms("Al", cell=[[4, 0, 0], [4, 0, 0], [0, 0, 4]], pbc=True),
     "one direction alone cannot be periodic": Atoms("Al", cell=[4] * 3, pbc=[False, True, False]),
     "unknown element 'X'": Atoms("X", cell=[4] * 3, pbc=True),
-    "no pseudopotential for 'Ra' in 'gth-pbe'": Atoms("Ra", cell=[6] * 3, pbc=True),
+    "no pseudopotential can be generated for 'Ra'": Atoms("Ra", cell=[6] * 3, pbc=True),
     "3 valence electrons, its moment cannot be 4": Atoms("Al", cell=[4] * 3, pbc=True, magmoms=[4]),
     "one finite number for each atom": Atoms("Al", cell=[4] * 3, pbc=True, magmoms=[np.nan]),
     "must be collinear": Atoms("Al", cell=[4] * 3, pbc=True, magmoms=[[0, 0, 1]]),
@@ -954,8 +955,8 @@ def test_log_reports_what_was_done(tmp_path):
     atoms = aluminium(ecut=None, kpts={"size": (2, 2, 2), "gamma": True}, txt="al.log", directory=tmp_path / "new")
     atoms.get_stress()
     text = (tmp_path / "new" / "al.log").read_text()
-    cutoff, source = recommended_cutoff(find_pseudos(["Al"], "pbe")["Al"])
-    expected = ["ase_nnxc 0.", "PBE", "Al gth-pbe-q3 (sha256 ", f"{cutoff * Hartree:.2f} eV", f"({source})"]
+    cutoff, source = recommended_cutoff(generate("Al", PBE()))
+    expected = ["ase_nnxc 0.", "PBE", "Al oncv (sha256 ", f"{cutoff * Hartree:.2f} eV", f"({source})"]
     expected += ["'size': (2, 2, 2)", "3 of 8 irreducible", " x ", "48 operations", "marzari-vanderbilt, 0.2 eV"]
     expected += [f"torch {torch.__version__}", f"{torch.get_num_threads()} threads"]
     expected += ["step     free energy", "   1 ", "kinetic", "ewald", "entropy", "Fermi level", "stress / GPa"]
@@ -966,7 +967,7 @@ def test_log_reports_what_was_done(tmp_path):
 
 def test_log_names_estimated_cutoff_smooth_cutoff_and_moments(no_scf):
     log = io.StringIO()
-    atoms = attached(bulk("Tl", "fcc", a=4.9), ecut=None, smooth_cutoff=True, txt=log)
+    atoms = attached(bulk("Tl", "fcc", a=4.9), ecut=None, smooth_cutoff=True, pseudos="gth-pbe", txt=log)
     with pytest.raises(SCFError):
         atoms.get_potential_energy()
     assert "eV (estimated), smooth" in log.getvalue()

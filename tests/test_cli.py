@@ -335,7 +335,7 @@ def test_energy_of_the_calculator(folder, capsys):
     data = json.loads(capsys.readouterr().out)
     atoms = read("nnxc-energy-si/final.extxyz")
     assert atoms.get_forces() == pytest.approx(np.array(data["forces_eV_per_A"]), abs=1e-7)
-    assert data["parameters"]["pseudos"] == {"Si": "gth-pbe-q4"}
+    assert data["parameters"]["pseudos"] == {"Si": "oncv"}
     assert "converged in" in Path("nnxc-energy-si/log.txt").read_text()
     atoms.calc = calculations.make_calculator(**data["parameters"])
     assert atoms.get_potential_energy(force_consistent=True) == pytest.approx(data["free_energy_eV"], abs=1e-6)

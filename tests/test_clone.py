@@ -92,7 +92,7 @@ def test_drawn_points_give_the_energy_of_the_molecule():
 
 
 def test_features_of_a_crystal_hold_its_electrons_and_kinetic_energy():
-    calculator = NNXCCalculator(ecut=150, kpts=(2, 2, 2))
+    calculator = NNXCCalculator(ecut=150, kpts=(2, 2, 2), pseudos="gth-pbe")
     state = calculator.ground_state(bulk("Si"))
     features, volumes = _features(state)
     assert abs(volumes @ features["density"].sum(0) - 8) < 1e-9

@@ -104,7 +104,7 @@ def test_class_shares_nothing_with_the_base_class():
 def test_calculator_without_arguments_chooses_everything():
     atoms = bulk("Si")
     chosen = NNXCCalculator().resolve(atoms)
-    assert (chosen["xc"], chosen["pseudos"]) == ("PBE", {"Si": "gth-pbe-q4"})
+    assert (chosen["xc"], chosen["pseudos"]) == ("PBE", {"Si": "oncv"})
     assert chosen["ecut"] > 200
     assert chosen["kpts"] == {"size": (9, 9, 9), "gamma": True}
 
@@ -474,7 +474,7 @@ def test_calculator_that_failed_to_read_holds_nothing_of_the_file(written, tmp_p
     _, path = written
     calc = NNXCCalculator(**CHEAP)
     with pytest.raises(ReadError, match="the file has pseudos="):
-        calc.read(rewritten(path, tmp_path / "si", '"gth-pbe-q4"', '"gth-pbe-q5"'))
+        calc.read(rewritten(path, tmp_path / "si", '"Si": "oncv"', '"Si": "gth-pbe-q5"'))
     assert (calc.results, calc.atoms, calc.held_state) == ({}, None, None)
     assert calc.parameters == NNXCCalculator(**CHEAP).parameters
 
@@ -503,7 +503,7 @@ def rewritten(path: Path, to: Path, old: str = "", new: str = "", drop: str | No
         ),
         ({"old": '"ecut": 140', "new": '"ecut": 150'}, "not one of these atoms"),
         ({"old": '"name": "gaussian"', "new": '"name": "triangle"'}, "unknown smearing"),
-        ({"old": '"gth-pbe-q4"', "new": '"gth-pbe-q5"'}, "the file has pseudos="),
+        ({"old": '"Si": "oncv"', "new": '"Si": "gth-pbe-q5"'}, "the file has pseudos="),
         ({"old": '"nbands"', "new": '"bands"'}, "unknown keyword 'bands'"),
         ({"old": '"positions"', "new": '"places"'}, "damaged"),
         ({"old": '"results"', "new": '"numbers"'}, "results"),

@@ -22,7 +22,7 @@ COULOMB = Bohr * Hartree  # eV Angstrom
 
 def calculated(atoms: Atoms, **parameters) -> NNXCCalculator:
     kpts = {"size": [2 if periodic else 1 for periodic in atoms.pbc], "gamma": True}
-    atoms.calc = NNXCCalculator(**{"ecut": 140, "kpts": kpts} | parameters)
+    atoms.calc = NNXCCalculator(**{"ecut": 140, "pseudos": "gth-pbe", "kpts": kpts} | parameters)
     atoms.get_potential_energy()
     return atoms.calc
 
@@ -33,7 +33,7 @@ def magnetic_hydrogen() -> Atoms:
 
 @pytest.mark.parametrize("xc", ["PBE", "LDA"])
 def test_effective_potential_gives_the_level_of_an_atom_without_nonlocal_potential(xc):
-    calc = calculated(magnetic_hydrogen(), xc=xc)
+    calc = calculated(magnetic_hydrogen(), xc=xc, pseudos={"PBE": "gth-pbe", "LDA": "gth-pade"}[xc])
     shape = calc.get_number_of_grid_points()
     waves = [2 * np.pi / 3.5 * n * np.fft.fftfreq(n) for n in shape]
     kinetic = 0.5 * Hartree * Bohr**2 * sum(g**2 for g in np.meshgrid(*waves, indexing="ij"))

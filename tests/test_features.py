@@ -127,7 +127,9 @@ def test_symmetry_does_not_change_the_energy_of_a_nonlocal_feature(smooth):
 
 
 def test_forces_and_stress_with_a_nonlocal_feature_are_derivatives_of_the_energy(smooth):
-    calculator = NNXCCalculator(Nonlocal(), ecut=150, kpts=(1, 1, 1), smooth_cutoff=True, convergence={"energy": 1e-12})
+    calculator = NNXCCalculator(
+        Nonlocal(), ecut=150, kpts=(1, 1, 1), pseudos="gth-pbe", smooth_cutoff=True, convergence={"energy": 1e-12}
+    )
     atoms = Atoms("H2", cell=[3.2, 3.4, 3.6], positions=[[0.1, 0.0, 0.2], [0.6, 0.3, 0.8]], pbc=True)
     atoms.calc = calculator
     force, stress = atoms.get_forces()[1, 2], atoms.get_stress()[2]

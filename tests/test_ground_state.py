@@ -162,7 +162,7 @@ def silicon_of_dftk(family: str) -> Crystal:
     a = 10.263141334305942
     lattice = a / 2 * torch.tensor([[0, 1, 1], [1, 0, 1], [1, 1, 0]], dtype=torch.float64)
     positions = torch.tensor([[0.125] * 3, [-0.125] * 3], dtype=torch.float64)
-    return Crystal(lattice, positions, (find_pseudos(["Si"], family)["Si"],) * 2)
+    return Crystal(lattice, positions, (find_pseudos(["Si"], family, f"gth-{family}")["Si"],) * 2)
 
 
 def test_silicon_has_the_energy_of_dftk_with_scan() -> None:

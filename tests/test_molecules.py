@@ -6,7 +6,7 @@ from ase.build import bulk, molecule
 
 from ase_nnxc import NNXCCalculator
 
-NARROW = {"smearing": {"name": "gaussian", "width": 0.01}, "convergence": {"energy": 1e-7}}
+NARROW = {"pseudos": "gth-pbe", "smearing": {"name": "gaussian", "width": 0.01}, "convergence": {"energy": 1e-7}}
 
 
 def whole_electrons(calc: NNXCCalculator) -> tuple[list[int], list[int]]:
@@ -48,7 +48,8 @@ def test_ionization_energy_does_not_depend_on_the_box() -> None:
     for cell in (None, [18.0, 18.0, 18.0]):
         for charge in (1, 0):
             atoms = Atoms("Mg", cell=cell, magmoms=[charge])
-            atoms.calc = NNXCCalculator(ecut=80, charge=charge, smooth_cutoff=True, pseudos="gth-pbe-q2", **NARROW)
+            parameters = NARROW | {"pseudos": "gth-pbe-q2", "charge": charge}
+            atoms.calc = NNXCCalculator(ecut=80, smooth_cutoff=True, **parameters)
             energies.append(atoms.get_potential_energy(force_consistent=True))
     assert energies[0] - energies[1] == pytest.approx(energies[2] - energies[3], abs=2e-3)
 

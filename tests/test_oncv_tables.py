@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import InputError
 
@@ -19,6 +20,7 @@ from ase_nnxc.ks.terms.xc import ExchangeCorrelation
 from ase_nnxc.pseudopotentials import find_pseudos, generate, recommended_cutoff
 from ase_nnxc.pseudopotentials.oncv import generate as generate_module
 from ase_nnxc.pseudopotentials.oncv import generator, store
+from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import LDA, PBE, R2SCAN, Functional, pbesol
 
 
@@ -110,7 +112,7 @@ def test_functional_with_other_features_is_an_error():
     class Laplacian(PBE):
         features = ("density", "gradient", "laplacian")
 
-    with pytest.raises(InputError, match="depends on laplacian: choose a table, such as gth-pbe"):
+    with pytest.raises(InputError, match="depends on laplacian: choose pseudos='oncv-PBE'"):
         generate("H", Laplacian())
 
 
@@ -268,9 +270,26 @@ def test_tables_are_found_by_name():
     assert tables["O"].name == "gth-pbe-q6"
 
 
-def test_name_without_a_functional_is_an_error():
+def test_named_functional_is_that_of_the_name():
+    atoms = Atoms("H")
+    atoms.calc = NNXCCalculator("PBEsol", pseudos="oncv-PBE")
+    tables = find_pseudos(["H"], "pbe", "oncv-PBE", functional_named=get_functional)
+    assert tables["H"].digest == generate("H", PBE()).digest != generate("H", pbesol()).digest
+    assert atoms.calc.pseudopotential_digests(atoms) == {"H": tables["H"].digest}
+    assert atoms.calc.resolve(atoms)["pseudos"] == {"H": "oncv-PBE"}
+    with pytest.raises(InputError, match=r"PBEsool.*did you mean"):
+        NNXCCalculator(pseudos="oncv-PBEsool").resolve(atoms)
+
+
+def test_default_is_generated_for_the_functional():
+    atoms = Atoms("H")
+    assert NNXCCalculator("PBEsol").pseudopotential_digests(atoms) == {"H": generate("H", pbesol()).digest}
+
+
+@pytest.mark.parametrize("name", ["oncv", "oncv-PBE"])
+def test_name_without_a_functional_is_an_error(name):
     with pytest.raises(InputError, match="the functional to generate for is not given"):
-        find_pseudos(["H"], "pbe", "oncv")
+        find_pseudos(["H"], "pbe", name)
 
 
 def test_calculator_generates_for_its_functional():

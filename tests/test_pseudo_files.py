@@ -36,7 +36,7 @@ LOGARITHMIC = np.exp(np.arange(1200) * 0.0125 - 12)
 WAVES = torch.linspace(0.0, 15.0, 400, dtype=torch.float64).square()
 
 
-def table(symbol: str, family: str | None = None) -> GTH:
+def table(symbol: str, family: str = "gth-pbe") -> GTH:
     return find_pseudos([symbol], "pbe", family)[symbol]
 
 
@@ -315,7 +315,7 @@ def test_files_are_found_by_path_folder_and_element(tmp_path):
     for pseudos in (tmp_path, str(tmp_path), {"Si": tmp_path / "si_made-up.UPF", "default": str(tmp_path)}):
         found = find_pseudos(["Si", "C"], "pbe", pseudos)
         assert {s: Path(t.name).name for s, t in found.items()} == {"Si": "si_made-up.UPF", "C": "C.psp8"}
-    mixed = find_pseudos(["Si", "C"], "pbe", {"Si": tmp_path})
+    mixed = find_pseudos(["Si", "C"], "pbe", {"Si": tmp_path, "default": "gth-pbe"})
     assert mixed["C"].name == "gth-pbe-q4"
 
 

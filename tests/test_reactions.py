@@ -132,7 +132,7 @@ def case(request):
 def test_energy_and_its_gradient_are_those_of_calculators_with_the_written_settings(case):
     functional = PBE(kappa=0.7, trainable=("kappa",))
     for calculator in case.calculators:
-        calculator.set(xc=functional)
+        calculator.set(xc=functional, pseudos="oncv-PBE")
 
     def difference(kappa):
         with torch.no_grad():

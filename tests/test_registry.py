@@ -414,4 +414,4 @@ def test_path_of_a_checkpoint_stays_exact_elsewhere(models, tmp_path, monkeypatc
 
 def test_example_of_an_own_network_runs(capsys):
     runpy.run_path(str(Path(__file__).resolve().parents[1] / "examples" / "own_network.py"))
-    assert "my-network@1: -56.3" in capsys.readouterr().out
+    assert "my-network@1: -63.0" in capsys.readouterr().out

@@ -93,7 +93,7 @@ def test_prediction_equals_the_results_of_the_calculator():
     atoms, functional = bulk("Si"), PBE(trainable=("kappa",))
     atoms.positions[1, 0] += 0.1
     prediction = WarmCalculators(NNXCCalculator(functional, **TINY), 1.0).predict(Record("Si", (atoms,), {}))
-    atoms.calc = NNXCCalculator(functional, **TINY)
+    atoms.calc = NNXCCalculator(functional, pseudos="oncv-PBE", **TINY)
     assert prediction.energies.item() == pytest.approx(atoms.get_potential_energy(force_consistent=True), abs=1e-10)
     assert prediction.forces[0].detach().numpy() == pytest.approx(atoms.get_forces(), abs=1e-8)
     assert prediction.stress[0].detach().numpy() == pytest.approx(atoms.get_stress(), abs=1e-10)

@@ -66,10 +66,10 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         {"name": ..., "width": eV}. The name is "fermi-dirac", "gaussian", "marzari-vanderbilt" (the default, with a
         width of 0.2 eV) or "methfessel-paxton". The keyword `occupations`, as in GPAW, means the same.
     pseudos : str, PathLike or dict, optional
-        Family ("gth-pbe"), table ("gth-pbe-q19"), path of a UPF or psp8 file or of a folder of them, or a dict of these
-        by element; "oncv" generates them for the functional, see `ase_nnxc.pseudopotentials.generate`. While a
-        functional object is trained, generated ones stay those of its start. Default: gth-pade for LDA, the family on
-        its card for a model, and gth-pbe for all others, also for BLYP and SCAN; with the shipped valences.
+        "oncv" (the default): generated for the functional, see `ase_nnxc.pseudopotentials.generate`. They stay those of
+        the functional's first use until `regenerate` is called. "oncv-PBE": generated for the functional of that name.
+        Otherwise a family ("gth-pbe"), a table ("gth-pbe-q19"), the path of a UPF or psp8 file or of a folder of them.
+        A dict of these by element, with "default" for all others.
     radial_cutoff : float, optional
         Radius at which the radial functions of pseudopotential files end, Angstrom. Default: 5.99 bohr, the end of
         PseudoDojo's psp8 files; pw.x uses 10 bohr.

@@ -23,7 +23,7 @@ from ..ks.occupations import Smearing
 from ..ks.symmetry import Symmetry, find_symmetry, identity
 from ..ks.system import System
 from ..pseudopotentials import RADIAL_CUTOFF, Pseudopotential, find_pseudos, recommended_cutoff
-from ..registry import Resolved, named_family, pseudo_family
+from ..registry import Resolved, get_functional, named_family, pseudo_family
 from ..units import BOHR, HARTREE
 from ..xc.features import fields_needed
 from ..xc.functional import Functional
@@ -171,6 +171,7 @@ def find_tables(
         matching_family=named_family(xc.functional),
         xc=xc.describe(),
         functional=xc.functional,
+        functional_named=get_functional,
         radial_cutoff=RADIAL_CUTOFF if radial_cutoff is None else radial_cutoff / BOHR,
     )
     with_core = [table.name for table in tables.values() if table.core is not None and table.core_tau is None]

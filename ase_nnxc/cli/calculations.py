@@ -87,7 +87,7 @@ def add_calculation(
         "--pseudos",
         type=pseudopotentials,
         metavar="P",
-        help="GTH family (gth-pbe), oncv (made for the functional), UPF or psp8 file or folder, or Ni=gth-pbe-q18,...",
+        help="oncv (made for the functional, the default), GTH family (gth-pbe), file, folder, or Ni=gth-pbe-q18,...",
     )
     settings.add_argument("--nbands", type=int, metavar="N", help="number of bands")
     settings.add_argument("--gpts", type=three_counts, metavar="N,N,N", help="FFT box")

@@ -6,11 +6,13 @@ from .cutoffs import recommended_cutoff
 from .families import check_family, library
 from .files import RADIAL_CUTOFF, is_file_or_folder, read_pseudo
 from .gth import GTH
+from .oncv.generate import NAME as GENERATED
 from .oncv.generate import generate
 from .protocol import Pseudopotential, RecommendedCutoff
 from .tabulated import Tabulated
 
 __all__ = [
+    "GENERATED",
     "GTH",
     "RADIAL_CUTOFF",
     "Entry",

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,11 +24,11 @@ from .protocol import Pseudopotential
 
 @cache
 def default_valences() -> Mapping[str, Mapping[str, Any]]:
-    """Return element -> {"valence": int, "reason": str}: the tables that are used when the user names none."""
+    """Return element -> {"valence": int, "reason": str}: the tables of a family without an alias."""
     return json.loads((files("ase_nnxc") / "data" / "valences.json").read_text(encoding="utf-8"))["elements"]
 
 
-def find_entry(symbol: str, name: str, prefer_default: bool = False) -> Entry:
+def find_entry(symbol: str, name: str) -> Entry:
     """Find the table of an element by the name of a family or of a table.
 
     Parameters
@@ -36,10 +36,8 @@ def find_entry(symbol: str, name: str, prefer_default: bool = False) -> Entry:
     symbol : str
         Element.
     name : str
-        "gth-pbe", "uzh-pbe", "gth-pbe-q11", ...; case does not matter.
-    prefer_default : bool
-        Which table a family without a valence means: that of the shipped default valence (True) or CP2K's alias
-        (False). Where that does not exist, it is the other one, or the only table of the element.
+        "gth-pbe", "uzh-pbe", "gth-pbe-q11", ...; case does not matter. A family without a valence means CP2K's
+        alias; where there is none, the shipped default valence (ase_nnxc/data/valences.json), or the only table.
 
     Raises
     ------
@@ -58,7 +56,7 @@ def find_entry(symbol: str, name: str, prefer_default: bool = False) -> Entry:
             raise InputError(f"{symbol} has no table {name!r}; valences of {family}: {_valences(tables)}")
         return tables[valence]
     default = f"q{default_valences()[symbol]['valence']}" if symbol in default_valences() else ""
-    for key in (default, "") if prefer_default else ("", default):
+    for key in ("", default):
         if key in tables:
             return tables[key]
     if len(tables) == 1:
@@ -147,6 +145,7 @@ def find_pseudos(
     matching_family: str | None = None,
     xc: str | None = None,
     functional: Functional | None = None,
+    functional_named: Callable[[str], Functional] | None = None,
     radial_cutoff: float = RADIAL_CUTOFF,
 ) -> dict[str, Pseudopotential]:
     """Find the pseudopotential of each element.
@@ -158,16 +157,17 @@ def find_pseudos(
     xc_family : str
         Family of the exchange-correlation functional: "pade" for LDA, "pbe" for PBE and its relatives.
     pseudos : None, str, PathLike or mapping
-        None: family gth-`xc_family` with the shipped default valences (ase_nnxc/data/valences.json). A name: a family
-        ("gth-pbe", "uzh-pbe": CP2K's alias of each element) or a table ("gth-pbe-q18"). A path: a UPF or psp8 file, or
-        a folder of files ELEMENT*.upf. "oncv": generated for `functional`, see `generate`. A mapping:
-        element -> name or path, and "default" -> one for all other elements.
+        None or "oncv": generated for `functional`, see `generate`. "oncv-PBE": generated for the functional of that
+        name. A name: a family ("gth-pbe", "uzh-pbe") or a table ("gth-pbe-q18"). A path: a UPF or psp8 file, or a
+        folder of files ELEMENT*.upf. A mapping: element -> name or path, and "default" -> one for all other elements.
     matching_family : str, optional
         Family of tables that match the functional as well as those of `xc_family`, such as "blyp".
     xc : str, optional
         Name of the functional in the warning; default: `xc_family`.
     functional : Functional, optional
         The exchange-correlation functional, for which "oncv" generates pseudopotentials.
+    functional_named : callable, optional
+        Function that returns the functional of a name, here PBE of "oncv-PBE".
     radial_cutoff : float
         Radius where the radial functions of files end, bohr; see `read_pseudo`. GTH tables are analytic.
 
@@ -193,17 +193,13 @@ def find_pseudos(
     for symbol in dict.fromkeys(symbols):
         if symbol not in atomic_numbers or symbol == "X":
             raise InputError(f"unknown element {symbol!r}")
-        name = names.get(symbol, names.get("default"))
-        if name is None:
-            tables[symbol] = find_entry(symbol, f"gth-{xc_family}", prefer_default=True).read()
-        elif name.lower() == NAME:
-            if functional is None:
-                raise InputError(f"pseudos={NAME!r}: the functional to generate for is not given")
-            tables[symbol] = generate(symbol, functional)
+        name = names.get(symbol, names.get("default", NAME))
+        if _is_generated(name):
+            tables[symbol] = generate(symbol, _functional_of(name, functional, functional_named), name)
         else:
             tables[symbol] = find_table(symbol, name, radial_cutoff)
     matching = {xc_family, matching_family} | ({"pbesol"} if "pbe" in (xc_family, matching_family) else set())
-    found = [table for table in tables.values() if table.name != NAME]
+    found = [table for table in tables.values() if not _is_generated(table.name)]
     mismatched = sorted({table.name for table in found if table.functional not in matching})
     if mismatched:
         warnings.warn(
@@ -212,3 +208,19 @@ def find_pseudos(
             stacklevel=2,
         )
     return tables
+
+
+def _is_generated(name: str) -> bool:
+    """Whether this is the name of generated pseudopotentials."""
+    return name.lower() == NAME or name.lower().startswith(f"{NAME}-")
+
+
+def _functional_of(
+    name: str, functional: Functional | None, functional_named: Callable[[str], Functional] | None
+) -> Functional:
+    """Return the functional for which the pseudopotentials of a name are generated: that in use, or a named one."""
+    if name.lower() != NAME:
+        functional = functional_named(name[len(NAME) + 1 :]) if functional_named else None
+    if functional is None:
+        raise InputError(f"pseudos={name!r}: the functional to generate for is not given")
+    return functional

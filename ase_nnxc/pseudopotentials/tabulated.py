@@ -69,7 +69,7 @@ class Tabulated:
     digest : str
         sha256 of its numbers up to the end of the mesh, hexadecimal.
     name : str
-        Path of its file, or "oncv" if it was generated.
+        Path of its file, or what `pseudos` calls it if it was generated: "oncv", "oncv-PBE".
     """
 
     symbol: str

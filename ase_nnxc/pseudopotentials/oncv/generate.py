@@ -4,6 +4,8 @@ import hashlib
 import json
 from dataclasses import asdict
 
+import numpy as np
+
 from ...xc.architecture import UnknownArchitecture, describe
 from ...xc.functional import Functional
 from ...xc.gga import PBE
@@ -15,15 +17,16 @@ from .store import load_numbers, store_numbers
 from .table import digest_of, numbers_of, table_of
 
 NAME = "oncv"
-"""What `pseudos` calls generated pseudopotentials."""
+"""What `pseudos` calls pseudopotentials that are generated for the functional in use; "oncv-PBE" are those of PBE."""
 VERSION = 2
 """Version of the generator, which is raised whenever the same inputs would give other numbers."""
 MOST_TABLES = 256  # in the process
 
-_tables: dict[str, Tabulated] = {}
+_tables: dict[tuple[str, str], Tabulated] = {}
 
 
-def generate(symbol: str, functional: Functional) -> Tabulated:
+@np.errstate(under="ignore")  # the tails of orbitals; the user may have told NumPy to raise
+def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated:
     """Return the optimised norm-conserving pseudopotential of an element for a functional.
 
     The scalar-relativistic all-electron atom, the separable potentials, the model core and the unscreening all use the
@@ -37,11 +40,13 @@ def generate(symbol: str, functional: Functional) -> Tabulated:
     functional : Functional
         Any functional of the density and its gradient, with its present parameters. For a functional that also depends
         on tau the pseudopotential is that of PBE, with the kinetic energy density of the model core.
+    name : str
+        Name of the result.
 
     Returns
     -------
     Tabulated
-        Named "oncv". Its recommended cutoff is `Generated.recommended_cutoff`. Its digest is that of inputs, functional
+        Its recommended cutoff is `Generated.recommended_cutoff`. Its digest is that of inputs, functional
         and version of the generator, equal on all machines.
 
     Raises
@@ -58,8 +63,8 @@ def generate(symbol: str, functional: Functional) -> Tabulated:
     inputs = load_inputs(symbol)
     parent = parent_of(functional)
     key = _key(inputs, parent)
-    if key is not None and key in _tables:
-        return _tables[key]
+    if key is not None and (key, name) in _tables:
+        return _tables[key, name]
     numbers = None if key is None else load_numbers(inputs, key)
     if numbers is None:
         from .generator import build  # loads scipy, which a table in the folder does not need
@@ -68,11 +73,11 @@ def generate(symbol: str, functional: Functional) -> Tabulated:
         if key is not None:
             store_numbers(inputs, key, numbers)
     functional_name = f"{type(parent).__qualname__} {functional_digest(parent)[:12]}"
-    table = table_of(inputs, numbers, functional_name, key or digest_of(inputs, numbers))
+    table = table_of(inputs, numbers, functional_name, key or digest_of(inputs, numbers), name)
     if key is not None:
         while len(_tables) >= MOST_TABLES:
             del _tables[next(iter(_tables))]
-        _tables[key] = table
+        _tables[key, name] = table
     return table
 
 
@@ -89,7 +94,7 @@ def parent_of(functional: Functional) -> Functional:
         others = ", ".join(sorted(features - {"density", "gradient", "tau"}))
         raise GenerationError(
             f"no pseudopotential can be generated for {type(functional).__qualname__}, which depends on {others}: "
-            "choose a table, such as gth-pbe"
+            "choose pseudos='oncv-PBE', which are those of PBE, or a table, such as 'gth-pbe'"
         )
     return PBE() if "tau" in features else functional
 

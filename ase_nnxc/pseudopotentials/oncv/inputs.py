@@ -155,7 +155,7 @@ def load_inputs(symbol: str) -> Inputs:
     if symbol not in _elements():
         raise InputError(
             f"no pseudopotential can be generated for {symbol!r}: expected one of the {len(_elements())} elements from "
-            "H to Rn without Ce to Yb and At"
+            f"H to Rn without Ce to Yb and At; choose a table, pseudos={{{symbol!r}: 'gth-pbe'}}"
         )
     entry = _elements()[symbol]
     local, core = entry["local"], entry.get("model_core")

@@ -70,7 +70,7 @@ def digest_of(inputs: Inputs, numbers: Numbers) -> str:
     return digest.hexdigest()
 
 
-def table_of(inputs: Inputs, numbers: Numbers, functional: str, digest: str) -> Tabulated:
+def table_of(inputs: Inputs, numbers: Numbers, functional: str, digest: str, name: str) -> Tabulated:
     """Return the pseudopotential of an element.
 
     Parameters
@@ -83,6 +83,8 @@ def table_of(inputs: Inputs, numbers: Numbers, functional: str, digest: str) -> 
         What the functional is called.
     digest : str
         What stands for the numbers: they are equal to rounding on all machines if the digests are equal.
+    name : str
+        Name of the pseudopotential.
 
     Raises
     ------
@@ -113,5 +115,5 @@ def table_of(inputs: Inputs, numbers: Numbers, functional: str, digest: str) -> 
         functional=functional,
         recommended_cutoff=RecommendedCutoff(float(numbers["cutoff"]), "generated"),
         digest=digest,
-        name="oncv",
+        name=name,
     )

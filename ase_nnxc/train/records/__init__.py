@@ -6,7 +6,7 @@ Angstrom).
 
 from ..targets import PROPERTIES, TARGETS
 from .alignment import align_energies
-from .calculators import calculators_for
+from .calculators import calculators_for, fixed_pseudos
 from .files import check_output, read_records, write_records
 from .labels import label
 from .reactions import FREE, atomization_energy, cohesive_energy, ionization_potential
@@ -32,6 +32,7 @@ __all__ = [
     "cohesive_energy",
     "digest",
     "experimental_solid",
+    "fixed_pseudos",
     "ionization_potential",
     "label",
     "other_table",

@@ -7,6 +7,7 @@ import numpy as np
 from ase import Atoms
 
 from ...calculator import NNXCCalculator
+from ...registry import get_functional
 
 
 def calculators_for(
@@ -14,9 +15,10 @@ def calculators_for(
 ) -> list[NNXCCalculator]:
     """Return new calculators, one for each structure, with the functional and the parameters of another one.
 
-    All get the highest of the cutoffs that the structures would get alone. Structures of the same atoms in different
-    cells get the k-points of the largest cell, and its FFT box if they are periodic in three directions, so that their
-    energies lie on one smooth curve. The settings of a structure take precedence over these.
+    Pseudopotentials are those of `fixed_pseudos`. All get the highest of the cutoffs that they would get alone.
+    Structures of the same atoms in different cells get the k-points of the largest cell, and its FFT box if they are
+    periodic in three directions, so that their energies lie on one smooth curve. The settings of a structure take
+    precedence over these.
 
     Parameters
     ----------
@@ -28,7 +30,8 @@ def calculators_for(
         Settings of each structure, see `Record`.
     """
     settings = settings or [{}] * len(structures)
-    calculators = [NNXCCalculator(**calculator.parameters) for _ in structures]
+    parameters = calculator.parameters | {"pseudos": fixed_pseudos(calculator)}
+    calculators = [NNXCCalculator(**parameters) for _ in structures]
     for calc, changes in zip(calculators, settings, strict=True):
         calc.set(**changes)
     if len(structures) == 1:
@@ -45,6 +48,19 @@ def calculators_for(
     for calc, changes in zip(calculators, settings):
         calc.set(**common | dict(changes))
     return calculators
+
+
+def fixed_pseudos(calculator: NNXCCalculator) -> str | dict[str, str]:
+    """Return `pseudos` of a calculator, with pseudopotentials that stay as they are when its functional changes.
+
+    By default pseudopotentials are generated for the functional, and would change with it in a training. In their place
+    are those generated for PBE, or for LDA if the functional depends on the density only.
+    """
+    default = "oncv-LDA" if set(get_functional(calculator.parameters["xc"]).features) == {"density"} else "oncv-PBE"
+    pseudos = calculator.parameters["pseudos"]
+    if pseudos is None or isinstance(pseudos, str):
+        return pseudos or default
+    return {"default": default, **pseudos}
 
 
 def _extent(atoms: Atoms) -> float:

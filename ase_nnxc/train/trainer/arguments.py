@@ -9,10 +9,11 @@ import torch
 from ase.calculators.calculator import InputError
 
 from ...calculator import NNXCCalculator, torch_device
+from ...pseudopotentials import GENERATED
 from ...xc import Functional, describe
 from ..identity import check_comparable, describe_optimizer, describe_scheduler, plain, scheduler_functions
 from ..optimizers import check_optimizer
-from ..records import Record, digest
+from ..records import Record, digest, fixed_pseudos
 from .losses import Objectives, Penalty
 from .settings import TrainerSettings
 
@@ -51,6 +52,12 @@ class Arguments:
         if not any(id(p) in optimized for p in self.functional.parameters() if p.requires_grad):
             raise InputError("the optimizer has no trainable parameter of the calculator's functional")
         check_optimizer(self.optimizer, self.scheduler)
+        pseudos = fixed_pseudos(self.calculator)
+        if GENERATED in (pseudos.values() if isinstance(pseudos, dict) else [pseudos]):
+            raise InputError(
+                f"pseudos={GENERATED!r}: pseudopotentials of the functional would change with it in the training; "
+                f"choose those of a functional by its name, such as {GENERATED}-PBE, which is the default"
+            )
 
     def check_comparable(self) -> None:
         """Raise an InputError if a resumed run could not compare a function with that of the run before."""
