@@ -2,12 +2,16 @@
 
     python benchmarks/oncv.py elements [--reference FILE] [Si Cu ...]
     python benchmarks/oncv.py lattice FOLDER [Al Si ...]
+    python benchmarks/oncv.py fit --reference FILE [Si Cu ...]
 
 `elements` prints for each element the CPU seconds, the plane-wave cutoff E4 at which the residual kinetic energy is
 1e-4 Ha, the largest difference of an eigenvalue from that of the all-electron atom, and whether the inputs were
 changed. FILE is a JSON file of what ONCVPSP prints for the same inputs, which is not part of this repository: then
 follow the largest differences of all-electron eigenvalues above -6 Ha, of the norms inside r_c, and of the coefficients
 of the first projectors.
+
+`fit` writes to ase_nnxc/data/oncv.json the value of the local potential at r = 0 with which the coefficients of the
+projectors are closest to those of FILE. In ONCVPSP this value follows from the third derivative of the potential.
 
 `lattice` prints volume per atom and bulk modulus with the generated pseudopotential and with the file ELEMENT.upf of
 FOLDER, at the same settings. Files of PseudoDojo 0.4, PBE, standard, have the same inputs; they are not part of this
@@ -16,17 +20,23 @@ repository.
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase.build import bulk
 from ase.units import GPa, Hartree
+from scipy.optimize import minimize_scalar
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.eos import scan_eos
-from ase_nnxc.pseudopotentials.oncv.generator import Generated, build
+from ase_nnxc.pseudopotentials.oncv.errors import GenerationError
+from ase_nnxc.pseudopotentials.oncv.generator import Generated, build, build_with
 from ase_nnxc.pseudopotentials.oncv.inputs import Inputs, elements_with_inputs, load_inputs
 from ase_nnxc.xc import PBE
 
@@ -37,6 +47,8 @@ SOLIDS = {
     "C": ("diamond", 3.57, 45, 6),
     "Cu": ("fcc", 3.63, 50, 8),
 }
+TRIALS = np.linspace(0.85, 1.15, 13)  # factors of the local potential at r = 0
+OUTLIER = 0.1  # relative errors of coefficients above it count as it: those of nearly singular channels
 SHALLOW = -6.0  # Hartree: only eigenvalues above are compared, deeper ones hold the error of the other mesh
 
 
@@ -80,6 +92,56 @@ def elements(symbols: list[str], reference: Path | None) -> None:
         )
 
 
+def coefficient_errors(generated: Generated, result: Mapping[str, Any]) -> np.ndarray:
+    """Return the relative differences of all coefficients of projectors from an output of ONCVPSP."""
+    pairs = [(c.coefficients, result["evkb"].get(str(c.l), [])) for c in generated.channels]  # some are not printed
+    pairs = [(sorted(ours, key=abs), sorted(theirs, key=abs)) for ours, theirs in pairs if len(ours) == len(theirs)]
+    return np.concatenate([np.divide(ours, theirs) - 1 for ours, theirs in pairs])
+
+
+def fitted(symbol: str, result: Mapping[str, Any]) -> Inputs:
+    """Return inputs whose local potential is that of an output of ONCVPSP."""
+    inputs = load_inputs(symbol)
+    atom = build(inputs, PBE()).atom
+
+    def trial(factor: float) -> Inputs:
+        return replace(inputs, local=replace(inputs.local, v0=round(factor * inputs.local.v0, 4)))
+
+    def error(factor: float) -> float:
+        try:
+            errors = coefficient_errors(build_with(trial(factor), PBE(), atom), result)
+        except GenerationError:
+            return 1.0
+        return float(np.square(errors).clip(max=OUTLIER**2).mean())
+
+    start = min(TRIALS, key=error)
+    step = TRIALS[1] - TRIALS[0]
+    best = minimize_scalar(error, bounds=(start - step, start + step), options={"xatol": 2e-4})
+    return trial(best.x if best.fun < error(start) else start)
+
+
+def fit(symbols: list[str], reference: Path) -> None:
+    """Write the inputs that are fitted to outputs of ONCVPSP."""
+    results = json.loads(reference.read_text())["results"]
+    path = Path(str(files("ase_nnxc") / "data" / "oncv.json"))
+    for symbol in symbols or elements_with_inputs():
+        result = published(results, load_inputs(symbol))
+        if result is None:
+            print(f"{symbol:2} has no output with the same radii")
+            continue
+        before = coefficient_errors(build(load_inputs(symbol), PBE()), result)
+        inputs = fitted(symbol, result)
+        after = coefficient_errors(build(inputs, PBE()), result)
+        before_it, entry = path.read_text().split(f'"{symbol}": {{', 1)
+        entry = re.sub(r'"v0": [-.\d]+', f'"v0": {inputs.local.v0}', entry, count=1)
+        path.write_text(f'{before_it}"{symbol}": {{{entry}')
+        print(
+            f"{symbol:2} V_loc(0) {inputs.local.v0}, coefficients within {100 * abs(after).max():.2f} % (median "
+            f"{100 * np.median(abs(after)):.2f} %), before {100 * abs(before).max():.2f} %",
+            flush=True,
+        )
+
+
 def equation_of_state(symbol: str, pseudos: str | Path) -> tuple[float, float]:
     """Return the volume per atom, Angstrom^3, and the bulk modulus, GPa."""
     structure, a, ecut, kpts = SOLIDS[symbol]
@@ -119,11 +181,15 @@ def main() -> None:
     first.add_argument("--reference", type=Path, help="JSON file of outputs of ONCVPSP")
     second = commands.add_parser("lattice", help="compare lattice constants")
     second.add_argument("folder", type=Path, help="folder of the UPF files")
-    for command in (first, second):
+    third = commands.add_parser("fit", help="write the inputs")
+    third.add_argument("--reference", type=Path, required=True, help="JSON file of outputs of ONCVPSP")
+    for command in (first, second, third):
         command.add_argument("symbols", nargs="*", metavar="SYMBOL", help="elements; default: all")
     arguments = parser.parse_args()
     if arguments.command == "elements":
         elements(arguments.symbols, arguments.reference)
+    elif arguments.command == "fit":
+        fit(arguments.symbols, arguments.reference)
     else:
         lattice(arguments.symbols, arguments.folder)
 

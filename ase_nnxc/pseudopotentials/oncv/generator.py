@@ -100,7 +100,7 @@ def build(inputs: Inputs, functional: Functional) -> Generated:
         if variant.radii not in atoms:
             atoms[variant.radii] = _all_electron(variant, functional)
         try:
-            return _build(variant, functional, atoms[variant.radii])
+            return build_with(variant, functional, atoms[variant.radii])
         except GenerationError as error:
             failure = failure or error
     raise GenerationError(f"no pseudopotential of {inputs.symbol} for this functional passes all checks: {failure}")
@@ -152,8 +152,14 @@ def _same_core(inputs: Inputs, atom: AllElectronAtom, start: AllElectronAtom) ->
     return all(abs(a - b) <= CORE_TOLERANCE * abs(b) for a, b in energies)
 
 
-def _build(inputs: Inputs, functional: Functional, atom: AllElectronAtom) -> Generated:
-    """Generate and check with given inputs."""
+def build_with(inputs: Inputs, functional: Functional, atom: AllElectronAtom) -> Generated:
+    """Generate the pseudopotential of an element for a functional from its all-electron atom, without other inputs.
+
+    Raises
+    ------
+    GenerationError
+        If a check fails.
+    """
     smooth = SmoothElements.of(atom.elements)
     local = local_potential(atom, smooth, inputs.local)
     channels = tuple(_channel(inputs, channel, atom, smooth, local) for channel in inputs.channels)
