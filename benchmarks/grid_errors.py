@@ -30,10 +30,10 @@ from ase_nnxc.units import HARTREE
 FACTORS = (1.0, 1.5, 2.0, 2.25, 3.0, 4.0)
 POSITIONS = 4
 CASES = {
-    "Si": (bulk("Si", a=5.43), {"ecut": 300, "kpts": {"size": (2, 2, 2), "gamma": True}}),
-    "MgO": (bulk("MgO", "rocksalt", a=4.21), {"kpts": (1, 1, 1)}),
-    "Cu": (bulk("Cu", a=3.6), {"kpts": (1, 1, 1)}),
-    "H2O": (molecule("H2O"), {"ecut": 300, "smearing": {"name": "gaussian", "width": 0.01}}),
+    "Si": (bulk("Si", a=5.43), {"ecut": 300, "kpts": {"size": (2, 2, 2), "gamma": True}, "pseudos": "gth-pbe"}),
+    "MgO": (bulk("MgO", "rocksalt", a=4.21), {"kpts": (1, 1, 1), "pseudos": {"Mg": "gth-pbe-q2", "O": "gth-pbe-q6"}}),
+    "Cu": (bulk("Cu", a=3.6), {"kpts": (1, 1, 1), "pseudos": "gth-pbe-q19"}),
+    "H2O": (molecule("H2O"), {"ecut": 300, "smearing": {"name": "gaussian", "width": 0.01}, "pseudos": "gth-pbe"}),
 }
 
 
