@@ -124,7 +124,7 @@ _INCOMPLETE = {
 
 
 def pseudo_family(functional: Functional) -> str:
-    """Return the family of GTH tables to use with a functional, such as "pbe".
+    """Return the family of GTH tables that suits a functional and draws no warning, such as "pbe".
 
     It is that of its card, or that of its parts if they agree. Otherwise it is "pade" for a functional of the density
     only, and "pbe" for all others, whose tables exist for most elements and have measured cutoffs.

@@ -29,9 +29,13 @@ OUTPUT = Path(__file__).with_suffix(".json")
 MODELS = ("pbe-clone", "pbe-clone-mlp", "r2scan-clone", "r2scan-clone-mlp")
 CRYSTALS = {"Al": bulk("Al"), "Si": bulk("Si"), "MgO": bulk("MgO", "rocksalt", a=4.25), "Cu": bulk("Cu", a=3.65)}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "Al": {"ecut": 400, "kpts": {"size": (8, 8, 8), "gamma": True}},
-    "Si": {"ecut": 500, "kpts": {"size": (6, 6, 6), "gamma": True}},
-    "MgO": {"ecut": 1500, "kpts": {"size": (4, 4, 4), "gamma": True}},
+    "Al": {"ecut": 400, "kpts": {"size": (8, 8, 8), "gamma": True}, "pseudos": "gth-pbe-q3"},
+    "Si": {"ecut": 500, "kpts": {"size": (6, 6, 6), "gamma": True}, "pseudos": "gth-pbe-q4"},
+    "MgO": {
+        "ecut": 1500,
+        "kpts": {"size": (4, 4, 4), "gamma": True},
+        "pseudos": {"Mg": "gth-pbe-q2", "O": "gth-pbe-q6"},
+    },
     "Cu": {"ecut": 2000, "kpts": {"size": (5, 5, 5), "gamma": True}, "pseudos": "gth-pbe-q11"},
 }
 VOLUMES = [0.94 + 0.02 * i for i in range(7)]

@@ -49,6 +49,7 @@ def ours(settings: dict) -> Program:
         gpts=settings["fft"],
         smearing={"name": settings["smearing"], "width": settings["width"] * Hartree},
         convergence={"energy": 1e-10},
+        pseudos="gth-pbe",
     )
     return lambda atoms: (calc.get_property("free_energy", atoms), calc.get_stress(atoms))
 

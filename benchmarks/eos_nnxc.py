@@ -199,9 +199,10 @@ def write_table() -> list[str]:
 def nickel() -> str:
     """Return the results of benchmarks/nickel_moment.py as a sentence."""
     moments = json.loads(NICKEL.read_text())
+    settings = moments["settings"]
     series = ", ".join(f"{row['moment_muB']:.3f} ({n}x{n}x{n})" for n, row in moments["meshes"].items())
-    facts = "a = {a_A} Å, {ecut_Ha:.0f} Ha, {smearing} smearing of {width_Ha} Ha".format(**moments["settings"])
-    return f"\nThe moment of nickel needs denser meshes than its lattice constant. At {facts}, in µB: {series}.\n"
+    facts = "{pseudos}, a = {a_A} Å, {ecut_Ha:.0f} Ha, {smearing} smearing of {width_Ha} Ha".format(**settings)
+    return f"\nThe moment of nickel needs denser meshes than its lattice constant. With {facts}, in µB: {series}.\n"
 
 
 def files() -> str:

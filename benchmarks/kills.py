@@ -50,11 +50,12 @@ from ase_nnxc.train.records import label, scaled_structures, write_records
 OUTPUT = Path(__file__).with_suffix(".json")
 KILLS = 25  # of each run
 STEPS, STEP = 25, 0.01  # of the loop with `calc.write`, and Angstrom
+TINY = {"ecut": 120, "kpts": (1, 1, 1), "pseudos": "gth-pbe"}
 
 TRAINING = """
 name: killed
 functional: {architecture: pbe, config: {kappa: 0.7, trainable: [kappa, mu]}}
-calculator: {ecut: 120, kpts: [1, 1, 1], smooth_cutoff: true}
+calculator: {ecut: 120, kpts: [1, 1, 1], pseudos: gth-pbe, smooth_cutoff: true}
 records: set.json
 objectives: {energy_differences: 1e2}
 penalties: {parameter_anchor: 1e-3}
@@ -106,7 +107,9 @@ def command(text: str) -> None:
 
 def eos() -> None:
     """Scan the volume of aluminium."""
-    command("eos Al --a 4.05 --points 5 --ecut 120 --kpts 2,2,2 --smearing gaussian:0.5 -o run --json")
+    command(
+        "eos Al --a 4.05 --points 5 --ecut 120 --kpts 2,2,2 --pseudos gth-pbe --smearing gaussian:0.5 -o run --json"
+    )
 
 
 def eos_result() -> list[float]:
@@ -128,7 +131,7 @@ def train() -> None:
 
 def teacher(name: str) -> Any:
     """Return a calculator whose energies are fitted."""
-    return EMT() if name == "Al" else NNXCCalculator("PBEsol", ecut=120, kpts=(1, 1, 1))
+    return EMT() if name == "Al" else NNXCCalculator("PBEsol", **TINY)
 
 
 def train_kept() -> list[str]:
@@ -172,7 +175,7 @@ def write() -> None:
         atoms = NNXCCalculator.read_atoms("h2.nnxc")
     else:
         atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7]], cell=[4, 4, 4], pbc=True)
-        atoms.calc = NNXCCalculator(ecut=100, kpts=(1, 1, 1))
+        atoms.calc = NNXCCalculator(ecut=100, kpts=(1, 1, 1), pseudos="gth-pbe")
     for step in range(step_of(atoms) + 1, STEPS + 1):
         atoms.positions[1, 2] = 0.7 + STEP * step
         atoms.get_potential_energy()

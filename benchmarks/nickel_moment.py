@@ -2,7 +2,7 @@
 
     python benchmarks/nickel_moment.py [MESH ...]            (default 8 10 12 14 18; the last takes some minutes)
 
-PBE, Ni q18, a = 3.52 Angstrom, 100 Ha, Gaussian smearing of 0.0025 Ha, meshes that contain Gamma.
+PBE, gth-pbe-q18, a = 3.52 Angstrom, 100 Ha, Gaussian smearing of 0.0025 Ha, meshes that contain Gamma.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ase_nnxc import NNXCCalculator, __version__
 
 OUTPUT = Path(__file__).with_suffix(".json")
 ECUT, WIDTH = 100.0, 0.0025  # Hartree
+PSEUDOS = "gth-pbe-q18"
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def main() -> None:
         atoms.calc = NNXCCalculator(
             ecut=ECUT * Hartree,
             kpts={"size": (n, n, n), "gamma": True},
+            pseudos=PSEUDOS,
             smearing={"name": "gaussian", "width": WIDTH * Hartree},
         )
         clock = time.perf_counter()
@@ -41,7 +43,8 @@ def main() -> None:
             "seconds": round(seconds, 1),
         }
         print(f"{n:3d}^3   {atoms.get_magnetic_moment():.4f} mu_B   {energy:.6f} eV   {seconds:.1f} s", flush=True)
-        settings = {"version": __version__, "a_A": 3.52, "ecut_Ha": ECUT, "width_Ha": WIDTH, "smearing": "gaussian"}
+        settings = {"version": __version__, "pseudos": PSEUDOS, "a_A": 3.52, "ecut_Ha": ECUT}
+        settings |= {"width_Ha": WIDTH, "smearing": "gaussian"}
         ordered = dict(sorted(rows.items(), key=lambda row: int(row[0])))
         OUTPUT.write_text(json.dumps({"settings": settings, "meshes": ordered}, indent=1) + "\n")
 

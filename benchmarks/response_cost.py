@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
     record = records.load("qe")["si-rattled"]
-    mesh = {"kpts": {"size": (8, 8, 8), "gamma": True}, "ecut": 15 * Hartree}
+    mesh = {"kpts": {"size": (8, 8, 8), "gamma": True}, "ecut": 15 * Hartree, "pseudos": "gth-pbe"}
     cases = {
         "si-rattled": (records.structure(record), records.calculator(record, "qe")),
         "Al 8x8x8": (bulk("Al", a=4.04), NNXCCalculator(**mesh)),

@@ -33,7 +33,7 @@ from ase_nnxc.xc import NNGGA, PBE
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from test_spoilt_pseudo_files import good_psp8, good_upf
 
-TINY = {"ecut": 150, "kpts": (1, 1, 1)}
+TINY = {"ecut": 150, "kpts": (1, 1, 1), "pseudos": "gth-pbe"}
 TRAINING = """# a training
 name: again
 functional: {architecture: pbe, config: {kappa: 0.7, trainable: [kappa]}}

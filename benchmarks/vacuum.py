@@ -42,7 +42,7 @@ def in_box(atoms: Atoms, vacuum: float, step: float) -> tuple[Atoms, list[int | 
 def energy(atoms: Atoms, vacuum: float, step: float, ecut: float, **parameters) -> float:
     """Return the free energy in the box, Hartree."""
     boxed, points = in_box(atoms, vacuum, step)
-    calc = NNXCCalculator(ecut=ecut, convergence={"energy": 1e-8}, **parameters)
+    calc = NNXCCalculator(ecut=ecut, pseudos="gth-pbe", convergence={"energy": 1e-8}, **parameters)
     own = calc.resolve(boxed)["gpts"]
     calc.set(gpts=tuple(n if p is None else p for n, p in zip(own, points)))
     boxed.calc = calc
@@ -54,7 +54,7 @@ def shifted(atoms: Atoms, ecut: float, shift: float, **parameters) -> float:
     from ase_nnxc.ks.convergence import SCFSettings
     from ase_nnxc.ks.scf import scf
 
-    calc = NNXCCalculator(ecut=ecut, symmetry=False, **parameters)
+    calc = NNXCCalculator(ecut=ecut, pseudos="gth-pbe", symmetry=False, **parameters)
     with torch.no_grad():
         plan = calc._plan(atoms)
         positions = plan.crystal.positions.clone()
@@ -77,7 +77,7 @@ def hydronium() -> Atoms:
 def lattice_constant(ecut: float) -> float:
     """Return the lattice constant of graphene, Angstrom, from a cubic fit of the energy against the area."""
     energies, areas = [], []
-    calc = NNXCCalculator(ecut=ecut, kpts=(9, 9, 1), smooth_cutoff=True)
+    calc = NNXCCalculator(ecut=ecut, kpts=(9, 9, 1), pseudos="gth-pbe", smooth_cutoff=True)
     calc.set(gpts=calc.resolve(graphene(a=1.03 * A))["gpts"])
     for factor in (0.97, 0.985, 1.0, 1.015, 1.03):
         atoms = graphene(a=A * factor)

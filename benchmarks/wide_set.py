@@ -30,8 +30,8 @@ ELEMENTS = (
     *("Cu", "Zn", "Ga", "Ge", "Nb", "Mo", "Pd", "Ag", "Sn", "Pt", "Au"),
 )
 OXIDES = ["Li", "Mg", "Al", "Si", "Ca", "Ti", "Fe", "Ni", "Cu", "Zn"]
-# number of electrons where there are several pseudopotentials
-FEW = {"Na": 1, "Mg": 2, "Cu": 11, "Ga": 3, "Ag": 11, "Pd": 10, "Pt": 10, "Au": 11}
+# number of electrons where there are several GTH pseudopotentials
+FEW = {"Na": 1, "Mg": 2, "Cu": 11, "Ga": 3, "Ag": 11, "Pd": 10, "Pt": 10, "Au": 11, "Zn": 20}
 MAGNETIC = ("Cr", "Mn", "Fe", "Co", "Ni")
 # lattice constant / distance of neighbours
 UNARY = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "sc": 1.0, "diamond": 4 / 3**0.5}
@@ -72,7 +72,7 @@ def converge(atoms: Atoms) -> dict[str, float | str]:
     """Return the steps and seconds of the SCF, or its error message."""
     if set(atoms.symbols) & set(MAGNETIC):
         atoms.set_initial_magnetic_moments([3.0 if s in MAGNETIC else 0.0 for s in atoms.symbols])
-    pseudos = {s: f"gth-pbe-q{FEW[s]}" for s in set(atoms.symbols) if s in FEW}
+    pseudos = {s: f"gth-pbe-q{FEW[s]}" for s in set(atoms.symbols) if s in FEW} | {"default": "gth-pbe"}
     atoms.calc = NNXCCalculator(ecut=600, kpts={"density": 1.5, "gamma": True}, pseudos=pseudos)
     clock = time.process_time()
     try:

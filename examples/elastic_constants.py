@@ -16,8 +16,8 @@ from ase_nnxc.xc import PBE
 functional = PBE(trainable=("kappa", "mu"))
 calc = NNXCCalculator(functional, ecut=350, kpts={"size": (4, 4, 4), "gamma": True}, convergence={"energy": 1e-9})
 atoms = bulk("Si", a=5.47)
-# move the atoms off the points of the FFT box: the valence density nearly vanishes at an atom, and the second
-# derivatives of PBE on such a point are noise
+# move the atoms off the points of the FFT box: where the density nearly vanishes at an atom, as without a core density,
+# the second derivatives of PBE on such a point are noise
 atoms.translate([0.13, 0.07, 0.04])
 natoms = len(atoms)
 

@@ -39,7 +39,8 @@ TRAINING = ("LiF",)
 def settings(name: str) -> dict[str, Any]:
     """Return the settings of the calculators for a solid."""
     _, _, ecut, mesh = SOLIDS[name]
-    return {"ecut": ecut * Hartree, "kpts": {"size": (mesh,) * 3, "gamma": True}, "smooth_cutoff": True}
+    kpts = {"size": (mesh,) * 3, "gamma": True}
+    return {"ecut": ecut * Hartree, "kpts": kpts, "pseudos": "gth-pbe", "smooth_cutoff": True}
 
 
 def record(name: str) -> Record:

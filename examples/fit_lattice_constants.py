@@ -51,6 +51,7 @@ SOLIDS = {  # structure; measured lattice constant without zero-point expansion,
     "Ni": ("fcc", 3.509, 120, 8),
 }
 PATH = Path("fit-lattice-constants.json")
+PSEUDOS = {"Ga": "gth-pbe-q3", "Mg": "gth-pbe-q2", "Cu": "gth-pbe-q19", "default": "gth-pbe"}
 
 
 class Solid:
@@ -63,7 +64,7 @@ class Solid:
             atoms.set_initial_magnetic_moments([0.6])
         self.structures = scaled_structures(atoms, span=0.08)
         kpts = {"size": (mesh,) * 3, "gamma": mesh > 2}
-        settings = {"ecut": ecut * Hartree, "kpts": kpts, "smooth_cutoff": True, "pseudos": {"Ga": "gth-pbe-q3"}}
+        settings = {"ecut": ecut * Hartree, "kpts": kpts, "smooth_cutoff": True, "pseudos": PSEUDOS}
         calculator = NNXCCalculator(functional, **settings)
         self.calculators = calculators_for(self.structures, calculator)
         self.measured_volume = atoms.get_volume() / 1.01**3

@@ -20,10 +20,16 @@ from ase_nnxc.train.records import label
 from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import NNGGA, PBE, HybridXC
 
-SETTINGS = {  # pseudopotentials of Cu, Pd and Rh with few electrons, so that 90 Hartree are enough for all
+SETTINGS = {  # pseudopotentials of Cu, Pd, Rh and Mg with few electrons, so that 90 Hartree are enough for all
     "ecut": 2450,
     "kpts": {"density": 1.5, "gamma": True},
-    "pseudos": {"Cu": "gth-pbe-q11", "Pd": "gth-pbe-q10", "Rh": "gth-pbe-q9"},
+    "pseudos": {
+        "Cu": "gth-pbe-q11",
+        "Pd": "gth-pbe-q10",
+        "Rh": "gth-pbe-q9",
+        "Mg": "gth-pbe-q2",
+        "default": "gth-pbe",
+    },
 }
 METALS = {"Cu": 3.615, "Ca": 5.58, "Ag": 4.09, "Pd": 3.89, "Rh": 3.80, "Al": 4.05, "Ni": 3.52}  # Angstrom, fcc
 crystals = {name: bulk(name, "fcc", a=a) for name, a in METALS.items()}
@@ -47,5 +53,5 @@ trainer.save("train-hybrid/models", name="hybrid-nine", description="PBE plus a 
 
 os.environ["NNXC_MODEL_PATH"] = "train-hybrid/models"
 for xc in ("PBE", "PBEsol", "hybrid-nine"):
-    calc = NNXCCalculator(xc, kpts={"size": (10, 10, 10), "gamma": True})
+    calc = NNXCCalculator(xc, kpts={"size": (10, 10, 10), "gamma": True}, pseudos="gth-pbe")
     print(f"{xc}: a0 of Al {scan_eos(bulk('Al', a=4.03), calc, points=5).conventional_a:.4f} Angstrom")

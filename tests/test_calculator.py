@@ -1056,7 +1056,8 @@ def test_relaxed_cell_of_silicon_is_the_minimum_of_a_scan():
 
 @pytest.mark.slow
 def test_relaxed_cell_of_magnesium_oxide_is_the_minimum_of_a_scan():
-    parameters = {"ecut": 1500, "kpts": {"size": (3, 3, 3), "gamma": True}, "pseudos": {"Mg": "gth-pbe-q2"}}
+    pseudos = {"Mg": "gth-pbe-q2", "O": "gth-pbe"}
+    parameters = {"ecut": 1500, "kpts": {"size": (3, 3, 3), "gamma": True}, "pseudos": pseudos}
     relaxed, scanned = relaxed_and_scanned(bulk("MgO", "rocksalt", a=4.27), 1.02, **parameters)
     assert relaxed == pytest.approx(scanned, abs=0.002)
 

@@ -1,4 +1,4 @@
-"""GTH tables: reading, names, defaults, cutoffs."""
+"""GTH tables: reading, names, valences, cutoffs."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from ase_nnxc.xc import PBE
 # a table of POTENTIAL_UZH whose last line is missing in PySCF's copy
 DAMAGED = {("Bi", "uzh-pbe0-q15")}
 # by lattice constants against all-electron PBE, or the only table
-DEFAULTS = {
+VALENCES = {
     "Al": 3,
     "Si": 4,
     "C": 4,
@@ -125,14 +125,14 @@ def test_channel_without_projectors_is_left_out_and_table_without_channels_is_re
     assert find_entry("H", "gth-pbe").read().channels == ()
 
 
-@pytest.mark.parametrize(("symbol", "valence"), DEFAULTS.items())
+@pytest.mark.parametrize(("symbol", "valence"), VALENCES.items())
 @pytest.mark.parametrize("xc_family", ["pbe", "pade"])
 def test_shipped_valence_is_that_of_a_table(symbol, valence, xc_family):
     assert default_valences()[symbol]["valence"] == valence
     assert f"q{valence}" in library("gth")[f"gth-{xc_family}"][symbol]
 
 
-def test_every_element_of_the_families_has_a_shipped_default_with_a_reason():
+def test_every_element_of_the_families_has_a_shipped_valence_with_a_reason():
     for family in ("gth-pbe", "gth-pade", "uzh-pbe"):
         for symbol, tables in library(family[:3])[family].items():
             assert f"q{default_valences()[symbol]['valence']}" in tables, (
@@ -146,7 +146,7 @@ def test_family_that_the_user_writes_keeps_its_alias():
     names = [t.name for t in find_pseudos(["Cu", "Pd", "Ag"], "pbe", "gth-pbe").values()]
     assert names == ["gth-pbe-q11", "gth-pbe-q18", "gth-pbe-q11"]
     assert find_pseudos(["Cu"], "pade", "GTH-LDA")["Cu"].name == "gth-pade-q11"
-    assert find_pseudos(["U"], "pbe", "gth-pbe")["U"].valence == 14  # no alias: the shipped default
+    assert find_pseudos(["U"], "pbe", "gth-pbe")["U"].valence == 14  # no alias: the shipped valence
     assert find_pseudos(["O", "Cu"], "pbe", "uzh-pbe")["Cu"].valence == 19  # the file has no aliases
 
 

@@ -273,7 +273,7 @@ build({"architecture": "libxc", "version": 1, "config": {"name": "blyp"}})
     assert "is not registered: import ase_nnxc.interop.libxc, which defines it" in run.stderr
 
 
-# ---- pseudopotentials
+# ---- tables of pseudopotentials
 
 
 @pytest.mark.parametrize(
@@ -288,11 +288,11 @@ build({"architecture": "libxc", "version": 1, "config": {"name": "blyp"}})
         ("0.5*density-only+0.5*LDA", "pade"),
     ],
 )
-def test_pseudopotentials_are_those_of_the_card_the_parts_or_the_features(xc, family):
+def test_tables_that_suit_are_those_of_the_card_the_parts_or_the_features(xc, family):
     assert pseudo_family(get_functional(xc)) == family
 
 
-def test_pseudopotentials_of_a_hybrid_are_those_both_agree_on():
+def test_tables_that_suit_a_hybrid_are_those_both_agree_on():
     density_only = get_functional("density-only")
     assert pseudo_family(HybridXC(density_only, PBE())) == "pbe"
     assert pseudo_family(HybridXC(density_only, density_only)) == "pbe"
@@ -313,7 +313,7 @@ def test_pseudopotentials_of_a_hybrid_are_those_both_agree_on():
 )
 def test_functional_has_tables_of_its_own_name(xc, family):
     assert named_family(get_functional(xc)) == family
-    assert pseudo_family(get_functional(xc)) == "pbe"  # without pseudos=
+    assert pseudo_family(get_functional(xc)) == "pbe"  # these suit it, too
 
 
 # ---- the calculator

@@ -61,7 +61,7 @@ def save_functional(
     metrics : mapping, optional
         Plain data on its accuracy.
     pseudos : str, optional
-        Family of pseudopotentials that it is made for, such as "gth-pbe". Default: that of its features.
+        Family of tables that suits it, such as "gth-pbe"; others draw a warning. Default: that of its features.
     licence, citation : str, optional
         Licence and citation of the trained parameters.
 
