@@ -14,6 +14,7 @@ from ..interop.pyscf import solve_molecule
 from ..units import HARTREE
 from ..xc import Functional
 from .clone import counterparts, energy_along, random_directions, uniform_exchange
+from .records import fixed_pseudos
 from .samples import Samples, mesh_points, sample_mesh
 
 SEED = 1_000_003  # of the mesh; clones are fitted to meshes with other seeds
@@ -127,6 +128,8 @@ def compare_crystals(
 ) -> dict[str, float]:
     """Return the self-consistent free energies of crystals, clone minus parent, milli-Hartree per atom.
 
+    Both have the same pseudopotentials, those of `fixed_pseudos`.
+
     Parameters
     ----------
     functional, parent : Functional
@@ -137,6 +140,7 @@ def compare_crystals(
         Parameters of `NNXCCalculator`.
     """
     differences = {}
+    parameters |= {"pseudos": fixed_pseudos(NNXCCalculator(parent, **parameters))}
     for name, atoms in tqdm(crystals.items(), desc="crystals", disable=None):
         calculators = [NNXCCalculator(xc, **parameters) for xc in (functional, parent)]
         energies = [calculator.get_property("free_energy", atoms) for calculator in calculators]
