@@ -16,19 +16,19 @@ import json
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import SCFError
 from ase.units import GPa
 from results import read_results, write_results
+from scans import equation_of_state
 
 from ase_nnxc import NNXCCalculator
-from ase_nnxc.eos import fit_birch_murnaghan
 
 OUTPUT = Path(__file__).with_suffix(".json")
 SETTINGS = {
@@ -58,18 +58,6 @@ def epsilon(a: list[float], b: list[float]) -> float:
     return float(np.sqrt(((ea - eb) ** 2).mean() / np.sqrt(ea.var() * eb.var())))
 
 
-def equation_of_state(symbol: str, structure: str, volume: float) -> list[float]:
-    """Return V0, B0 and B0' with generated pseudopotentials, from volumes around one, Angstrom^3 per atom."""
-    volumes = volume * np.linspace(0.94, 1.06, 7)
-    calc = NNXCCalculator("PBE", **SETTINGS)
-    largest = calc.resolve(crystal(symbol, structure, volumes[-1]))
-    calc.set(gpts=largest["gpts"], kpts=calc.resolve(crystal(symbol, structure, volume))["kpts"])
-    energies = [calc.get_potential_energy(crystal(symbol, structure, v), force_consistent=True) for v in volumes]
-    atoms = len(crystal(symbol, structure, volume))
-    fit = fit_birch_murnaghan(torch.tensor(volumes), torch.tensor(energies, dtype=torch.float64) / atoms)
-    return [fit.volume.item(), fit.bulk_modulus.item() / GPa, fit.bulk_derivative.item()]
-
-
 def main() -> None:
     """Calculate what is asked for and not in the output, and print the table."""
     warnings.simplefilter("ignore")
@@ -81,7 +69,8 @@ def main() -> None:
             continue
         reference, start = references[symbol][structure], time.perf_counter()
         try:
-            ours = equation_of_state(symbol, structure, reference["ae"][0])
+            calc = NNXCCalculator("PBE", **SETTINGS)
+            ours = equation_of_state(calc, partial(crystal, symbol, structure), reference["ae"][0])
         except SCFError as error:
             print(name, error, flush=True)
             continue
