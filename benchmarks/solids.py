@@ -8,17 +8,16 @@ electrons are under "zhang64" (LDA, PBE, PBEsol, SCAN; FHI-aims, three decimals;
 063020 (2018)). Of other codes only the change from PBE is used: "sol62" for r2SCAN (VASP; K. Trepte and J. Voss, J.
 Comput. Chem. 43, 1104 (2022)) and "da_A_sol58lc" for RPBE (GPAW; supplement of Phys. Rev. B 93, 235162 (2016)).
 
-Seven volumes within 6 % of this lattice constant are calculated with pseudopotentials generated for the functional, the
-recommended cutoff, which is made smooth, cold smearing of 0.1 eV, and the mesh of k-points that belongs to PBE's
-lattice constant. With --fixed the pseudopotentials are those generated for PBE. Results that are in the output are left
-out. --page rewrites the tables in docs/pseudopotentials.md.
+Seven volumes within 6 % of this lattice constant are calculated with pseudopotentials generated for the functional
+(meta-GGAs have those of PBEsol), the recommended cutoff, which is made smooth, cold smearing of 0.1 eV, and the mesh of
+k-points that belongs to PBE's lattice constant. With --fixed the pseudopotentials are those generated for PBE. Results
+that are in the output are left out. --page rewrites the tables in docs/pseudopotentials.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -31,9 +30,7 @@ from ase.calculators.calculator import SCFError
 from results import read_results, write_results
 from scans import equation_of_state
 
-from ase_nnxc import NNXCCalculator, get_functional
-from ase_nnxc.pseudopotentials import generate
-from ase_nnxc.pseudopotentials.writing import write_pseudo
+from ase_nnxc import NNXCCalculator
 
 OUTPUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "pseudopotentials.md"
@@ -45,7 +42,6 @@ SETTINGS = {
 }
 FUNCTIONALS = ("PBE", "PBEsol", "LDA", "RPBE", "SCAN", "r2SCAN")
 ALL_ELECTRON = ("PBE", "PBEsol", "LDA", "SCAN")  # in FILE
-META = ("SCAN", "r2SCAN")  # these have the pseudopotential of PBE anyway
 CODES = {"RPBE": "GPAW", "r2SCAN": "VASP"}  # whose changes from PBE are in FILE
 SOLIDS = {  # structure, k-points per inverse Angstrom
     "Si": ("diamond", 4.0),
@@ -90,17 +86,12 @@ def lattice_constant(solid: str, xc: str, start: float, pbe: float, fixed: bool)
     def crystal(volume: float) -> Atoms:
         return bulk(solid, structure, a=(cells * count * volume) ** (1 / 3))
 
-    with tempfile.TemporaryDirectory() as folder:
-        pseudos: str | dict[str, Path] = "oncv"
-        if fixed:
-            pseudos = {symbol: Path(folder) / f"{symbol}.upf" for symbol in crystal(1.0).get_chemical_symbols()}
-            for symbol, path in pseudos.items():
-                write_pseudo(generate(symbol, get_functional("PBE")), path)
-        calc = NNXCCalculator(xc, pseudos=pseudos, kpts={"density": density, "gamma": True}, **SETTINGS)
-        kpts = calc.resolve(bulk(solid, structure, a=pbe))["kpts"]
-        calc.set(kpts=kpts)
-        v0, b0, _ = equation_of_state(calc, crystal, start**3 / (cells * count))
-        ecut = calc.resolve(crystal(v0))["ecut"]
+    pseudos = "oncv-PBE" if fixed else "oncv"
+    calc = NNXCCalculator(xc, pseudos=pseudos, kpts={"density": density, "gamma": True}, **SETTINGS)
+    kpts = calc.resolve(bulk(solid, structure, a=pbe))["kpts"]
+    calc.set(kpts=kpts)
+    v0, b0, _ = equation_of_state(calc, crystal, start**3 / (cells * count))
+    ecut = calc.resolve(crystal(v0))["ecut"]
     return {
         "a0_A": round((cells * count * v0) ** (1 / 3), 4),
         "B0_GPa": round(b0, 2),
@@ -176,14 +167,13 @@ def changes(results: dict[str, Any]) -> str:
         for xc in FUNCTIONALS[1:]:
             own = key_of(solid, xc)
             cells.append(change(solid, own, "a0_A"))
-            if xc not in META:
-                cells.append(change(solid, key_of(solid, xc, fixed=True), "a0_A"))
+            cells.append(change(solid, key_of(solid, xc, fixed=True), "a0_A"))
             cells.append(change(solid, own, "reference_A"))
         if any(cells[1:]):
             rows.append(cells)
     head = ["change from PBE, %"]
     for xc in FUNCTIONALS[1:]:
-        head += [xc, *([] if xc in META else ["fixed"]), CODES.get(xc, "all electrons")]
+        head += [xc, "fixed", CODES.get(xc, "all electrons")]
     return table(head, rows)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...xc.architecture import UnknownArchitecture, describe
 from ...xc.functional import Functional
-from ...xc.gga import PBE
+from ...xc.gga import pbesol
 from ...xc.identity import functional_digest
 from ..tabulated import Tabulated
 from .errors import GenerationError
@@ -39,7 +39,7 @@ def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated
         Chemical symbol; inputs exist for 72 elements from H to Rn.
     functional : Functional
         Any functional of the density and its gradient, with its present parameters. For a functional that also depends
-        on tau the pseudopotential is that of PBE, with the kinetic energy density of the model core.
+        on tau the pseudopotential is that of PBEsol, with the kinetic energy density of the model core.
     name : str
         Name of the result.
 
@@ -82,7 +82,10 @@ def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated
 
 
 def parent_of(functional: Functional) -> Functional:
-    """Return the functional of density and gradient with which a pseudopotential is generated: PBE for meta-GGAs.
+    """Return the functional of density and gradient with which a pseudopotential is generated: PBEsol for meta-GGAs.
+
+    SCAN's lattice constants are closer to those of all electrons with the pseudopotentials of PBEsol than with PBE's
+    (benchmarks/solids.py).
 
     Raises
     ------
@@ -96,7 +99,7 @@ def parent_of(functional: Functional) -> Functional:
             f"no pseudopotential can be generated for {type(functional).__qualname__}, which depends on {others}: "
             "choose pseudos='oncv-PBE', which are those of PBE, or a table, such as 'gth-pbe'"
         )
-    return PBE() if "tau" in features else functional
+    return pbesol() if "tau" in features else functional
 
 
 def _key(inputs: Inputs, functional: Functional) -> str | None:
