@@ -303,7 +303,9 @@ def _errors(path: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise (error if str(error).startswith(path) else InputError(f"{path}: {error}")) from error
+        if str(error).startswith(path):
+            raise
+        raise InputError(f"{path}: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = f"missing or unknown key {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path}: {reason}") from error
