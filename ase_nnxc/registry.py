@@ -93,15 +93,26 @@ def get_functional(xc: str | os.PathLike[str] | Functional) -> Functional:
 
 def resolve(xc: str | os.PathLike[str] | Functional) -> Resolved:
     """Return the functional of a name, as `get_functional` does, together with its exact name."""
+    resolved = _checked(xc)
+    kind = resolved.functional.kind
+    if kind != "xc":
+        raise InputError(f"xc={xc if isinstance(xc, str) else resolved.describe()} is {_INCOMPLETE[kind]}")
+    return resolved
+
+
+def get_part(xc: str | os.PathLike[str] | Functional) -> Functional:
+    """Return the functional of a name, as `get_functional` does; it may be exchange or correlation only."""
+    return _checked(xc).functional
+
+
+def _checked(xc: str | os.PathLike[str] | Functional) -> Resolved:
+    """As `resolve`, of any kind."""
     with torch.inference_mode(False):  # tensors made in inference mode could not be differentiated later
         resolved = _resolve(xc)
         try:
             check_functional(resolved.functional)
         except ValueError as error:
             raise InputError(f"xc: {error}") from error
-    kind = resolved.functional.kind
-    if kind != "xc":
-        raise InputError(f"xc={xc if isinstance(xc, str) else resolved.describe()} is {_INCOMPLETE[kind]}")
     return resolved
 
 

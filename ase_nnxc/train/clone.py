@@ -130,8 +130,10 @@ def part_of(parent: Functional, kind: str) -> Functional:
     return part
 
 
-def new_network(parent: Functional, network: Literal["constrained", "mlp"], seed: int) -> Functional:
-    """Return an untrained network with the features of a parent and no other property of it.
+def new_network(
+    parent: Functional, network: Literal["constrained", "mlp"], seed: int, anchored: bool = False
+) -> Functional:
+    """Return an untrained network with the features of a parent and, unless it is anchored, no other property of it.
 
     Parameters
     ----------
@@ -142,11 +144,16 @@ def new_network(parent: Functional, network: Literal["constrained", "mlp"], seed
         network of bounded inputs.
     seed : int
         Seed of the random weights.
+    anchored : bool
+        Whether a constrained network begins as the parent, of the PBE or SCAN form: its enhancement factors are those
+        of the parent plus those of the network, whose last layer begins with zeros. mu is then that of the parent.
 
     Raises
     ------
     CloneError
         If `network` is "constrained" and the parent has no gradient, which the constraints need.
+    ValueError
+        If the network cannot be anchored to the parent.
     """
     rung = len(parent.features)
     if network == "mlp":
@@ -155,7 +162,9 @@ def new_network(parent: Functional, network: Literal["constrained", "mlp"], seed
         raise CloneError("the constraints need the gradient, which this parent does not use: clone it with an mlp")
     alpha = ("alpha/(1+alpha)", "log(1+alpha)") if "tau" in parent.features else ()
     hidden: dict[str, Any] = {"widths": (20, 20) if alpha else (16, 16), "activation": "tanh", "seed": seed}
-    exchange = NeuralExchange(("s2/(1+s2)", "log(1+s2)", *alpha), trainable_mu=True, **hidden)
+    if anchored:
+        hidden["parent"] = describe(parent)
+    exchange = NeuralExchange(("s2/(1+s2)", "log(1+s2)", *alpha), trainable_mu=not anchored, **hidden)
     correlation = NeuralCorrelation(("rs/(1+rs)", "log(1+rs)", "zeta2", "t2/(1+t2)", *alpha), **hidden)
     return Sum([(1.0, exchange), (1.0, correlation)])
 

@@ -3,7 +3,7 @@
 A file is checked completely before anything is calculated. Paths in it are relative to its folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,45 +12,58 @@ from ase.calculators.calculator import InputError
 
 from ..calculator import NNXCCalculator
 from ..checkpoints import CheckpointError, is_reserved, model_roots, parse_name
-from ..registry import get_functional
-from ..xc import Functional, build
+from ..xc import Functional
+from .choices import default_objectives, objectives_from, penalties_from
+from .functionals import EXAMPLES, functional_from, is_trainable
 from .input_files import read_yaml
-from .objectives import NORMS, OBJECTIVES
+from .objectives import OBJECTIVES
 from .optimizers import optimizer_from, scheduler_from
-from .penalties import PENALTIES, FunctionalAnchor, ParameterAnchor
-from .records import Record, read_records
+from .penalties import PENALTIES
+from .records import Record, calculators_for, read_records
 from .schema import (
     Check,
+    anything,
     check_keys,
-    finite,
+    fail,
     integer,
+    is_list,
     mapping,
     of_type,
-    one_of,
     sequence,
     text,
-    weight,
     writable_folder,
 )
-from .trainer import Penalty, Trainer, TrainerSettings
+from .trainer import Trainer, TrainerSettings
+
+
+def _check_files(value: Any, path: str) -> None:
+    """Check the name of a file or a list of names."""
+    if not isinstance(value, str) and not is_list(value):
+        fail(path, value, "expected the name of a file of records, or a list of names")
+    (text if isinstance(value, str) else sequence(text, least=1))(value, path)
+
 
 _CHECKS: dict[str, Check] = {
     "name": text,
     "version": integer(1),
     "description": text,
-    "functional": of_type(str, dict),
+    "functional": anything,  # `functional_from` checks it
     "calculator": of_type(dict),
-    "records": lambda value, path: (text if isinstance(value, str) else sequence(text, least=1))(value, path),
-    "objectives": of_type(dict),
-    "penalties": of_type(dict),
-    "optimizer": of_type(dict),
-    "scheduler": of_type(dict),
+    "records": _check_files,
+    "objectives": of_type(str, list, dict),
+    "penalties": of_type(str, list, dict),
+    "optimizer": of_type(str, dict),
+    "scheduler": of_type(str, dict),
     "settings": of_type(dict),
     "folder": text,
     "models": text,
 }
 _CHECKS["validation"] = _CHECKS["records"]
-_REQUIRED = ("name", "functional", "records", "objectives")
+_REQUIRED = {
+    "functional": f"functional: {EXAMPLES[0]}, or another form such as {', '.join(EXAMPLES[1:])}",
+    "records": "records: set.json, a file written by nnxc dataset set.json Al Si --points 7",
+}
+"""The keys that have no default, each with an example."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +94,11 @@ class Run:
 def read_config(path: str | Path) -> Run:
     """Return the run that a YAML file describes.
 
-    name, functional, records and objectives are required. `functional` is a name, or a mapping of architecture, version
-    and config as in the card of a checkpoint; `objectives` are keys of `OBJECTIVES` with weight and norm; `penalties`
-    are "parameter_anchor", "bounds" and "kernel_size", each with its weight, and "functional_anchor" with parent and
-    weight (see `ase_nnxc.train.penalties`); `optimizer` and `scheduler` have the name of a class of torch and its
-    arguments; `settings` are those of `TrainerSettings`; `calculator` contains keywords of `NNXCCalculator` except xc.
+    functional and records are required; `docs/training-files.md` lists all keys, their defaults and the forms of
+    `functional` (`ase_nnxc.train.functionals`). `objectives` and `penalties` are names, or mappings of names to weights
+    or arguments; `optimizer` and `scheduler` have the name of a class of torch and its arguments; `settings` are those
+    of `TrainerSettings`; `calculator` contains keywords of `NNXCCalculator` except xc. A key without a value counts as
+    absent.
 
     Parameters
     ----------
@@ -103,40 +116,99 @@ def read_config(path: str | Path) -> Run:
     path = Path(path)
     data = read_yaml(path)
     try:
-        return _run_from(data, path.parent)
+        return _run_from(data, path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _run_from(data: Mapping[str, Any], base: Path) -> Run:
+def _run_from(data: Mapping[str, Any], path: Path) -> Run:
+    _check_place(data)
     check_keys(data, _CHECKS)
-    missing = [key for key in _REQUIRED if key not in data]
-    if missing:
-        raise InputError(f"missing: {', '.join(missing)}")
+    data = {key: value for key, value in data.items() if value is not None}
+    for key, example in _REQUIRED.items():
+        if key not in data:
+            raise InputError(f"missing: {key}; for example {example}")
     mapping(_CHECKS)(data, "")
-    name, version = data["name"], data.get("version", 1)
-    models = base / data["models"] if "models" in data else model_roots()[-1].folder
-    folder = base / data.get("folder", f"nnxc-train-{name}")
+    base = path.parent
+    name, version = _name(data, path), data.get("version", 1)
+    models = _path(base, data["models"]) if "models" in data else model_roots()[-1].folder
+    folder = _path(base, data.get("folder", f"nnxc-train-{name}"))
     _check_name(name, version, models)
-    _check_folders(models, folder, data)
-    functional = _functional(data["functional"])
     options = data.get("calculator", {})
+    _check_folders(models, folder, options)
+    functional = _functional(data["functional"], base)
     check_keys(options, NNXCCalculator.default_parameters.keys() - {"xc"}, "calculator")
+    calculator = _calculator(functional, options)
     settings = _settings(data.get("settings", {}))
-    optimizer = optimizer_from(data.get("optimizer", {"name": "Adam"}), functional)
-    scheduler = scheduler_from(data["scheduler"], optimizer, settings.epochs) if "scheduler" in data else None
+    optimizer = optimizer_from({"name": "Adam", **_named("optimizer", data.get("optimizer", {}))}, functional)
+    scheduler = data.get("scheduler")
+    records = _records("records", data["records"], base)
+    validation = _records("validation", data["validation"], base) if "validation" in data else None
+    _check_records(records, calculator)
     trainer = Trainer(
-        _calculator(functional, options),
-        _records(data["records"], base),
-        _objectives(data["objectives"]),
-        validation=_records(data["validation"], base) if "validation" in data else None,
-        penalties=_penalties(data.get("penalties", {}), functional),
+        calculator,
+        records,
+        objectives_from(data["objectives"])
+        if "objectives" in data
+        else default_objectives([*records, *(validation or [])], calculator),
+        validation=validation,
+        penalties=penalties_from(data.get("penalties", {}), functional, base),
         optimizer=optimizer,
-        scheduler=scheduler,
+        scheduler=None
+        if scheduler is None
+        else scheduler_from(_named("scheduler", scheduler), optimizer, settings.epochs),
         settings=settings,
         folder=folder,
     )
     return Run(trainer, models, name, version, data.get("description", f"Trained with nnxc train, {name}."))
+
+
+def _check_place(data: Mapping[str, Any]) -> None:
+    """Refuse keys of a section that stand beside it, with a hint where they belong."""
+    sections = {
+        "settings": [field.name for field in fields(TrainerSettings)],
+        "calculator": NNXCCalculator.default_parameters.keys() - {"xc"},
+        "optimizer": ["lr", "betas", "momentum", "weight_decay"],
+        "scheduler": ["gamma", "step_size", "milestones"],
+        "objectives": OBJECTIVES,
+        "penalties": PENALTIES,
+    }
+    for section, keys in sections.items():
+        for key in data:
+            if key in keys and key not in _CHECKS:
+                raise InputError(f"unknown key {key}: it belongs to {section}, as in {section}: {{{key}: ...}}")
+
+
+def _check_records(records: Sequence[Record], calculator: NNXCCalculator) -> None:
+    """Check that a record can be calculated: that there are pseudopotentials, k-points and cutoffs for its atoms."""
+    failed = []
+    for record in records:
+        try:
+            calculators_for(record.structures, calculator, record.settings)[0].resolve(record.structures[0])
+            return
+        except InputError as error:
+            failed.append(f"record {record.name!r}: {error}")
+    raise InputError(f"no record can be calculated; {failed[0]}")
+
+
+def _path(base: Path, given: str) -> Path:
+    return base / Path(given).expanduser()
+
+
+def _name(data: Mapping[str, Any], path: Path) -> str:
+    """The name of the model: that of the file without its suffix, unless it is given."""
+    if "name" in data:
+        return str(data["name"])
+    try:
+        parse_name(path.stem)
+    except CheckpointError as error:
+        raise InputError(f"missing: name, as that of the file cannot be used: {error}; add name: my-model") from error
+    return path.stem
+
+
+def _named(key: str, chosen: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Name and arguments of an optimizer or a scheduler; a name alone has no arguments."""
+    return {"name": chosen} if isinstance(chosen, str) else chosen
 
 
 def _check_name(name: str, version: int, models: Path) -> None:
@@ -154,11 +226,11 @@ def _check_name(name: str, version: int, models: Path) -> None:
         raise InputError(f"{name}@{version} exists in {models}: versions are never overwritten, use the next")
 
 
-def _check_folders(models: Path, folder: Path, data: Mapping[str, Any]) -> None:
+def _check_folders(models: Path, folder: Path, options: Mapping[str, Any]) -> None:
     """Check that models, state and log can be written, which would otherwise fail during or after the training."""
     writable_folder(models, "models")
     writable_folder(folder, "folder")
-    txt = data.get("calculator", {}).get("txt")
+    txt = options.get("txt")
     if isinstance(txt, str) and txt != "-":
         text(txt, "calculator.txt")
         log = Path(txt)
@@ -174,55 +246,26 @@ def _calculator(functional: Functional, options: Mapping[str, Any]) -> NNXCCalcu
         raise InputError(f"calculator: {error}") from error
 
 
-def _functional(description: str | dict[str, Any]) -> Functional:
-    if isinstance(description, str):
-        functional = get_functional(description)
-    else:
-        checks = {"architecture": text, "version": integer(1), "config": of_type(dict)}
-        mapping(checks, ("architecture",))(description, "functional")
-        finite(description, "functional")
-        try:
-            functional = build({"version": 1, "config": {}, **description})
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            # of the constructor that gets these arguments; RuntimeError: no memory for a network of this size
-            raise InputError(f"functional: {error}") from error
-    if not any(p.requires_grad for p in functional.parameters()):
-        raise InputError(f"functional: {description!r} has no trainable parameters")
+def _functional(form: Any, base: Path) -> Functional:
+    functional = functional_from(form, "functional", base)
+    if not is_trainable(functional):
+        raise InputError(
+            f"functional: {form!r} has no trainable parameters; forms that have some are {', '.join(EXAMPLES)}"
+        )
     return functional.train()
 
 
-def _records(paths: str | list[str], base: Path) -> list[Record]:
-    return [record for path in ([paths] if isinstance(paths, str) else paths) for record in read_records(base / path)]
-
-
-def _objectives(chosen: Mapping[str, Any]) -> list[Any]:
-    check_keys(chosen, OBJECTIVES, "objectives")
-    objectives = []
-    for name, arguments in chosen.items():
-        arguments = {} if arguments is None else arguments
-        arguments = arguments if isinstance(arguments, dict) else {"weight": arguments}
-        mapping({"weight": weight, "norm": one_of(NORMS)})(arguments, f"objectives.{name}")
-        objectives.append(OBJECTIVES[name](**arguments))
-    return objectives
-
-
-def _penalties(chosen: Mapping[str, Any], functional: Functional) -> list[Penalty]:
-    check_keys(chosen, PENALTIES, "penalties")
-    penalties: list[Penalty] = []
-    for name, arguments in chosen.items():
-        arguments = arguments if isinstance(arguments, dict) else {"weight": arguments}
-        checks = {"weight": weight} | ({"parent": text} if name == "functional_anchor" else {})
-        if arguments.keys() != checks.keys():
-            keys = ", ".join(map(str, arguments))
-            raise InputError(f"penalties.{name}: expected {' and '.join(sorted(checks))}, got {keys}")
-        mapping(checks)(arguments, f"penalties.{name}")
-        if name == "parameter_anchor":
-            penalties.append(ParameterAnchor(functional, arguments["weight"]))
-        elif name == "functional_anchor":
-            penalties.append(FunctionalAnchor(get_functional(arguments["parent"]), arguments["weight"]))
-        else:
-            penalties.append(PENALTIES[name](arguments["weight"]))
-    return penalties
+def _records(key: str, paths: str | list[str], base: Path) -> list[Record]:
+    records = []
+    for path in [paths] if isinstance(paths, str) else paths:
+        file = _path(base, path)
+        if not file.exists():
+            raise InputError(
+                f"{key}={path!r}: {file} does not exist; paths are relative to the folder of the configuration, and "
+                "nnxc dataset writes such a file"
+            )
+        records += read_records(file)
+    return records
 
 
 def _settings(chosen: Mapping[str, Any]) -> TrainerSettings:

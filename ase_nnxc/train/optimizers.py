@@ -173,6 +173,8 @@ def _class_and_arguments(
     arguments = dict(chosen)
     name = arguments.pop("name", None)
     if not isinstance(name, str) or name not in classes:
+        if name is None:
+            raise InputError(f"{key}.name is missing (known: {', '.join(sorted(classes))})")
         raise InputError(f"{key}.name: unknown {name!r}{closest(name, classes)} (known: {', '.join(sorted(classes))})")
     parameters = list(inspect.signature(classes[name]).parameters.values())[1:]  # the first are parameters or optimizer
     known = {parameter.name: parameter for parameter in parameters if parameter.name not in _EXCLUDED}
@@ -183,6 +185,10 @@ def _class_and_arguments(
                 f"{key}: {name} has no argument {keyword!r}{closest(keyword, known)} (known arguments: {allowed})"
             )
         _check_of(known[keyword])(value, f"{key}.{keyword}")
+    missing = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    missing = [keyword for keyword in missing if keyword not in arguments]
+    if missing:
+        raise InputError(f"{key}: {name} needs {', '.join(missing)}")
     return classes[name], arguments
 
 

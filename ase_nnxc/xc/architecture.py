@@ -48,6 +48,34 @@ def register_architecture(name: str, version: int) -> Callable[[_Class], _Class]
     return register
 
 
+def architecture_names() -> list[str]:
+    """Return the names of the registered architectures."""
+    return sorted({name for name, _ in _classes})
+
+
+def find_architecture(name: str, version: int | None = None) -> tuple[str, int, type[Functional]] | None:
+    """Return the registered name, the version and the class of an architecture; None if it is not registered.
+
+    Parameters
+    ----------
+    name : str
+        Registered name or name of the class, in upper or lower case, with or without "-" and "_".
+    version : int, optional
+        Version of the architecture. Default: the newest.
+    """
+    wanted = _plain_name(name)
+    found = [
+        (known, number, cls)
+        for (known, number), cls in _classes.items()
+        if wanted in (_plain_name(known), _plain_name(cls.__name__)) and version in (None, number)
+    ]
+    return max(found, key=lambda item: item[1], default=None)
+
+
+def _plain_name(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
 def describe(functional: Functional) -> dict[str, Any]:
     """Return a functional as plain data without its tensors: architecture, version, config.
 

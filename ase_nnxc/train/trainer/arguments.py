@@ -43,9 +43,10 @@ class Arguments:
         for name in ("training", "validation", "objectives"):
             if not len(getattr(self, name)):
                 raise InputError(f"{name} must not be empty")
-        records = {record.name: record for record in (*self.training, *self.validation)}
-        if len(records) < len({id(record) for record in (*self.training, *self.validation)}):
-            raise InputError("two records of training and validation have the same name")
+        records: dict[str, Record] = {}
+        for record in (*self.training, *self.validation):
+            if records.setdefault(record.name, record) is not record:
+                raise InputError(f"two records of training and validation have the same name, {record.name!r}")
         for record in records.values():
             self.objectives.check(record, self.calculator, self.settings.fixed_density_epochs > 0)
         optimized = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
