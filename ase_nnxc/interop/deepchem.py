@@ -101,7 +101,9 @@ def read_sys_desc(source: Mapping[str, Any] | str | Path) -> Atoms:
         if cell.shape != (3, 3) or abs(np.linalg.det(cell)) < 1e-6:
             fail("lattice", data["lattice"], "expected three independent vectors such as '8 0 0; 0 8 0; 0 0 8', bohr")
     except InputError as error:
-        raise error if source is data else InputError(f"{source}: {error}") from error
+        if source is data:
+            raise
+        raise InputError(f"{source}: {error}") from error
     info = {key: data[key] for key in ("basis", "auxbasis") if key in data}
     return Atoms(symbols, positions * BOHR, cell=cell * BOHR, pbc=True, info=info)
 
