@@ -35,6 +35,11 @@ HIGHEST_DERIVATIVE = 2  # of functionals, by automatic differentiation
 _ROWS: dict[str, int | slice] = {"density": 0, "gradient": slice(1, 4), "tau": 4}
 
 
+def check_features(functional: "Functional") -> None:
+    """Raise ValueError, with the names, if a functional reads features that PySCF does not have."""
+    require_features(functional.features, _ROWS, type(functional).__name__, "PySCF")
+
+
 def use_functional(mf: "KohnShamDFT", functional: "Functional") -> "KohnShamDFT":
     """Make a Kohn-Sham object of PySCF calculate with a functional of ase_nnxc; the object changes in place.
 
@@ -45,7 +50,8 @@ def use_functional(mf: "KohnShamDFT", functional: "Functional") -> "KohnShamDFT"
     Parameters
     ----------
     mf : KohnShamDFT
-        RKS, UKS or ROKS of a molecule; RKS, UKS, KRKS or KUKS of a crystal.
+        RKS, UKS or ROKS of a molecule; RKS, UKS, KRKS or KUKS of a crystal. For density fitting of a molecule, give
+        `mf.density_fit()`, which looks `mf.xc` up.
     functional : Functional
         A functional of density, gradient and tau. It may be in training: its present parameters are used.
 
@@ -65,7 +71,7 @@ def use_functional(mf: "KohnShamDFT", functional: "Functional") -> "KohnShamDFT"
     from pyscf.pbc.dft.numint import KNumInt
     from pyscf.pbc.dft.numint import NumInt as PeriodicNumInt
 
-    require_features(functional.features, _ROWS, type(functional).__name__, "PySCF")
+    check_features(functional)
     with torch.inference_mode(False):
         check_functional(functional)
     present = getattr(mf, "_numint", None)
@@ -135,6 +141,7 @@ def solve_molecule(
     conv_tol: float = 1e-9,
     conv_tol_grad: float | None = None,
     max_cycle: int = 50,
+    second_order: bool = False,
     start: np.ndarray | None = None,
 ) -> "KohnShamDFT":
     """Return the self-consistent state of a molecule in PySCF with a functional of ase_nnxc.
@@ -165,6 +172,8 @@ def solve_molecule(
         gradient: the square root of `conv_tol`, and at least 3e-4 for a broken spin symmetry.
     max_cycle : int
         Largest number of steps.
+    second_order : bool
+        If the SCF does not converge, continue with second-order steps (PySCF's `newton`), at most as many.
     start : array, optional
         Density matrices to start from, of the same basis and the same kind of spin.
 
@@ -185,11 +194,11 @@ def solve_molecule(
     """
     from pyscf import dft
 
-    require_features(functional.features, _ROWS, type(functional).__name__, "PySCF")
+    check_features(functional)
     moments = atoms.get_initial_magnetic_moments()
     mol = _molecule(atoms, basis, pseudo, charge)
-    mf = use_functional(dft.UKS(mol) if moments.any() else dft.RKS(mol), functional)
-    mf = mf.density_fit() if density_fit else mf
+    mf = dft.UKS(mol) if moments.any() else dft.RKS(mol)
+    mf = use_functional(mf.density_fit() if density_fit else mf, functional)
     mf.grids.level = grid_level
     mf.conv_tol, mf.conv_tol_grad, mf.max_cycle = conv_tol, conv_tol_grad, max_cycle
     if mf.chkfile is not None:
@@ -202,6 +211,8 @@ def solve_molecule(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Function int1e_r2_origi_sph not found")  # PySCF then finds it elsewhere
         mf.kernel(start)
+        if second_order and not mf.converged:
+            _continue_to_second_order(mf)
     if not mf.converged:
         raise SCFError(f"PySCF's SCF of {atoms.get_chemical_formula()} with {basis} has not converged")
     return mf
@@ -210,14 +221,26 @@ def solve_molecule(
 def _molecule(atoms: Atoms, basis: str, pseudo: str | None, charge: int | None) -> Any:
     """Return PySCF's molecule of the atoms, with the number of unpaired electrons of their moments."""
     from pyscf import gto
+    from pyscf.lib.exceptions import BasisNotFoundError
 
     unpaired = abs(round(atoms.get_initial_magnetic_moments().sum()))
     positions = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist()))
     options = {"unit": "Bohr", "basis": basis, "pseudo": pseudo, "charge": _whole_charge(atoms, charge), "verbose": 0}
-    mol = gto.M(atom=positions, spin=None, **options)  # with the smallest possible number of unpaired electrons
+    try:
+        mol = gto.M(atom=positions, spin=None, **options)  # with the smallest possible number of unpaired electrons
+    except KeyError as error:  # Pople's names
+        raise BasisNotFoundError(f"Unknown basis name {basis}") from error
     _check_unpaired(atoms, mol.nelectron, unpaired)
     mol.spin = unpaired
     return mol
+
+
+def _continue_to_second_order(mf: "KohnShamDFT") -> None:
+    """Go on with second-order steps from the orbitals of an SCF, and put the results into its object."""
+    solver = mf.newton()
+    solver.kernel(mf.mo_coeff, mf.mo_occ)
+    for name in ("converged", "e_tot", "mo_coeff", "mo_occ", "mo_energy", "scf_summary"):
+        setattr(mf, name, getattr(solver, name))
 
 
 def _whole_charge(atoms: Atoms, charge: int | None) -> int:
