@@ -3,6 +3,7 @@
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed, InputError, SCFError
 from pyscf import dft, gto
 from pyscf.pbc import dft as periodic
@@ -63,6 +64,13 @@ def test_charge_that_is_contradicted_or_impossible_is_refused(charges, charge, m
     atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.74]], charges=charges)
     with pytest.raises(InputError, match=message):
         solved(atoms, charge=charge)
+
+
+def test_second_order_steps_follow_an_scf_that_has_not_converged():
+    water = molecule("H2O")
+    with pytest.raises(SCFError, match="H2O with sto-3g has not converged"):
+        solved(water, max_cycle=4)
+    assert solved(water, max_cycle=4, second_order=True).e_tot == pytest.approx(solved(water).e_tot, abs=1e-8)
 
 
 # ---- PySCF's objects with a functional of this package ---------------------------------------------------------------

@@ -1,5 +1,7 @@
 """PySCFCalculator: energies, forces and errors of molecules."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -143,8 +145,21 @@ def test_results_can_be_written_to_a_file(tmp_path):
 
 def test_description_makes_the_same_calculator():
     parameters = PySCFCalculator("pbe-clone", basis="sto-3g").todict()
-    assert parameters.pop("versions")["functional"].startswith("pbe-clone@1 (sha256")
-    assert PySCFCalculator(**parameters).parameters["xc"] == "pbe-clone@1"
+    assert parameters["versions"]["functional"].startswith("pbe-clone@1 (sha256")
+    assert PySCFCalculator(**parameters).todict() == parameters
+
+
+def test_description_of_another_functional_is_refused():
+    versions = PySCFCalculator("pbe-clone").todict()["versions"]
+    with pytest.raises(InputError, match="were written with pbe-clone@1"):
+        PySCFCalculator("PBE", versions=versions)
+
+
+def test_copy_finds_the_forces_of_the_same_state():
+    atoms = calculated(hydrogen())
+    atoms.get_potential_energy()
+    copied = pickle.loads(pickle.dumps(atoms.calc))
+    assert copied.get_property("forces", atoms) == pytest.approx(atoms.get_forces(), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["energy", "forces"])

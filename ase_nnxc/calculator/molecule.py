@@ -18,7 +18,7 @@ from ..registry import Resolved, resolve
 from ..units import BOHR, HARTREE
 from ..xc.functional import Functional
 from .geometry import check_atoms
-from .parameters import closest, plain
+from .parameters import check_versions, closest, plain
 
 if TYPE_CHECKING:
     from pyscf.dft.rks import KohnShamDFT
@@ -95,7 +95,7 @@ class PySCFCalculator(Calculator):
             atoms.calc = self
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
-        """Change parameters and discard the results; see `PySCFCalculator`.
+        """Change parameters and discard the results; `versions`, as `todict` writes them, are compared.
 
         Returns
         -------
@@ -105,11 +105,14 @@ class PySCFCalculator(Calculator):
         Raises
         ------
         InputError
-            If a name is unknown or a value is not allowed.
+            If a name is unknown, if a value is not allowed, or if the functional is not the one of `versions`.
         """
+        versions = kwargs.pop("versions", None)
         kwargs = {name: _checked(name, value) for name, value in kwargs.items()}
         if "xc" in kwargs:
             self._xc = _readable(resolve(kwargs["xc"]))
+        if versions is not None:
+            check_versions(versions, self._xc.describe())
         changed = super().set(**kwargs)
         if changed:
             self.reset()
@@ -118,7 +121,11 @@ class PySCFCalculator(Calculator):
     def reset(self) -> None:
         """Forget everything but the parameters."""
         super().reset()
-        self._state = None
+        self._state, self._fingerprint = None, ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes without PySCF's object, which a copy finds anew."""
+        return self.__dict__ | {"_state": None}
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return the parameters as plain data for files, with the versions of this package and of the functional."""
@@ -129,7 +136,8 @@ class PySCFCalculator(Calculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what has changed since the last calculation, in the atoms and in a functional object."""
         changes = list(super().check_state(atoms, tol))
-        return [*changes, "xc"] if self._state is not None and self._fingerprint != self._xc.fingerprint() else changes
+        changed = self._fingerprint and self._fingerprint != self._xc.fingerprint()
+        return [*changes, "xc"] if changed else changes
 
     def calculate(
         self,
