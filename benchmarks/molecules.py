@@ -3,10 +3,11 @@
     python benchmarks/molecules.py [ionization] [atomization] [order] [--ecut 1200]
     python benchmarks/molecules.py ionization atomization --pseudos gth-nlcc-pbe
     python benchmarks/molecules.py atomization --ecut 1100 --pseudos FOLDER/ --molecules H2O O2 CO CH4
+    python benchmarks/molecules.py atomization --pseudos oncv --molecules G2 --xc r2SCAN
 
-Each energy is saved in molecules.json as soon as it is calculated, and is not calculated again. The functional is PBE,
-the pseudopotentials are GTH or a folder of UPF files, and the geometries are those of `ase.build.molecule`. The
-references are PySCF calculations: with all electrons in def2-QZVPP, and with gth-pbe in the same basis, uncontracted.
+Each energy is saved in molecules.json as soon as it is calculated, and is not calculated again. The geometries are
+those of `ase.build.molecule`; "G2" means the twenty molecules of the set G2-1 with the fewest electrons. The references
+are PySCF calculations: with all electrons in def2-QZVPP, and with gth-pbe in the same basis, uncontracted.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.data import ground_state_magnetic_moments
+from ase.data.g2_1 import molecule_names
 from ase.units import Bohr, Hartree, kcal, mol
 
 from ase_nnxc import NNXCCalculator
@@ -42,18 +43,24 @@ def stored(key: str, calculate: Callable[[], Any]) -> Any:
 
 def spin(name: str, charge: int) -> int:
     """Return the number of unpaired electrons."""
-    if len(molecule(name)) == 1:
-        return round(ground_state_magnetic_moments[molecule(name).numbers[0]])
-    return 2 if name == "O2" else charge
+    return charge or round(abs(molecule(name).get_initial_magnetic_moments().sum()))
 
 
-def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0, pseudos: str | None = None) -> float:
-    """Return the energy (eV) of an isolated molecule or atom by ase_nnxc, by default with gth-pbe."""
+def smallest_of_g2(number: int) -> list[str]:
+    """Return the molecules of the set G2-1 with the fewest electrons."""
+    several = [name for name in molecule_names if len(molecule(name)) > 1]
+    return sorted(several, key=lambda name: (sum(molecule(name).numbers), name))[:number]
+
+
+def plane_waves(
+    name: str, ecut: float, charge: int = 0, longer: float = 0.0, pseudos: str = "gth-pbe", xc: str = "PBE"
+) -> float:
+    """Return the energy (eV) of an isolated molecule or atom by ase_nnxc."""
 
     def calculate() -> float:
         atoms, moment = molecule(name), spin(name, charge)
         settings = {"smearing": {"name": "gaussian", "width": WIDTH}, "convergence": {"energy": 1e-6}}
-        calc = NNXCCalculator(ecut=ecut, charge=charge, pseudos=pseudos, **settings)
+        calc = NNXCCalculator(xc, ecut=ecut, charge=charge, pseudos=pseudos, **settings)
         if longer:
             atoms.cell = np.diag(calc._plan(atoms).crystal.lattice) * Bohr + longer
         if moment:
@@ -63,11 +70,15 @@ def plane_waves(name: str, ecut: float, charge: int = 0, longer: float = 0.0, ps
         return atoms.get_potential_energy(force_consistent=True)
 
     box = f", box {longer:+.0f} A" if longer else ""
-    source = "" if pseudos is None else ", files" if is_file_or_folder(pseudos) else f", {pseudos}"
-    return stored(f"{name}{'+' * charge} {ecut:.0f} eV{box}{source}", calculate)
+    source = "" if pseudos == "gth-pbe" else ", files" if is_file_or_folder(pseudos) else f", {pseudos}"
+    return stored(f"{name}{'+' * charge} {ecut:.0f} eV{box}{source}{_unless_pbe(xc)}", calculate)
 
 
-def gaussians(name: str, charge: int = 0, pseudo: str | None = None) -> float:
+def _unless_pbe(xc: str) -> str:
+    return "" if xc == "PBE" else f", {xc}"
+
+
+def gaussians(name: str, charge: int = 0, pseudo: str | None = None, xc: str = "PBE") -> float:
     """Return the energy (eV) by PySCF's UKS in def2-QZVPP with density fitting, all-electron or with GTH."""
 
     def calculate() -> float:
@@ -81,16 +92,16 @@ def gaussians(name: str, charge: int = 0, pseudo: str | None = None) -> float:
             charge=charge,
             spin=spin(name, charge),
         )
-        field = dft.UKS(gas, xc="PBE").density_fit(auxbasis="def2-universal-jkfit")
-        field.grids.level = 3
+        field = dft.UKS(gas, xc=xc).density_fit(auxbasis="def2-universal-jkfit")
+        field.grids.level = 3 if xc == "PBE" else 6
         energy = field.kernel()
         assert field.converged
         return energy * Hartree
 
-    return stored(f"{name}{'+' * charge} {pseudo or 'all electrons'}, PySCF", calculate)
+    return stored(f"{name}{'+' * charge} {pseudo or 'all electrons'}, PySCF{_unless_pbe(xc)}", calculate)
 
 
-def ionization(ecut: float, pseudos: str | None) -> None:
+def ionization(ecut: float, pseudos: str) -> None:
     """Print the vertical ionization energy of water in two boxes and by PySCF."""
     for longer in (0.0, LONGER):
         cation, neutral = (plane_waves("H2O", ecut, charge, longer, pseudos) for charge in (1, 0))
@@ -100,20 +111,23 @@ def ionization(ecut: float, pseudos: str | None) -> None:
         print(f"H2O -> H2O+   PySCF, {pseudo or 'all electrons'}: {change:8.4f} eV", flush=True)
 
 
-def atomization(names: list[str], ecut: float, pseudos: str | None) -> None:
+def atomization(names: list[str], ecut: float, pseudos: str, xc: str) -> None:
     """Print atomization energies, kcal/mol, and their differences between the methods."""
-    methods = {f"{ecut:.0f} eV": lambda name: plane_waves(name, ecut, pseudos=pseudos)}
-    if pseudos is None:
+    methods = {f"{ecut:.0f} eV": lambda name: plane_waves(name, ecut, pseudos=pseudos, xc=xc)}
+    if pseudos == "gth-pbe" and xc == "PBE":
         methods["PySCF, gth-pbe"] = lambda name: gaussians(name, pseudo="gth-pbe")
-    methods["PySCF, all electrons"] = gaussians
-    for name in names:
-        print(f"{name:4}", end="")
+    methods["PySCF, all electrons"] = lambda name: gaussians(name, xc=xc)
+    worst = 0.0
+    for name in smallest_of_g2(20) if names == ["G2"] else names:
+        print(f"{name:10}", end="")
         energies = []
         for title, energy in methods.items():
             total = sum(energy(symbol) for symbol in molecule(name).symbols) - energy(name)
             energies.append(total / (kcal / mol))
             print(f"   {title}: {energies[-1]:7.2f}", end="", flush=True)
         print("   differences:", *(f"{a - b:6.2f}" for a, b in pairwise(energies)), " kcal/mol")
+        worst = max(worst, abs(energies[0] - energies[-1]) / len(molecule(name)))
+    print(f"largest difference from all electrons: {worst:.2f} kcal/mol per atom")
 
 
 def order() -> None:
@@ -140,13 +154,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["ionization", "atomization", "order"])
     parser.add_argument("--ecut", type=float, default=1200.0, help="eV")
-    parser.add_argument("--pseudos", help="a GTH family (default: gth-pbe), or a folder of UPF files, ending with /")
+    parser.add_argument("--pseudos", default="gth-pbe", help="see NNXCCalculator; a folder ends with /")
+    parser.add_argument("--xc", default="PBE", help="functional of atomization energies")
     parser.add_argument("--molecules", nargs="+", default=MOLECULES, help="a folder needs the files for these")
     arguments = parser.parse_args()
     if "ionization" in arguments.what:
         ionization(arguments.ecut, arguments.pseudos)
     if "atomization" in arguments.what:
-        atomization(arguments.molecules, arguments.ecut, arguments.pseudos)
+        atomization(arguments.molecules, arguments.ecut, arguments.pseudos, arguments.xc)
     if "order" in arguments.what:
         order()
 

@@ -3,6 +3,7 @@
     python benchmarks/oncv.py elements [--reference FILE] [Si Cu ...]
     python benchmarks/oncv.py lattice FOLDER [Al Si ...]
     python benchmarks/oncv.py fit --reference FILE [Si Cu ...]
+    python benchmarks/oncv.py cores --reference FILE --inputs FILE2 [Si Cu ...]
 
 `elements` prints for each element the CPU seconds, the plane-wave cutoff E4 at which the residual kinetic energy is
 1e-4 Ha, the largest difference of an eigenvalue from that of the all-electron atom, and whether the inputs were
@@ -12,6 +13,10 @@ of the first projectors.
 
 `fit` writes to ase_nnxc/data/oncv.json the value of the local potential at r = 0 with which the coefficients of the
 projectors are closest to those of FILE. In ONCVPSP this value follows from the third derivative of the potential.
+
+`cores` writes there heights and lengths of the model cores, relative to the density and the radius where the densities
+of core and valence are equal. ONCVPSP takes the point of its mesh next to this radius, and the factors of FILE2, its
+inputs, belong to it.
 
 `lattice` prints volume per atom and bulk modulus with the generated pseudopotential and with the file ELEMENT.upf of
 FOLDER, at the same settings. Files of PseudoDojo 0.4, PBE, standard, have the same inputs; they are not part of this
@@ -123,7 +128,6 @@ def fitted(symbol: str, result: Mapping[str, Any]) -> Inputs:
 def fit(symbols: list[str], reference: Path) -> None:
     """Write the inputs that are fitted to outputs of ONCVPSP."""
     results = json.loads(reference.read_text())["results"]
-    path = Path(str(files("ase_nnxc") / "data" / "oncv.json"))
     for symbol in symbols or elements_with_inputs():
         result = published(results, load_inputs(symbol))
         if result is None:
@@ -132,14 +136,37 @@ def fit(symbols: list[str], reference: Path) -> None:
         before = coefficient_errors(build(load_inputs(symbol), PBE()), result)
         inputs = fitted(symbol, result)
         after = coefficient_errors(build(inputs, PBE()), result)
-        before_it, entry = path.read_text().split(f'"{symbol}": {{', 1)
-        entry = re.sub(r'"v0": [-.\d]+', f'"v0": {inputs.local.v0}', entry, count=1)
-        path.write_text(f'{before_it}"{symbol}": {{{entry}')
+        rewrite(symbol, r'"v0": [-.\d]+', f'"v0": {inputs.local.v0}')
         print(
             f"{symbol:2} V_loc(0) {inputs.local.v0}, coefficients within {100 * abs(after).max():.2f} % (median "
             f"{100 * np.median(abs(after)):.2f} %), before {100 * abs(before).max():.2f} %",
             flush=True,
         )
+
+
+def rewrite(symbol: str, pattern: str, text: str) -> None:
+    """Replace the first match of a pattern in the inputs of an element."""
+    path = Path(str(files("ase_nnxc") / "data" / "oncv.json"))
+    before, entry = path.read_text().split(f'"{symbol}": {{', 1)
+    path.write_text(f'{before}"{symbol}": {{{re.sub(pattern, text, entry, count=1)}')
+
+
+def cores(symbols: list[str], reference: Path, published_inputs: Path) -> None:
+    """Write heights and lengths of model cores that with PBE are those of outputs of ONCVPSP."""
+    results = json.loads(reference.read_text())["results"]
+    factors = json.loads(published_inputs.read_text())["sets"]["standard"]
+    for symbol in symbols or elements_with_inputs():
+        inputs = load_inputs(symbol)
+        result = published(results, inputs)
+        if result is None or inputs.model_core is None:
+            continue
+        core = build(inputs, PBE()).core
+        assert core is not None
+        density, radius = core.height / inputs.model_core.height, core.length / inputs.model_core.scale
+        height = factors[symbol]["model_core"]["fcfact"] * result["rhocmatch"] / (4 * np.pi) / density
+        scale = factors[symbol]["model_core"]["rcfact"] * result["rmatch"] / radius
+        rewrite(symbol, r'"model_core": \{[^}]*\}', f'"model_core": {{"height": {height:.4f}, "scale": {scale:.4f}}}')
+        print(f"{symbol:2} height {height:.4f} (published {factors[symbol]['model_core']['fcfact']})", flush=True)
 
 
 def equation_of_state(symbol: str, pseudos: str | Path) -> tuple[float, float]:
@@ -183,13 +210,18 @@ def main() -> None:
     second.add_argument("folder", type=Path, help="folder of the UPF files")
     third = commands.add_parser("fit", help="write the inputs")
     third.add_argument("--reference", type=Path, required=True, help="JSON file of outputs of ONCVPSP")
-    for command in (first, second, third):
+    fourth = commands.add_parser("cores", help="write the inputs of model cores")
+    fourth.add_argument("--reference", type=Path, required=True, help="JSON file of outputs of ONCVPSP")
+    fourth.add_argument("--inputs", type=Path, required=True, help="JSON file of inputs of ONCVPSP")
+    for command in (first, second, third, fourth):
         command.add_argument("symbols", nargs="*", metavar="SYMBOL", help="elements; default: all")
     arguments = parser.parse_args()
     if arguments.command == "elements":
         elements(arguments.symbols, arguments.reference)
     elif arguments.command == "fit":
         fit(arguments.symbols, arguments.reference)
+    elif arguments.command == "cores":
+        cores(arguments.symbols, arguments.reference, arguments.inputs)
     else:
         lattice(arguments.symbols, arguments.folder)
 

@@ -12,6 +12,7 @@ from ase.calculators.calculator import InputError
 
 from ..calculator import NNXCCalculator
 from ..checkpoints import CheckpointError, is_reserved, model_roots, parse_name
+from ..interop.deepchem import PLANE_WAVES, read_deepchem
 from ..xc import Functional
 from .choices import default_objectives, objectives_from, penalties_from
 from .functionals import EXAMPLES, functional_from, is_trainable
@@ -29,6 +30,7 @@ from .schema import (
     is_list,
     mapping,
     of_type,
+    one_of,
     sequence,
     text,
     writable_folder,
@@ -50,6 +52,7 @@ _CHECKS: dict[str, Check] = {
     "functional": anything,  # `functional_from` checks it
     "calculator": of_type(dict),
     "records": _check_files,
+    "basis": one_of([PLANE_WAVES]),
     "objectives": of_type(str, list, dict),
     "penalties": of_type(str, list, dict),
     "optimizer": of_type(str, dict),
@@ -142,8 +145,9 @@ def _run_from(data: Mapping[str, Any], path: Path) -> Run:
     settings = _settings(data.get("settings", {}))
     optimizer = optimizer_from({"name": "Adam", **_named("optimizer", data.get("optimizer", {}))}, functional)
     scheduler = data.get("scheduler")
-    records = _records("records", data["records"], base)
-    validation = _records("validation", data["validation"], base) if "validation" in data else None
+    basis = data.get("basis")
+    records = _records("records", data["records"], base, basis)
+    validation = _records("validation", data["validation"], base, basis) if "validation" in data else None
     _check_records(records, calculator)
     trainer = Trainer(
         calculator,
@@ -255,7 +259,8 @@ def _functional(form: Any, base: Path) -> Functional:
     return functional.train()
 
 
-def _records(key: str, paths: str | list[str], base: Path) -> list[Record]:
+def _records(key: str, paths: str | list[str], base: Path, basis: str | None) -> list[Record]:
+    """Return the records of files; YAML files have DeepChem's format, and need a basis."""
     records = []
     for path in [paths] if isinstance(paths, str) else paths:
         file = _path(base, path)
@@ -264,7 +269,7 @@ def _records(key: str, paths: str | list[str], base: Path) -> list[Record]:
                 f"{key}={path!r}: {file} does not exist; paths are relative to the folder of the configuration, and "
                 "nnxc dataset writes such a file"
             )
-        records += read_records(file)
+        records += read_deepchem(file, basis) if file.suffix in (".yaml", ".yml") else read_records(file)
     return records
 
 

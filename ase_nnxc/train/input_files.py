@@ -79,16 +79,35 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     OSError
         If the file cannot be read.
     """
-    path = Path(path)
-    text = read_text(path, LARGEST_YAML)
-    try:
-        data = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
-        # those that are not YAMLError: PyYAML's constructors, of a wrong date or a text with the tag of a number
-        raise InputError(f"{path} is not YAML: {error}") from error
+    data = _load_yaml(Path(path))
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise InputError(f"{path} must contain a mapping of names to values")
     return data
+
+
+def read_yaml_list(path: str | Path) -> list[Any]:
+    """Read a YAML file that contains a list, with the loader and the limits of `read_yaml`.
+
+    Raises
+    ------
+    InputError
+        If the file is not a regular file, is not YAML, exceeds a limit, or does not contain a list.
+    OSError
+        If the file cannot be read.
+    """
+    data = _load_yaml(Path(path))
+    if not isinstance(data, list) or not data:
+        raise InputError(f"{path} must contain a list of entries")
+    return data
+
+
+def _load_yaml(path: Path) -> Any:
+    text = read_text(path, LARGEST_YAML)
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        # those that are not YAMLError: PyYAML's constructors, of a wrong date or a text with the tag of a number
+        raise InputError(f"{path} is not YAML: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -89,6 +89,11 @@ def read_records(path: str | Path) -> list[Record]:
     """
     path = Path(path)
     check_input_file(path, LARGEST)  # raises if there is no such file; ase.db would create it
+    if path.suffix in (".yaml", ".yml"):
+        raise InputError(
+            f"{path}: files of DeepChem are read by nnxc train, or by ase_nnxc.interop.deepchem.read_deepchem, whose "
+            "records write_records writes as JSON"
+        )
     data = _read_json(path) if path.suffix == ".json" else None
     if isinstance(data, dict) and not {"format", "records"}.isdisjoint(data):
         return _from_json(path, data)

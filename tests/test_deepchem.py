@@ -1,0 +1,247 @@
+"""Data in DeepChem's and XCNN's formats: records and crystals in ASE's units, and entries that are refused."""
+
+import copy
+
+import pytest
+import yaml
+from ase.calculators.calculator import InputError
+from ase.units import Bohr, Hartree
+
+from ase_nnxc.interop.deepchem import parse_command, read_deepchem, read_sys_desc
+from ase_nnxc.train.config import read_config
+from ase_nnxc.train.records import FREE, read_records
+
+BASIS = "6-311++G(3df,3pd)"
+WATER = "O 0 0 0; H 1.4 1.1 0; H -1.4 1.1 0"
+
+
+def system(moldesc, **keys):
+    return {"moldesc": moldesc, "basis": BASIS, **keys}
+
+
+def long_system(moldesc, **keys):
+    return {"type": "mol", "kwargs": system(moldesc, **keys)}
+
+
+# made-up numbers in the form of DeepChem: no cmd, numbers in quotes
+WATER_ENTRY = {
+    "e_type": "ae",
+    "true_val": "0.35",
+    "systems": [system(WATER), system("H 0 0 0", spin="1", number="2"), system("O 0 0 0", spin=2)],
+}
+# made-up numbers in the form of XCNN
+OXYGEN_ENTRY = {
+    "name": "oxygen",
+    "type": "ie",
+    "cmd": "energy(systems[1]) - energy(systems[0])",
+    "true_val": 0.51,
+    "ref": "nowhere",
+    "systems": [long_system("O 0 0 0", spin=2), long_system("O 0 0 0", charge=1, spin=3)],
+}
+PROTON_ENTRY = {"type": "ie", "cmd": "-energy(systems[0])", "true_val": 0.51, "systems": [system("H 0 0 0", spin=1)]}
+DENSITY_ENTRY = {"e_type": "dens", "true_val": "density.npy", "systems": [system("He 0 0 0")]}
+RUN = "functional: {hybrid: [nnlda, PBE]}\nrecords: set.yaml\nmodels: models\ncalculator: {ecut: 100}\n"
+
+
+def read(folder, *entries, **keywords):
+    path = folder / "set.yaml"
+    path.write_text(yaml.safe_dump(list(entries)))
+    return read_deepchem(path, **{"basis": "plane-waves", **keywords})
+
+
+# ---- records
+
+
+def test_atomization_energy_has_ases_units_and_the_free_atoms_by_deepchems_rule(tmp_path):
+    (record,) = read(tmp_path, WATER_ENTRY)
+    assert record.name == "set-0"
+    assert record.targets["reaction_energy"] == pytest.approx(0.35 * Hartree)
+    assert [str(atoms.symbols) for atoms in record.structures] == ["OH2", "O", "H"]
+    assert record.coefficients == (-1, 1, 2)
+    assert record.structures[0].positions[1] == pytest.approx([1.4 * Bohr, 1.1 * Bohr, 0])
+
+
+def test_ionization_energy_holds_the_spin_of_the_ion(tmp_path):
+    (record,) = read(tmp_path, OXYGEN_ENTRY)
+    assert record.targets["reaction_energy"] == pytest.approx(0.51 * Hartree)
+    assert record.coefficients == (-1, 1)
+    assert record.settings == (FREE | {"hund": True}, FREE | {"charge": 1, "fixed_magmom": 3})
+
+
+def test_ionization_energy_of_hydrogen_needs_no_proton(tmp_path):
+    (record,) = read(tmp_path, PROTON_ENTRY)
+    assert (record.coefficients, record.settings) == ((-1,), (FREE | {"hund": True},))
+
+
+def test_spin_of_a_molecule_is_held(tmp_path):
+    oxygen = {"e_type": "ae", "true_val": 0.2, "cmd": "2 * energy(systems[1]) - energy(systems[0])"}
+    (record,) = read(tmp_path, oxygen | {"systems": [system("O 0 0 0; O 2.3 0 0", spin=2), system("O 0 0 0", spin=2)]})
+    assert record.settings[0]["fixed_magmom"] == 2
+
+
+def test_energy_with_the_opposite_sign_is_turned(tmp_path):
+    command = "energy(systems[0]) - 2*energy(systems[1]) - energy(systems[2])"
+    entry = copy.deepcopy(WATER_ENTRY) | {"cmd": command}
+    del entry["systems"][1]["number"]
+    (record,) = read(tmp_path, entry)
+    assert record.targets["reaction_energy"] == pytest.approx(-0.35 * Hartree)
+    assert record.coefficients == (-1, 1, 2)
+
+
+def test_basis_and_reference_are_kept_in_the_provenance(tmp_path):
+    (record,) = read(tmp_path, OXYGEN_ENTRY)
+    assert record.provenance.settings == {"file": "set.yaml", "entry": 0, "basis": BASIS, "ref": "nowhere"}
+
+
+def test_entries_of_one_name_get_different_names(tmp_path):
+    records = read(tmp_path, OXYGEN_ENTRY, WATER_ENTRY, OXYGEN_ENTRY)
+    assert [record.name for record in records] == ["oxygen (0)", "set-1", "oxygen (2)"]
+
+
+def test_other_types_are_left_out_when_asked(tmp_path):
+    assert len(read(tmp_path, DENSITY_ENTRY, WATER_ENTRY, OXYGEN_ENTRY, types=["ae"])) == 1
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("kind", ["dens", "dm"])
+def test_entry_that_needs_the_basis_is_refused(tmp_path, kind):
+    with pytest.raises(InputError, match=rf"entries\[1\].e_type='{kind}': .*needs PySCF and is not supported"):
+        read(tmp_path, WATER_ENTRY, DENSITY_ENTRY | {"e_type": kind})
+
+
+def test_file_is_refused_unless_plane_waves_are_asked_for(tmp_path):
+    with pytest.raises(InputError, match=r"set.yaml: entries\[0\].systems\[0\].basis=.*write basis: plane-waves"):
+        read(tmp_path, WATER_ENTRY, basis=None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda e: e.update(e_type="aee"), r"entries\[0\].e_type='aee': must be one of ae, ie, dm, dens; did you mean"),
+        (lambda e: e.pop("e_type"), r"entries\[0\]: expected e_type"),
+        (lambda e: e.pop("true_val"), r"entries\[0\].true_val is missing"),
+        (lambda e: e.update(true_val="low"), r"entries\[0\].true_val='low': must be a finite number"),
+        (lambda e: e.update(true_val="nan"), r"true_val=nan: must be a finite number"),
+        (lambda e: e.update(true_value=1), r"unknown key entries\[0\].true_value; did you mean 'true_val'"),
+        (lambda e: e.update(systems=[]), r"entries\[0\].systems: expected at least 1 items"),
+        (lambda e: e.update(cmd="energy(systems[0])"), "expected cmd or numbers"),
+        (lambda e: e["systems"][0].pop("basis"), r"entries\[0\].systems\[0\].basis is missing"),
+        (lambda e: e["systems"][0].update(moldesc="O 0 0"), r"systems\[0\].moldesc='O 0 0': expected three numbers"),
+        (lambda e: e["systems"][0].update(moldesc="Ox 0 0 0"), "'Ox' is not an element"),
+        (lambda e: e["systems"][0].update(moldesc="O 0 0 inf"), "expected three numbers in the place of '0 0 inf'"),
+        (lambda e: e["systems"][0].update(spin=1), r"systems\[0\].spin=1: 10 electrons cannot have 1 unpaired"),
+        (lambda e: e["systems"][0].update(charge=2), "expected a neutral molecule"),
+        (lambda e: e["systems"][1].update(spin=0.5), r"systems\[1\].spin=0.5: must be an integer"),
+        (lambda e: e["systems"][1].update(number=3), "free atoms .*'H': 2.*got the atoms .*'H': 3"),
+        (lambda e: e["systems"][2].update(spin=0), r"systems\[2\].spin=0: free atoms follow Hund's rule, O has 2"),
+    ],
+)
+def test_mistake_is_refused_with_its_place(tmp_path, spoil, complaint):
+    entry = copy.deepcopy(WATER_ENTRY)
+    spoil(entry)
+    with pytest.raises(InputError, match=complaint):
+        read(tmp_path, entry)
+
+
+def test_ionization_at_other_positions_is_refused(tmp_path):
+    systems = [system("H 0 0 0; H 1.4 0 0"), system("H 0 0 0; H 2.0 0 0", charge=1, spin=1)]
+    with pytest.raises(InputError, match=r"cation .* at the same positions"):
+        read(tmp_path, {"e_type": "ie", "true_val": 0.6, "systems": systems})
+
+
+def test_different_weights_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"entries\[1\].weight=5 differs"):
+        read(tmp_path, WATER_ENTRY, OXYGEN_ENTRY | {"weight": 5})
+
+
+def test_yaml_file_without_entries_is_refused(tmp_path):
+    (tmp_path / "set.yaml").write_text("e_type: ae\n")
+    with pytest.raises(InputError, match="must contain a list of entries"):
+        read_deepchem(tmp_path / "set.yaml", "plane-waves")
+
+
+# ---- commands
+
+
+@pytest.mark.parametrize(
+    ("command", "coefficients"),
+    [
+        ("energy(systems[1]) - energy(systems[0])", [-1, 1]),
+        ("-energy(systems[0])+3*energy(systems[1])", [-1, 3]),
+        (" 2 * energy(systems[1]) + energy(systems[1]) - energy(systems[0]) ", [-1, 3]),
+    ],
+)
+def test_sum_of_energies_is_parsed(command, coefficients):
+    assert parse_command(command, 2) == coefficients
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        ("__import__('os').getcwd()", "expected a sum"),
+        ("energy(systems[0]) energy(systems[1])", "expected a sum"),
+        ("energy(systems[0]) * energy(systems[1])", "expected a sum"),
+        ("energy(systems[0]) - energy(systems[2])", r"there is no systems\[2\]"),
+        ("energy(systems[0])", r"systems\[1\] is not used"),
+    ],
+)
+def test_other_command_is_refused(command, complaint):
+    with pytest.raises(InputError, match=complaint):
+        parse_command(command, 2)
+
+
+# ---- training files
+
+
+def test_training_file_with_a_basis_reads_the_entries(tmp_path):
+    read(tmp_path, WATER_ENTRY, OXYGEN_ENTRY)
+    (tmp_path / "run.yaml").write_text(RUN + "basis: plane-waves\n")
+    trainer = read_config(tmp_path / "run.yaml").trainer
+    assert [record.name for record in trainer.training] == ["set-0", "oxygen"]
+
+
+def test_training_file_without_a_basis_is_refused(tmp_path):
+    read(tmp_path, WATER_ENTRY)
+    (tmp_path / "run.yaml").write_text(RUN)
+    with pytest.raises(InputError, match=r"basis='6-311.*the training calculates in plane waves"):
+        read_config(tmp_path / "run.yaml")
+
+
+def test_reader_of_records_says_who_reads_yaml(tmp_path):
+    read(tmp_path, WATER_ENTRY)
+    with pytest.raises(InputError, match="read_deepchem"):
+        read_records(tmp_path / "set.yaml")
+
+
+# ---- periodic systems
+
+CRYSTAL = {"mol_desc": "B 0 0 0; N 2.4 1.4 0", "lattice": "4.8 0 0; 2.4 4.2 0; 0 0 30", "basis": "sto-3g"}
+
+
+def test_sys_desc_becomes_a_crystal_in_angstrom():
+    atoms = read_sys_desc(CRYSTAL)
+    assert (str(atoms.symbols), atoms.pbc.all()) == ("BN", True)
+    assert atoms.positions[1] == pytest.approx([2.4 * Bohr, 1.4 * Bohr, 0])
+    assert atoms.cell.lengths()[[0, 2]] == pytest.approx([4.8 * Bohr, 30 * Bohr])
+
+
+def test_sys_desc_of_a_file_keeps_the_names_of_the_basis_sets(tmp_path):
+    (tmp_path / "bn.yaml").write_text(yaml.safe_dump(CRYSTAL | {"auxbasis": "def2-sv(p)"}))
+    assert read_sys_desc(tmp_path / "bn.yaml").info == {"basis": "sto-3g", "auxbasis": "def2-sv(p)"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"lattice": "1 0 0; 0 1 0; 1 1 0"}, "lattice=.*three independent vectors"),
+        ({"lattice": "1 0 0; 0 1 0"}, "lattice=.*three independent vectors"),
+        ({"lattice": "1 0 0; 0 1 0; 0 0 x"}, "lattice=.*three numbers in the place of '0 0 x'"),
+        ({"mol_desc": 5}, "mol_desc=5: expected a string"),
+        ({"latice": "1"}, "unknown key latice; did you mean 'lattice'"),
+    ],
+)
+def test_wrong_sys_desc_is_refused(changes, complaint):
+    with pytest.raises(InputError, match=complaint):
+        read_sys_desc(CRYSTAL | changes)
