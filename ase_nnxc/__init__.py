@@ -13,7 +13,7 @@ from ase.calculators.calculator import external_calculators, register_calculator
 from . import _moved
 
 if TYPE_CHECKING:
-    from .calculator import NNXCCalculator
+    from .calculator import NNXCCalculator, PySCFCalculator
     from .checkpoints import list_models, load_functional, save_functional
     from .registry import get_functional
     from .xc import Feature, Functional, HybridXC, Sum, register_architecture, register_feature
@@ -25,6 +25,7 @@ _HOME = {
     "Functional": "xc",
     "HybridXC": "xc",
     "NNXCCalculator": "calculator",
+    "PySCFCalculator": "calculator",
     "Sum": "xc",
     "get_functional": "registry",
     "list_models": "checkpoints",
@@ -39,6 +40,7 @@ __all__ = [
     "Functional",
     "HybridXC",
     "NNXCCalculator",
+    "PySCFCalculator",
     "Sum",
     "__version__",
     "get_functional",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from pyscf.dft.numint import NumInt
 
 from ase_nnxc.calculator import NNXCCalculator
 from ase_nnxc.checkpoints import load_functional
@@ -109,15 +110,15 @@ def test_features_of_a_crystal_hold_its_electrons_and_kinetic_energy():
 def test_pyscf_finds_the_energy_that_it_finds_with_libxc(xc, functional, atoms):
     mf = solve_molecule(atoms, functional, "sto-3g", grid_level=0)
     reference = mf.copy()
-    reference._numint = type(mf._numint).__mro__[1]()
+    reference._numint = NumInt()
     reference.xc = xc
     assert abs(reference.kernel() - mf.e_tot) < 1e-8
 
 
-def test_pyscf_gets_no_second_derivatives():
+def test_pyscf_gets_no_third_derivatives():
     mf = solve_molecule(HE, PBE(), "sto-3g", grid_level=0)
-    with pytest.raises(NotImplementedError, match="second derivatives"):
-        mf._numint.eval_xc_eff("PBE", np.ones((4, 1)), deriv=2)
+    with pytest.raises(NotImplementedError, match="third derivatives"):
+        mf._numint.eval_xc_eff("PBE", np.ones((4, 1)), deriv=3)
 
 
 # ---- fit -----------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.calculator import InputError
 from kohn_sham import basis_of, crystal_of, rattled_silicon_carbide, slope, triplet
 from torch import Tensor
 
-from ase_nnxc import NNXCCalculator, load_functional, save_functional
+from ase_nnxc import NNXCCalculator, PySCFCalculator, load_functional, save_functional
 from ase_nnxc.interop.pyscf import solve_molecule
 from ase_nnxc.ks.basis import Basis
 from ase_nnxc.ks.crystal import Crystal
@@ -168,6 +169,11 @@ def test_feature_that_is_not_registered_is_refused_with_the_closest_one():
 def test_pyscf_refuses_a_feature_that_it_does_not_have():
     with pytest.raises(ValueError, match="Nonlocal reads the features smooth; PySCF only has density, gradient, tau"):
         solve_molecule(Atoms("He"), Nonlocal(), "sto-3g")
+
+
+def test_calculator_of_pyscf_refuses_a_feature_that_it_does_not_have(smooth):
+    with pytest.raises(InputError, match="xc: Nonlocal reads the features smooth; PySCF only has"):
+        PySCFCalculator(Nonlocal())
 
 
 def test_points_for_training_refuse_a_feature_that_they_do_not_have():

@@ -175,6 +175,7 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
 def test_blocks_of_the_pages_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pyscf.scf.hf.MUTE_CHKFILE", True)  # PySCF leaves its temporary files open
     names = dict[str, object]()
     for language, block in re.findall(r"```(python|bash)\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
         if language == "python":

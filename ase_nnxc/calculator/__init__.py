@@ -1,4 +1,4 @@
-"""The calculator of ASE, and what it returns."""
+"""The calculators of ASE, and what they return."""
 
 from .calculator import NNXCCalculator
 from .device import torch_device
@@ -6,5 +6,14 @@ from .fixed_density import FixedDensity
 from .geometry import has_stress
 from .gradients import Differentiable
 from .levels import LEVELS
+from .molecule import PySCFCalculator
 
-__all__ = ["LEVELS", "Differentiable", "FixedDensity", "NNXCCalculator", "has_stress", "torch_device"]
+__all__ = [
+    "LEVELS",
+    "Differentiable",
+    "FixedDensity",
+    "NNXCCalculator",
+    "PySCFCalculator",
+    "has_stress",
+    "torch_device",
+]

@@ -1,5 +1,11 @@
-"""Calculations of molecules with PySCF: functionals of ase_nnxc in PySCF, and its densities as features."""
+"""The bridge to PySCF: functionals of ase_nnxc in its calculations, and its densities as features.
 
+`use_functional` makes a Kohn-Sham object of PySCF, of a molecule or of a crystal, calculate with a functional of this
+package; `energy_tensor` is its energy with gradients by the parameters of the functional. `solve_molecule` does a
+calculation of ASE's atoms, as `ase_nnxc.PySCFCalculator` does.
+"""
+
+import functools
 import math
 import warnings
 from collections.abc import Iterable
@@ -8,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import InputError, SCFError
+from ase.calculators.calculator import CalculationFailed, InputError, SCFError
 from torch import Tensor
 
 from ..units import BOHR
 from ..xc.features import fields_needed, require_features
+from ..xc.functional import check_functional
 from ..xc.spins import spin_sum
 
 if TYPE_CHECKING:
@@ -22,9 +29,105 @@ if TYPE_CHECKING:
 
 CHARGE_TOLERANCE = 1e-6  # elementary charges
 BROKEN_SYMMETRY_GRADIENT = 3e-4  # Hartree; PySCF's default is 3e-5
+HIGHEST_DERIVATIVE = 2  # of functionals, by automatic differentiation
 
 # features that PySCF has, as rows of its arrays of densities
 _ROWS: dict[str, int | slice] = {"density": 0, "gradient": slice(1, 4), "tau": 4}
+
+
+def check_features(functional: "Functional") -> None:
+    """Raise ValueError, with the names, if a functional reads features that PySCF does not have."""
+    require_features(functional.features, _ROWS, type(functional).__name__, "PySCF")
+
+
+def use_functional(mf: "KohnShamDFT", functional: "Functional") -> "KohnShamDFT":
+    """Make a Kohn-Sham object of PySCF calculate with a functional of ase_nnxc; the object changes in place.
+
+    Energies, gradients and second derivatives of the functional follow, and with them nuclear gradients,
+    second-order SCF (`mf.newton()`), stability analysis and linear response. PySCF's own functional is not used any
+    more, whatever `mf.xc` is set to, nor are its exact exchange, range separation and VV10.
+
+    Parameters
+    ----------
+    mf : KohnShamDFT
+        RKS, UKS or ROKS of a molecule; RKS, UKS, KRKS or KUKS of a crystal. For density fitting of a molecule, give
+        `mf.density_fit()`, which looks `mf.xc` up.
+    functional : Functional
+        A functional of density, gradient and tau. It may be in training: its present parameters are used.
+
+    Returns
+    -------
+    KohnShamDFT
+        The same object.
+
+    Raises
+    ------
+    TypeError
+        If the object does not integrate over points with collinear spin densities.
+    ValueError
+        If the functional reads a feature that PySCF does not have, or is not as `Functional` describes.
+    """
+    from pyscf.dft.numint import NumInt
+    from pyscf.pbc.dft.numint import KNumInt
+    from pyscf.pbc.dft.numint import NumInt as PeriodicNumInt
+
+    check_features(functional)
+    with torch.inference_mode(False):
+        check_functional(functional)
+    present = getattr(mf, "_numint", None)
+    if not isinstance(present, NumInt | PeriodicNumInt | KNumInt):
+        expected = "expected RKS, UKS, ROKS, KRKS or KUKS, without a multigrid"
+        raise TypeError(f"{type(mf).__name__} of PySCF cannot use functionals of ase_nnxc: {expected}")
+    integration = present.view(_integration_class(present.__class__))
+    integration.functional = functional
+    integration.libxc = _NoLibxc()
+    mf._numint = integration
+    mf.xc = f"ase_nnxc:{type(functional).__name__}"  # not a name of libxc: what would fall back to it raises an error
+    mf.nlc = ""
+    return mf
+
+
+def energy_tensor(mf: "KohnShamDFT") -> Tensor:
+    """Return the total energy of a finished calculation, Hartree, with exact gradients by parameters.
+
+    The energy is stationary in the density, so that its first derivatives are those of the exchange-correlation energy
+    of the fixed density. The second derivatives of this tensor are not those of the energy.
+
+    Parameters
+    ----------
+    mf : KohnShamDFT
+        An object that `use_functional` has changed, or that `solve_molecule` returns. The parameters of its functional
+        must be those that it was solved with.
+
+    Returns
+    -------
+    Tensor
+        () the energy of the molecule, or of the cell.
+
+    Raises
+    ------
+    TypeError
+        If the object does not use a functional of ase_nnxc.
+    SCFError
+        If the SCF has not converged.
+    """
+    integration = mf._numint
+    if not isinstance(integration, _Integration):
+        raise TypeError("PySCF's object does not use a functional of ase_nnxc: call use_functional before its kernel")
+    if not mf.converged:
+        raise SCFError("PySCF's SCF has not converged: its energy is not stationary")
+    blocks: list[np.ndarray] = []
+    integration.recorded = blocks
+    try:
+        mf.get_veff(dm=mf.make_rdm1())  # evaluates the functional on the whole grid, block by block
+    finally:
+        integration.recorded = None
+    functional = integration.functional
+    with torch.inference_mode(False), torch.enable_grad():
+        channels = torch.tensor(np.concatenate(blocks, axis=-1), device=_device(functional))
+        weights = torch.tensor(mf.grids.weights, device=channels.device)
+        energy = (functional(_features(channels, functional.features)) * weights).sum()
+        return energy + (float(mf.e_tot) - energy.detach())
 
 
 def solve_molecule(
@@ -34,6 +137,12 @@ def solve_molecule(
     pseudo: str | None = None,
     grid_level: int = 3,
     charge: int | None = None,
+    density_fit: bool = False,
+    conv_tol: float = 1e-9,
+    conv_tol_grad: float | None = None,
+    max_cycle: int = 50,
+    second_order: bool = False,
+    start: np.ndarray | None = None,
 ) -> "KohnShamDFT":
     """Return the self-consistent state of a molecule in PySCF with a functional of ase_nnxc.
 
@@ -56,11 +165,22 @@ def solve_molecule(
     charge : int, optional
         Charge of the molecule, elementary charges; +1 is a cation. Default: the sum of the initial charges of the
         atoms. How these are distributed is not used.
+    density_fit : bool
+        Approximate the Coulomb integrals with PySCF's auxiliary basis sets.
+    conv_tol, conv_tol_grad : float
+        Change of the energy and norm of the orbital gradient, Hartree, at which the SCF stops. Default of the
+        gradient: the square root of `conv_tol`, and at least 3e-4 for a broken spin symmetry.
+    max_cycle : int
+        Largest number of steps.
+    second_order : bool
+        If the SCF does not converge, continue with second-order steps (PySCF's `newton`), at most as many.
+    start : array, optional
+        Density matrices to start from, of the same basis and the same kind of spin.
 
     Returns
     -------
     KohnShamDFT
-        PySCF's object, for energies and orbitals; second derivatives of the functional are not available to it.
+        PySCF's object, see `use_functional`.
 
     Raises
     ------
@@ -72,32 +192,55 @@ def solve_molecule(
     ValueError
         If the functional reads a feature that PySCF does not have.
     """
-    from pyscf import dft, gto
+    from pyscf import dft
 
-    require_features(functional.features, _ROWS, type(functional).__name__, "PySCF")
+    check_features(functional)
     moments = atoms.get_initial_magnetic_moments()
-    total_moment = round(moments.sum())
-    positions = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist()))
-    options = {"unit": "Bohr", "basis": basis, "pseudo": pseudo, "charge": _whole_charge(atoms, charge), "verbose": 0}
-    mol = gto.M(atom=positions, spin=None, **options)  # with the smallest possible number of unpaired electrons
-    _check_unpaired(atoms, mol.nelectron, abs(total_moment))
-    mol.spin = abs(total_moment)
+    mol = _molecule(atoms, basis, pseudo, charge)
     mf = dft.UKS(mol) if moments.any() else dft.RKS(mol)
-    mf.xc = "PBE"  # only states that there is no exact exchange, range separation or VV10
+    mf = use_functional(mf.density_fit() if density_fit else mf, functional)
     mf.grids.level = grid_level
-    mf._chkfile.close()  # a temporary file, which PySCF leaves open
-    mf.chkfile = None
-    mf._numint = _numerical_integration(functional)
-    broken = moments.any() and (total_moment == 0 or moments.min() * moments.max() < 0)
-    if broken:
+    mf.conv_tol, mf.conv_tol_grad, mf.max_cycle = conv_tol, conv_tol_grad, max_cycle
+    if mf.chkfile is not None:
+        mf._chkfile.close()  # a temporary file, which PySCF leaves open
+        mf.chkfile = None
+    if moments.any() and (round(moments.sum()) == 0 or moments.min() * moments.max() < 0):
         # where a spin has almost no density its potential is rough; the energy is quadratic in the gradient
-        mf.conv_tol_grad = BROKEN_SYMMETRY_GRADIENT
+        mf.conv_tol_grad = max(BROKEN_SYMMETRY_GRADIENT, conv_tol_grad or 0)
+        start = _spin_densities(mf, moments if round(moments.sum()) >= 0 else -moments) if start is None else start
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Function int1e_r2_origi_sph not found")  # PySCF then finds it elsewhere
-        mf.kernel(_spin_densities(mf, moments if total_moment >= 0 else -moments) if broken else None)
+        mf.kernel(start)
+        if second_order and not mf.converged:
+            _continue_to_second_order(mf)
     if not mf.converged:
         raise SCFError(f"PySCF's SCF of {atoms.get_chemical_formula()} with {basis} has not converged")
     return mf
+
+
+def _molecule(atoms: Atoms, basis: str, pseudo: str | None, charge: int | None) -> Any:
+    """Return PySCF's molecule of the atoms, with the number of unpaired electrons of their moments."""
+    from pyscf import gto
+    from pyscf.lib.exceptions import BasisNotFoundError
+
+    unpaired = abs(round(atoms.get_initial_magnetic_moments().sum()))
+    positions = list(zip(atoms.get_chemical_symbols(), (atoms.positions / BOHR).tolist()))
+    options = {"unit": "Bohr", "basis": basis, "pseudo": pseudo, "charge": _whole_charge(atoms, charge), "verbose": 0}
+    try:
+        mol = gto.M(atom=positions, spin=None, **options)  # with the smallest possible number of unpaired electrons
+    except KeyError as error:  # Pople's names
+        raise BasisNotFoundError(f"Unknown basis name {basis}") from error
+    _check_unpaired(atoms, mol.nelectron, unpaired)
+    mol.spin = unpaired
+    return mol
+
+
+def _continue_to_second_order(mf: "KohnShamDFT") -> None:
+    """Go on with second-order steps from the orbitals of an SCF, and put the results into its object."""
+    solver = mf.newton()
+    solver.kernel(mf.mo_coeff, mf.mo_occ)
+    for name in ("converged", "e_tot", "mo_coeff", "mo_occ", "mo_energy", "scf_summary"):
+        setattr(mf, name, getattr(solver, name))
 
 
 def _whole_charge(atoms: Atoms, charge: int | None) -> int:
@@ -157,32 +300,105 @@ def grid_features(mf: "KohnShamDFT") -> tuple[dict[str, Tensor], Tensor]:
     return _features(torch.from_numpy(np.stack(rho)), _ROWS), torch.from_numpy(mf.grids.weights)
 
 
-def _numerical_integration(functional: "Functional") -> Any:
-    from pyscf.dft.numint import NumInt
+class _NoLibxc:
+    """In the place of PySCF's module `libxc`: PySCF asks it what else than the functional it has to calculate."""
 
-    class Integration(NumInt):
-        """PySCF's integrals over its grid, with the functional in place of libxc."""
+    __name__ = "ase_nnxc"
+    __version__ = ""
+    __reference__ = "the functional is one of ase_nnxc"
 
-        def _xc_type(self, xc_code: str) -> str:
-            return "MGGA" if "tau" in fields_needed(functional.features) else "GGA"
+    def is_hybrid_xc(self, xc_code: str) -> bool:
+        return False
 
-        def eval_xc_eff(self, xc_code: str, rho: np.ndarray, deriv: int = 1, **_: Any) -> tuple[Any, ...]:
-            if deriv > 1:
-                raise NotImplementedError("second derivatives of functionals of ase_nnxc are not available in PySCF")
-            return (*_evaluate(functional, np.asarray(rho)), None, None)
+    def is_nlc(self, xc_code: str) -> bool:
+        return False
 
-    return Integration()
+    def hybrid_coeff(self, xc_code: str, spin: int = 0) -> float:
+        return 0.0
+
+    def rsh_coeff(self, xc_code: str) -> tuple[float, float, float]:
+        return 0.0, 0.0, 0.0
+
+    def nlc_coeff(self, xc_code: str) -> tuple[()]:
+        return ()
+
+    def test_deriv_order(self, xc_code: str, deriv: int, raise_error: bool = False) -> bool:
+        if raise_error:
+            _check_order(deriv)
+        return deriv <= HIGHEST_DERIVATIVE
 
 
-def _evaluate(functional: "Functional", rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energy per electron (n,), Hartree, and derivatives with respect to `rho` (rows, n), with spin (2, rows, n)."""
-    leaf = torch.tensor(rho, dtype=torch.float64, device="cpu", requires_grad=True)
-    with torch.enable_grad():
+class _Integration:
+    """What PySCF's integrals over its grid become, with a functional in place of libxc."""
+
+    functional: "Functional"
+    recorded: list[np.ndarray] | None = None
+    """Spin densities (2, rows, n) of the blocks of points, while they are collected."""
+
+    def view(self, cls: type) -> Any:
+        """Return these integrals as those of another class, with the same functional."""
+        from pyscf.lib import view
+
+        return view(self, _integration_class(cls))
+
+    def _xc_type(self, xc_code: str) -> str:
+        return "MGGA" if "tau" in fields_needed(self.functional.features) else "GGA"
+
+    def eval_xc_eff(self, xc_code: str, rho: Any, deriv: int = 1, **_: Any) -> tuple[Any, ...]:
+        """Return energies per electron and derivatives; see `_evaluate`."""
+        _check_order(deriv)
+        rho = np.asarray(rho, dtype=float)
+        rho = rho[..., [0, 1, 2, 3, 5], :] if rho.shape[-2] == 6 else rho  # without the Laplacian
+        if self.recorded is not None:
+            self.recorded.append(0.5 * np.stack((rho, rho)) if rho.ndim == 2 else rho)
+        values = _evaluate(self.functional, rho, deriv)
+        return (*values, *(None,) * (4 - len(values)))
+
+
+@functools.cache
+def _integration_class(integrals: Any) -> Any:
+    """Return the subclass of a class of PySCF's integrals that uses a functional of ase_nnxc."""
+    return integrals if issubclass(integrals, _Integration) else type("Integration", (_Integration, integrals), {})
+
+
+def _check_order(deriv: int) -> None:
+    """Raise NotImplementedError if a derivative is too high for automatic differentiation."""
+    if deriv > HIGHEST_DERIVATIVE:
+        raise NotImplementedError("third derivatives of functionals of ase_nnxc are not available in PySCF")
+
+
+def _evaluate(functional: "Functional", rho: np.ndarray, order: int = 1) -> tuple[np.ndarray, ...]:
+    """Energy per electron (n,), Hartree, and its derivatives up to an order.
+
+    Those with respect to `rho` (rows, n) are (rows, n) and (rows, rows, n), with spin (2, rows, n) and
+    (2, rows, 2, rows, n).
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = torch.tensor(rho, dtype=torch.float64, device=_device(functional), requires_grad=True)
         channels = 0.5 * leaf[None] if rho.ndim == 2 else leaf
         energy = functional(_features(channels, functional.features))
-        (derivative,) = torch.autograd.grad(energy.sum(), leaf)
-    density = spin_sum(channels[:, 0]).clamp(min=torch.finfo(leaf.dtype).tiny)
-    return (energy / density).detach().numpy(), derivative.numpy()
+        values = [energy / spin_sum(channels[:, 0]).clamp(min=torch.finfo(leaf.dtype).tiny)]
+        if order > 0:
+            values.append(_gradient(energy, leaf, create_graph=order > 1))
+        if order > 1:
+            rows = [_gradient(row, leaf) for row in values[1].reshape(-1, rho.shape[-1])]
+            values.append(torch.stack(rows).reshape(*rho.shape[:-1], *rho.shape))
+    if not all(value.isfinite().all() for value in values):
+        raise CalculationFailed(f"{type(functional).__name__} returns values that are not finite")
+    return tuple(value.detach().cpu().numpy() for value in values)
+
+
+def _gradient(values: Tensor, leaf: Tensor, create_graph: bool = False) -> Tensor:
+    """Derivatives of values (n,) with respect to (..., n), point by point; zero where they do not depend on it."""
+    if not values.requires_grad:
+        return torch.zeros_like(leaf)
+    (derivative,) = torch.autograd.grad(values.sum(), leaf, create_graph=create_graph, retain_graph=True)
+    return derivative
+
+
+def _device(functional: "Functional") -> torch.device:
+    """The device of the tensors of a functional."""
+    return next((tensor.device for tensor in functional.state_dict().values()), torch.device("cpu"))
 
 
 def _features(channels: Tensor, names: Iterable[str]) -> dict[str, Tensor]:

@@ -1,0 +1,291 @@
+"""PySCFCalculator: molecules in Gaussian basis sets, with all electrons, by PySCF behind ASE's contract."""
+
+import math
+import os
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, InputError, PropertyNotImplementedError, all_changes
+from torch import Tensor
+
+from .. import __version__
+from ..interop.pyscf import check_features, energy_tensor, solve_molecule
+from ..registry import Resolved, resolve
+from ..units import BOHR, HARTREE
+from ..xc.functional import Functional
+from .geometry import check_atoms
+from .parameters import check_versions, closest, plain
+
+if TYPE_CHECKING:
+    from pyscf.dft.rks import KohnShamDFT
+
+DEFAULTS: dict[str, Any] = {
+    "xc": "PBE",
+    "basis": "def2-svp",
+    "pseudo": None,
+    "charge": None,
+    "grid_level": 3,
+    "density_fit": False,
+    "convergence": {"energy": 1e-8},
+    "maxiter": 50,
+}
+NOTHING_YET = "nothing has been calculated yet with these parameters: ask the atoms for their energy first"
+GRADIENT = 1e-5  # Hartree: norm of the orbital gradient at which an SCF stops
+
+
+class PySCFCalculator(Calculator):
+    """Molecules with any functional of this package in Gaussian basis sets, with all electrons: PySCF's SCF.
+
+    Parameters
+    ----------
+    xc : str, PathLike or Functional
+        Exchange-correlation functional of density, gradient and tau, as for `NNXCCalculator`; default "PBE".
+    basis : str
+        Name of a basis set in PySCF; default "def2-svp". One for valence electrons, as def2 sets are from Rb on, needs
+        `pseudo`.
+    pseudo : str, optional
+        Name of pseudopotentials in PySCF ("gth-pbe", with a basis set that belongs to it, such as "gth-dzvp"; or those
+        of a basis set, "def2-svp"). Default: all electrons are calculated.
+    charge : int, optional
+        Charge of the molecule, elementary charges; +1 is a cation. Default: the sum of the initial charges of the
+        atoms.
+    grid_level : int
+        Size of PySCF's grid, from 0 to 9; default 3.
+    density_fit : bool
+        Approximate the Coulomb integrals with PySCF's auxiliary basis sets; faster for large molecules. Default: False.
+    convergence : dict
+        {"energy": eV}: change of the energy in the last step of the SCF; default 1e-8.
+    maxiter : int
+        Largest number of steps, and of second-order steps that follow if the SCF has not converged; default 50.
+    atoms : Atoms, optional
+        Atoms to attach this calculator to.
+
+    Raises
+    ------
+    InputError
+        If a parameter is unknown or not allowed, or if the atoms cannot be calculated.
+    PropertyNotImplementedError
+        If the atoms are periodic.
+    SCFError
+        If the SCF does not converge.
+
+    Notes
+    -----
+    Atoms with initial magnetic moments are spin-polarised, with their sum as the number of unpaired electrons; if they
+    have both signs the SCF starts from these moments (see `ase_nnxc.interop.pyscf.solve_molecule`). Forces are the
+    derivatives of the energy with the grid, which moves with the atoms: they add up to zero.
+    """
+
+    name = "nnxc-pyscf"
+    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012
+    default_parameters = DEFAULTS
+    ignored_changes = {"cell"}  # noqa: RUF012
+
+    def __init__(self, xc: str | os.PathLike[str] | Functional = "PBE", *, atoms: Atoms | None = None, **keywords: Any):
+        self._xc = _readable(resolve(xc))
+        self._state: KohnShamDFT | None = None
+        self._fingerprint = ""
+        super().__init__()
+        self.set(xc=xc, **keywords)
+        if atoms is not None:
+            atoms.calc = self
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Change parameters and discard the results; `versions`, as `todict` writes them, are compared.
+
+        Returns
+        -------
+        dict
+            The parameters that have changed.
+
+        Raises
+        ------
+        InputError
+            If a name is unknown, if a value is not allowed, or if the functional is not the one of `versions`.
+        """
+        versions = kwargs.pop("versions", None)
+        kwargs = {name: _checked(name, value) for name, value in kwargs.items()}
+        if "xc" in kwargs:
+            self._xc = _readable(resolve(kwargs["xc"]))
+        if versions is not None:
+            check_versions(versions, self._xc.describe())
+        changed = super().set(**kwargs)
+        if changed:
+            self.reset()
+        return changed
+
+    def reset(self) -> None:
+        """Forget everything but the parameters."""
+        super().reset()
+        self._state, self._fingerprint = None, ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes without PySCF's object, which a copy finds anew."""
+        return self.__dict__ | {"_state": None}
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Return the parameters as plain data for files, with the versions of this package and of the functional."""
+        xc = self._xc.xc if isinstance(self._xc.xc, str) else self._xc.describe()
+        versions = {"ase_nnxc": __version__, "functional": self._xc.describe()}
+        return dict(self.parameters) | {"xc": xc, "versions": versions}
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what has changed since the last calculation, in the atoms and in a functional object."""
+        changes = list(super().check_state(atoms, tol))
+        changed = self._fingerprint and self._fingerprint != self._xc.fingerprint()
+        return [*changes, "xc"] if changed else changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute properties: one SCF for each geometry, forces when they are first asked for."""
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise InputError(NOTHING_YET)
+        if self._state is None or system_changes:
+            self._state, self.results = None, {}
+            self._state = self._solve(self.atoms)
+            energy = float(self._state.e_tot) * HARTREE
+            self.results = {"energy": energy, "free_energy": energy}
+        if "forces" in properties:
+            self.results["forces"] = -_gradients(self._state) * (HARTREE / BOHR)
+
+    def mean_field(self, atoms: Atoms | None = None) -> "KohnShamDFT":
+        """Return PySCF's converged object (Hartree atomic units), solved for unless it is held.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+        """
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise InputError(NOTHING_YET)
+        self.get_property("energy", atoms)
+        assert self._state is not None
+        return self._state
+
+    def energy_tensor(self, atoms: Atoms | None = None) -> Tensor:
+        """Return the energy, eV, as a tensor () with exact first derivatives by the parameters of the functional.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+        """
+        return energy_tensor(self.mean_field(atoms)) * HARTREE
+
+    def _solve(self, atoms: Atoms) -> "KohnShamDFT":
+        """Return the converged state of the atoms."""
+        from pyscf.lib.exceptions import BasisNotFoundError
+
+        if atoms.pbc.any():
+            raise PropertyNotImplementedError(
+                f"the atoms have pbc={atoms.pbc.tolist()}, but PySCFCalculator is for molecules: set pbc to False, "
+                "or use NNXCCalculator"
+            )
+        check_atoms(atoms)
+        if self.parameters["pseudo"] is None:
+            _check_all_electron(self.parameters["basis"], sorted(set(atoms.get_chemical_symbols())))
+        options = {name: self.parameters[name] for name in ("basis", "pseudo", "charge", "grid_level", "density_fit")}
+        solver = {
+            "conv_tol": self.parameters["convergence"]["energy"] / HARTREE,
+            "conv_tol_grad": GRADIENT,
+            "max_cycle": self.parameters["maxiter"],
+            "second_order": True,
+        }
+        self._fingerprint = self._xc.fingerprint()
+        try:
+            with torch.inference_mode(False), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Basis may be available")  # in another package
+                return solve_molecule(atoms, self._xc.functional, **options, **solver)
+        except BasisNotFoundError as error:
+            raise InputError(f"{' '.join(str(error).split())}{_closest_names(self.parameters)}") from error
+
+
+def _readable(xc: Resolved) -> Resolved:
+    """Return the functional if PySCF has the features that it reads."""
+    try:
+        check_features(xc.functional)
+    except ValueError as error:
+        raise InputError(f"xc: {error}") from error
+    return xc
+
+
+def _gradients(mf: "KohnShamDFT") -> np.ndarray:
+    """Derivatives of the energy with respect to positions (natoms, 3), with those of the grid."""
+    gradients = mf.nuc_grad_method()
+    gradients.grid_response = True
+    return np.asarray(gradients.kernel())
+
+
+def _check_all_electron(name: str, symbols: Sequence[str]) -> None:
+    """Raise InputError if a basis set of an element is for valence electrons; its core would be wrong in silence."""
+    for symbol in symbols:
+        if name.lower().startswith("gth") or _has_core_potential(name, symbol):
+            suitable = "gth-pbe" if name.lower().startswith("gth") else name
+            raise InputError(f"basis={name!r} of {symbol} is for valence electrons: add pseudo={suitable!r}")
+
+
+def _has_core_potential(name: str, symbol: str) -> bool:
+    """Whether PySCF has effective core potentials of the name of this basis set for an element."""
+    from pyscf.gto.basis import load_ecp
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is none
+            return bool(load_ecp(name, symbol))
+    except (RuntimeError, KeyError):
+        return False
+
+
+def _closest_names(parameters: Mapping[str, Any]) -> str:
+    """The closest known names of a basis set and of pseudopotentials that PySCF does not have, for a message."""
+    from pyscf.gto import basis
+
+    known: dict[str, Collection[str]] = {"basis": {**basis.ALIAS, **basis.GTH_ALIAS}, "pseudo": basis.PP_ALIAS}
+    names = {keyword: "".join(c for c in str(parameters[keyword]).lower() if c.isalnum()) for keyword in known}
+    wrong = [keyword for keyword, name in names.items() if parameters[keyword] and name not in known[keyword]]
+    return "".join(
+        f" ({keyword}={parameters[keyword]!r}{closest(names[keyword], known[keyword])})" for keyword in wrong
+    )
+
+
+# ---- checks of parameters --------------------------------------------------------------------------------------------
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return the value of a parameter if it is allowed."""
+    if name not in DEFAULTS:
+        raise InputError(f"unknown keyword {name!r}{closest(name, DEFAULTS)} (keywords: {', '.join(DEFAULTS)})")
+    value = plain(value)
+    if name in _EXPECTED and not _EXPECTED[name][0](value):
+        raise InputError(f"{name}={value!r}: expected {_EXPECTED[name][1]}")
+    return value
+
+
+def _is_integer(value: Any, lowest: float, highest: float) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+def _is_tolerance(value: Any) -> bool:
+    energy = value.get("energy") if isinstance(value, dict) and set(value) == {"energy"} else None
+    return isinstance(energy, int | float) and not isinstance(energy, bool) and 0 < energy < 1
+
+
+# name -> whether a value is allowed, and which are
+_EXPECTED: dict[str, tuple[Any, str]] = {
+    "basis": (lambda value: isinstance(value, str) and value != "", "the name of a basis set in PySCF"),
+    "pseudo": (lambda value: value is None or isinstance(value, str), "None or a name of pseudopotentials in PySCF"),
+    "grid_level": (lambda value: _is_integer(value, 0, 9), "an integer from 0 to 9"),
+    "density_fit": (lambda value: isinstance(value, bool), "True or False"),
+    "convergence": (_is_tolerance, "a dict with the key energy, a positive number below 1, in eV"),
+    "maxiter": (lambda value: _is_integer(value, 1, math.inf), "a positive integer"),
+}
