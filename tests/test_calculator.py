@@ -651,7 +651,7 @@ def test_box_is_that_of_the_geometry_whatever_came_before(no_scf):
 @pytest.mark.parametrize(("xc", "limit"), [("PBE", 0.02), ("r2SCAN", 0.1), ("SCAN", 0.3)])
 def test_energy_depends_neither_on_the_position_of_the_grid_nor_on_finer_ones(xc, limit):
     settings = {"ecut": 300, "kpts": {"size": (2, 2, 2), "gamma": True}, "convergence": {"energy": 1e-9}}
-    atoms = silicon(xc=xc, **settings)
+    atoms = silicon(xc=xc, pseudos="gth-pbe", **settings)
     box = atoms.calc.resolve(atoms)["gpts"]
     energies = [atoms.get_potential_energy(force_consistent=True)]
     atoms.positions += (0.03, 0.01, 0.02)

@@ -240,7 +240,7 @@ def test_density_in_a_cube_file_holds_the_electrons(tmp_path):
 
 
 def test_orbitals_make_the_density(tmp_path):
-    atoms = silicon(symmetry=False, kpts=[[0.1, 0.2, 0.3], [-0.1, -0.2, 0.4]])
+    atoms = silicon(symmetry=False, kpts=[[0.1, 0.2, 0.3], [-0.1, -0.2, 0.4]], convergence={"energy": 1e-10})
     calc = calculated(atoms)
     density = np.zeros_like(calc.get_pseudo_density())
     for k, weight in enumerate(calc.get_k_point_weights()):
