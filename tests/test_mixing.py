@@ -77,7 +77,7 @@ def test_converged_at_once_hands_on_what_it_was_given(mixer):
 def test_antiferromagnetic_oxide_on_which_the_first_mixer_stalls_converges():
     atoms = bulk("FeO", "rocksalt", a=4.3) * (1, 1, 2)
     atoms.set_initial_magnetic_moments([4, 0, -4, 0])
-    atoms.calc = NNXCCalculator(ecut=600, kpts=(2, 2, 2))
+    atoms.calc = NNXCCalculator(ecut=600, kpts=(2, 2, 2), pseudos="gth-pbe")
     atoms.get_potential_energy()
     assert len(atoms.calc.history) > PATIENCE + 30  # it did stall
     up, _, down, _ = atoms.get_magnetic_moments()

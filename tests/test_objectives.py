@@ -366,7 +366,7 @@ def test_gradient_of_a_force_loss_is_that_of_finite_differences():
     atoms = bulk("Si")
     atoms.positions[1] += [0.08, -0.05, 0.02]
     record = Record("Si", (atoms,), {"forces": [np.zeros((2, 3))]})
-    settings = {"ecut": 200, "kpts": (2, 2, 2), "convergence": {"energy": 1e-12}}
+    settings = {"ecut": 200, "kpts": (2, 2, 2), "convergence": {"energy": 1e-12}, "pseudos": "oncv-PBE"}
 
     def loss(kappa, trainable=()):
         functional = PBE(kappa=kappa, trainable=trainable)
