@@ -30,18 +30,13 @@ from ase.build import bulk
 from ase.calculators.calculator import SCFError
 from ase.units import GPa
 from results import read_results, write_results
-from scans import equation_of_state
+from scans import SETTINGS, equation_of_state
 
 from ase_nnxc import NNXCCalculator
 
 OUTPUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "pseudopotentials.md"
 BEGIN, END = "<!-- table: python benchmarks/acwf.py --page -->", "<!-- end of the table -->"
-SETTINGS = {
-    "smooth_cutoff": True,
-    "smearing": {"name": "marzari-vanderbilt", "width": 0.1},
-    "convergence": {"energy": 1e-6},
-}
 DENSITY, COARSE = 9.0, 4.0  # k-points per inverse Angstrom; the latter for oxides and the diamond structure
 PER_CELL = {"FCC": 4, "BCC": 2, "SC": 1, "Diamond": 8, "X2O": 12, "XO": 8, "XO2": 12}  # atoms in the conventional cell
 OXIDES = {"X2O": ("O{}2", "fluorite"), "XO": ("{}O", "rocksalt"), "XO2": ("{}O2", "fluorite")}

@@ -12,6 +12,11 @@ from ase.units import GPa
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.eos import fit_birch_murnaghan
 
+SETTINGS = {
+    "smooth_cutoff": True,
+    "smearing": {"name": "marzari-vanderbilt", "width": 0.1},
+    "convergence": {"energy": 1e-6},
+}
 VOLUMES = np.linspace(0.94, 1.06, 7)
 
 

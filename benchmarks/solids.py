@@ -28,18 +28,13 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import SCFError
 from results import read_results, write_results
-from scans import equation_of_state
+from scans import SETTINGS, equation_of_state
 
 from ase_nnxc import NNXCCalculator
 
 OUTPUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "pseudopotentials.md"
 BEGIN, END = "<!-- tables: python benchmarks/solids.py --page -->", "<!-- end of the tables -->"
-SETTINGS = {
-    "smooth_cutoff": True,
-    "smearing": {"name": "marzari-vanderbilt", "width": 0.1},
-    "convergence": {"energy": 1e-6},
-}
 FUNCTIONALS = ("PBE", "PBEsol", "LDA", "RPBE", "SCAN", "r2SCAN")
 ALL_ELECTRON = ("PBE", "PBEsol", "LDA", "SCAN")  # in FILE
 CODES = {"RPBE": "GPAW", "r2SCAN": "VASP"}  # whose changes from PBE are in FILE
