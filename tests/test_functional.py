@@ -27,7 +27,7 @@ from ase_nnxc.xc import (
     rpbe,
     spin_sum,
 )
-from ase_nnxc.xc.functional import check_functional
+from ase_nnxc.xc.functional import check_functional, grid_fineness
 
 
 def filled(functional: Functional) -> Functional:
@@ -176,6 +176,28 @@ def test_core_evaluates_a_closed_shell_on_one_channel():
     assert atoms.get_potential_energy() == pytest.approx(plain.get_potential_energy(), abs=1e-10)
     assert all(length == {1} for length in lengths[1:])
     assert len(lengths) > 3
+
+
+@pytest.mark.parametrize(
+    ("functional", "fineness"),
+    [
+        (PBE(), 1.0),
+        (R2SCAN(), 2.25),
+        (SCAN(), 4.0),
+        (Sum([(0.5, PBE()), (0.5, SCAN())]), 4.0),
+        (HybridXC(NNGGA(), R2SCAN()), 2.25),
+    ],
+)
+def test_grid_is_as_fine_as_the_most_demanding_part_needs(functional, fineness):
+    assert grid_fineness(functional) == fineness
+
+
+def test_grid_coarser_than_the_density_is_found_by_the_check():
+    class Coarse(OfUser):
+        grid_fineness = 0.5
+
+    with pytest.raises(ValueError, match=r"Coarse: grid_fineness=0\.5 must be None or a number from 1 to 10"):
+        check_functional(Coarse())
 
 
 def test_wrong_flag_is_found_by_the_check():

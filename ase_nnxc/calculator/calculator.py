@@ -88,8 +88,8 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         Number of bands at each k-point. Default: enough for the smearing.
     gpts : tuple of int, optional
         Points of the FFT box on which the functional is evaluated. Default: the smallest box that holds the density
-        and has the symmetry, for meta-GGAs one that is finer by 2.25 along each axis. Fix it in a scan, as `nnxc eos`
-        does, at that of the largest cell, which `resolve` returns.
+        and has the symmetry, for meta-GGAs one that is finer by 2.25 along each axis, for SCAN by 4. Fix it in a scan,
+        as `nnxc eos` does, at that of the largest cell, which `resolve` returns.
     symmetry : bool
         Use the symmetry of the crystal and time reversal; results are the same without. Default: True.
     smooth_cutoff : bool

@@ -25,17 +25,11 @@ from ..ks.system import System
 from ..pseudopotentials import RADIAL_CUTOFF, Pseudopotential, find_pseudos, recommended_cutoff
 from ..registry import Resolved, get_functional, named_family, pseudo_family
 from ..units import BOHR, HARTREE
-from ..xc.features import fields_needed
-from ..xc.functional import Functional
+from ..xc.functional import Functional, grid_fineness
 from .geometry import check_atoms
 from .memory import check_memory
 from .mesh import Mesh, make_mesh
 from .parameters import for_files
-
-# A functional of the kinetic energy density varies faster in space than the density: its grid is finer by this factor
-# along each axis. The energy of r2SCAN is then within 0.1 meV per cell of its limit wherever the atoms are relative to
-# the grid, that of SCAN within 0.05 to 2 meV
-META_GGA_FINENESS = 2.25
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,7 @@ def make_plan(
         raise InputError(f"charge={parameters['charge']}: a layer cannot be charged, its energy is infinite")
     crystal = _make_crystal(atoms, parameters, tables, lattice)
     ecut, source = _cutoff(parameters["ecut"], tables)
-    fineness = META_GGA_FINENESS if "tau" in fields_needed(functional.features) else 1.0
+    fineness = grid_fineness(functional)
     check_memory(crystal, ecut, parameters["gpts"] or fft_box(crystal.lattice, ecut, fineness=fineness))
     symmetry, box = _symmetry_and_box(parameters, crystal, ecut, fineness)
     boxed = atoms.copy()

@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 from .._moved import renamed
-from .features import FEATURES, features_at_test_points
+from .features import FEATURES, features_at_test_points, fields_needed
 from .names import check_names
 
 KINDS = ("x", "c", "xc", "correction")
 """Kinds of energy: exchange, correlation, both, or a correction that is added to a functional."""
+
+META_GGA_FINENESS = 2.25
+"""Default of `grid_fineness` for functionals of tau, which vary faster in space than the density: the energy of r2SCAN
+is then within 0.1 meV per cell of its limit wherever the atoms are relative to the grid (benchmarks/grid_errors.py)."""
 
 
 class Functional(torch.nn.Module):
@@ -29,6 +33,9 @@ class Functional(torch.nn.Module):
         Whether `forward` accepts nspin = 1: then the one channel, half of the total, stands for two equal ones, and
         half of the work is saved (`spin_sum` adds up either form). By default nspin is always 2. A subclass that
         defines `forward` must set it again.
+    grid_fineness : float, optional
+        How much finer along each axis its grid is than the smallest FFT box that holds the density. Default: 2.25 for
+        functionals of tau, else 1. A sum has the grid of its most demanding part; see `grid_fineness`.
     card : dict, optional
         The card of the checkpoint that it was loaded from (see `ase_nnxc.checkpoints`).
     """
@@ -36,6 +43,7 @@ class Functional(torch.nn.Module):
     features: tuple[str, ...] = ("density",)
     kind: str = "xc"
     closed_shell: bool = False
+    grid_fineness: float | None = None
     card: dict[str, Any] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -72,6 +80,18 @@ class Functional(torch.nn.Module):
         if not self.closed_shell and 1 in nspins.values():
             features = {name: feature.expand(2, *feature.shape[1:]) for name, feature in features.items()}
         return super().__call__(features)
+
+
+def grid_fineness(functional: Functional) -> float:
+    """Return how much finer along each axis the grid of a functional is than the smallest FFT box of the density."""
+    parts = (part for part in functional.modules() if isinstance(part, Functional))
+    return max(_own_fineness(part) for part in parts)
+
+
+def _own_fineness(functional: Functional) -> float:
+    if functional.grid_fineness is not None:
+        return functional.grid_fineness
+    return META_GGA_FINENESS if "tau" in fields_needed(functional.features) else 1.0
 
 
 def check_functional(functional: Functional) -> None:
@@ -112,6 +132,9 @@ def _check_attributes(functional: Functional, name: str) -> None:
         raise ValueError(f"{name}: {error}") from error
     if functional.kind not in KINDS:
         raise ValueError(f"{name}: kind={functional.kind!r} must be one of {', '.join(KINDS)}")
+    fineness = functional.grid_fineness
+    if fineness is not None and not (isinstance(fineness, int | float) and 1 <= fineness <= 10):
+        raise ValueError(f"{name}: grid_fineness={fineness!r} must be None or a number from 1 to 10")
 
 
 def _check_closed_shell(functional: Functional, name: str, one: dict[str, Tensor]) -> None:
