@@ -3,9 +3,8 @@
     python benchmarks/kills.py [RUN ...]
 
 The runs are `nnxc eos`, `nnxc train`, `nnxc clone`, and a loop that moves an atom and calls `calc.write`. Each of them
-is killed 25 times (SIGKILL), each time in a new folder after a random part of the time that a complete run takes (the
-longest so far, because the load of the machine changes), and then started again in the same way until its end. What is
-compared is
+is killed 25 times (SIGKILL), each time in a new folder after a random part of the time that a complete run takes (that
+of the last one that was not killed in time), and then started again in the same way until its end. What is compared is
 
 - lost: what was finished before the kill and is not kept to the last bit in the files of the resumed run;
 - difference: the largest one between numbers of the resumed and of the undisturbed run. Trainings and clones must end
@@ -21,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import sys
@@ -49,6 +49,7 @@ from ase_nnxc.train.records import label, scaled_structures, write_records
 
 OUTPUT = Path(__file__).with_suffix(".json")
 KILLS = 25  # of each run
+LATEST = 1.1  # in units of the duration of a run: some runs end first, and their duration is the new one
 STEPS, STEP = 25, 0.01  # of the loop with `calc.write`, and Angstrom
 TINY = {"ecut": 120, "kpts": (1, 1, 1), "pseudos": "gth-pbe"}
 
@@ -248,7 +249,7 @@ def result_of(work: Callable[[], Any], folder: Path) -> Any:
 def kill(run: Run, folder: Path, seconds: float) -> bool:
     """Start a run and kill it after some seconds; return whether it was still running."""
     child, source = start(run.start, folder)
-    time.sleep(seconds)
+    select.select([source], [], [], seconds)  # a run that ends writes into the pipe
     os.kill(child, signal.SIGKILL)
     os.close(source)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -292,9 +293,11 @@ def try_run(name: str, results: dict[str, Any]) -> None:
         case = f"{name} | {i}"
         rng = random.Random(case)
         while results.get(case, {"outcome": ""})["outcome"] != "equal":
-            results[case] = try_kill(run, root / "killed", rng.uniform(0, duration), expected)
+            clock = time.perf_counter()
+            results[case] = try_kill(run, root / "killed", rng.uniform(0, LATEST * duration), expected)
             shutil.rmtree(root / "killed")
-            duration = max(duration, results[case].get("resumed", 0.0))
+            if results[case]["outcome"] == "not killed":
+                duration = time.perf_counter() - clock
             if results[case]["outcome"] == "FAULT":
                 break
         OUTPUT.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
