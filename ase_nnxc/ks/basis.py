@@ -106,6 +106,18 @@ class Sphere:
         """Number of plane waves."""
         return len(self.miller)
 
+    @cached_property
+    def reach(self) -> tuple[int, int, int]:
+        """Largest absolute values (h1, h2, h3) of the indices of the plane waves."""
+        h1, h2, h3 = self.miller.abs().amax(0).tolist()
+        return h1, h2, h3
+
+    @cached_property
+    def inner_index(self) -> Tensor:
+        """(npw,) int64, index of each plane wave in a box with 0, 1, ... h, -1, ... -h along each axis, flattened."""
+        i, j, k = (torch.where(g < 0, h - g, g) for g, h in zip(self.miller.unbind(-1), self.reach))
+        return (i * (2 * self.reach[1] + 1) + j) * (2 * self.reach[2] + 1) + k
+
     def in_box(self, shape: Sequence[int]) -> "Sphere":
         """Return the same plane waves with their indices in an FFT box of another shape."""
         return replace(self, index=_box_index(self.miller, shape))
