@@ -34,22 +34,25 @@ def chunk_size(npoints: int, device: torch.device) -> int:
 
 
 def to_box(psi: Tensor, sphere: Sphere, shape: tuple[int, int, int]) -> Tensor:
-    """Return Omega^(1/2) psi(r) (n, n1, n2, n3) of orbitals (n, npw) on the FFT box, in scratch memory of this thread.
+    """Return Omega^(1/2) psi(r) (..., n, n1, n2, n3) of orbitals (..., n, npw) on the FFT box, in scratch memory.
 
-    The next call of this function overwrites the result.
+    The leading axes are those of the sphere. The next call of this function by the same thread overwrites the result.
     """
-    transform = _transform(len(psi), sphere, shape, psi)
-    transform.waves.zero_().scatter_(1, transform.index(sphere).expand(psi.shape), psi)
+    transform = _transform(math.prod(psi.shape[:-1]), sphere, shape, psi)
+    index = transform.index(sphere)[..., None, :].expand(psi.shape)
+    transform.waves.zero_().view(*psi.shape[:-1], -1).scatter_add_(-1, index, psi)
     transform.to_box()
-    return transform.box
+    return transform.box.view(*psi.shape[:-1], *shape)
 
 
 def from_box(box: Tensor, sphere: Sphere) -> Tensor:
-    """Return the coefficients (n, npw) of fields (n, n1, n2, n3), which must be in the memory returned by `to_box`."""
-    count, n1, n2, n3 = box.shape
-    transform = _transform(count, sphere, (n1, n2, n3), box)
+    """Return coefficients (..., n, npw) of fields (..., n, n1, n2, n3), which must be in the memory of `to_box`."""
+    *lead, n1, n2, n3 = box.shape
+    transform = _transform(math.prod(lead), sphere, (n1, n2, n3), box)
     transform.from_box()
-    return transform.waves.gather(1, transform.index(sphere).expand(count, -1))
+    index = transform.index(sphere)[..., None, :].expand(*lead, -1)
+    waves = transform.waves.view(*lead, -1).gather(-1, index)
+    return waves if sphere.padding is None else waves.masked_fill_(sphere.padding[..., None, :], 0)
 
 
 class _FFT:
@@ -59,7 +62,7 @@ class _FFT:
         self.waves, self._source, self.box = source.flatten(1), source, target
 
     def index(self, sphere: Sphere) -> Tensor:
-        """Return the place (npw,) of each plane wave in `waves`."""
+        """Return the place (..., npw) of each plane wave in `waves`."""
         return sphere.index
 
     def to_box(self) -> None:
@@ -93,7 +96,7 @@ class _Products:
         ]
 
     def index(self, sphere: Sphere) -> Tensor:
-        """Return the place (npw,) of each plane wave in `waves`."""
+        """Return the place (..., npw) of each plane wave in `waves`."""
         return sphere.inner_index
 
     def to_box(self) -> None:
