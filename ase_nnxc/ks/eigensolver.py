@@ -151,7 +151,7 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
 
 def _rows(matrix: Tensor, index: Tensor) -> Tensor:
     """Return the rows (nk, m, ...) of matrices (nk, n, ...) with the indices (nk, m)."""
-    return matrix.gather(1, index[..., None].expand(-1, -1, matrix.shape[2]))
+    return matrix[torch.arange(len(index), device=index.device)[:, None], index]
 
 
 def _without(left_out: Tensor, overlap: Tensor, matrix: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
