@@ -164,7 +164,7 @@ def _without(left_out: Tensor, overlap: Tensor, matrix: Tensor, above: Tensor) -
     )
 
 
-def _independent(psi: Tensor, numbers: tuple[int, ...]) -> Tensor:
+def _independent(psi: Tensor, numbers: Sequence[int]) -> Tensor:
     """Return the orbitals (nk, nbands, npw); if they are linearly dependent, some are replaced by random vectors.
 
     Orbitals can become dependent if they are moved to a smaller set of plane waves; `numbers` are those of plane waves.

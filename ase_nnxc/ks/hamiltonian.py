@@ -17,6 +17,8 @@ class Hamiltonian:
         Operators of the terms, all in the same precision. At least one of them must be a `Diagonal`.
     ecut : float
         Cutoff energy of the plane waves, Hartree.
+    numbers : sequence of int, optional
+        Number of plane waves of each k-point, without padding; required for several k-points.
 
     Attributes
     ----------
@@ -24,8 +26,6 @@ class Hamiltonian:
         (..., npw) real, Hartree: sum of the operators that are diagonal in plane waves, such as the kinetic energy.
     kinetic : Tensor
         (..., npw) the same where it is positive, else zero: what preconditioners take for the kinetic energy.
-    numbers : tuple of int
-        Number of plane waves of each k-point.
 
     Raises
     ------
@@ -33,14 +33,14 @@ class Hamiltonian:
         If no operator is diagonal.
     """
 
-    def __init__(self, operators: Sequence[Operator], ecut: float):
+    def __init__(self, operators: Sequence[Operator], ecut: float, numbers: Sequence[int] | None = None):
         diagonals = [operator.values for operator in operators if isinstance(operator, Diagonal)]
         if not diagonals:
             raise ValueError("a Hamiltonian needs at least one diagonal operator, such as the kinetic energy")
         self.diagonal = sum(diagonals[1:], start=diagonals[0])
         self.kinetic = self.diagonal.clamp(min=0.0)
         self.ecut = ecut
-        self.numbers: tuple[int, ...] = (self.npw,)
+        self.numbers = numbers or [self.npw]
         self._operators = operators
         self._others = [operator for operator in operators if not isinstance(operator, Diagonal)]
 
@@ -50,17 +50,13 @@ class Hamiltonian:
 
         Products with zero padding of the orbitals have zero padding.
         """
-        npw = max(hamiltonian.npw for hamiltonian in hamiltonians)
+        numbers = [hamiltonian.npw for hamiltonian in hamiltonians]
         terms = zip(*(hamiltonian._operators for hamiltonian in hamiltonians))
-        stacked = cls([type(term[0]).stack(term, npw) for term in terms], hamiltonians[0].ecut)
-        stacked.numbers = tuple(hamiltonian.npw for hamiltonian in hamiltonians)
-        return stacked
+        return cls([type(term[0]).stack(term, max(numbers)) for term in terms], hamiltonians[0].ecut, numbers)
 
     def to(self, dtype: torch.dtype) -> "Hamiltonian":
         """Return H in complex64 or complex128."""
-        hamiltonian = Hamiltonian([operator.to(dtype) for operator in self._operators], self.ecut)
-        hamiltonian.numbers = self.numbers
-        return hamiltonian
+        return Hamiltonian([operator.to(dtype) for operator in self._operators], self.ecut, self.numbers)
 
     @property
     def npw(self) -> int:

@@ -15,12 +15,14 @@ from .parallel import iterate
 
 Result = TypeVar("Result")
 
-CACHE = 2**23  # bytes of a batch on a CPU
+# Bytes of a batch on a CPU. With 1, 2, 4, 8, 16 MB an SCF of silicon at 36 k-points takes 2.3, 2.1, 2.1, 2.0, 2.1 s, and
+# one of aluminium at 29 k-points 0.63, 0.53, 0.55, 0.51, 0.54 s (one core of an AMD EPYC with 32 MB of cache).
+CACHE = 2**23
 
 
 def _available(device: torch.device) -> int:
-    """Return the number of bytes for a batch of k-points."""
-    return CACHE if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] // 2
+    """Return the number of bytes for a batch of k-points; copies and temporary tensors need more of a GPU's memory."""
+    return CACHE if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] // 4
 
 
 @dataclass(frozen=True, eq=False)
