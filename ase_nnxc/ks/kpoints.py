@@ -15,7 +15,7 @@ from .parallel import iterate
 
 Result = TypeVar("Result")
 
-# Bytes of a batch on a CPU. With 1, 2, 4, 8, 16 MB an SCF of silicon at 36 k-points takes 2.3, 2.1, 2.1, 2.0, 2.1 s, and
+# Bytes of a batch on a CPU. With 1, 2, 4, 8, 16 MB an SCF of silicon at 36 k-points takes 2.3, 2.1, 2.1, 2.0, 2.1 s,
 # one of aluminium at 29 k-points 0.63, 0.53, 0.55, 0.51, 0.54 s (one core of an AMD EPYC with 32 MB of cache).
 CACHE = 2**23
 
