@@ -42,6 +42,14 @@ def test_transforms_are_those_of_the_whole_box(
         torch.testing.assert_close(from_box(to_box(psi, sphere, shape).mul_(potential), sphere), expected, **exact)
 
 
+def test_memory_of_inference_mode_can_be_written_later() -> None:
+    sphere, shape = SPHERES[0].in_box((18, 18, 18)), (18, 18, 18)
+    psi = torch.ones(5, sphere.npw, dtype=torch.complex128)
+    with torch.inference_mode():
+        to_box(psi, sphere, shape)
+    torch.testing.assert_close(from_box(to_box(psi, sphere, shape), sphere), psi)
+
+
 def test_products_replace_ffts_unless_boxes_are_large() -> None:
     sphere = replace(SPHERES[0], miller=torch.tensor([[0, 0, 0], [20, 20, 20]]))
     assert transforms._pays(sphere, (82, 82, 82))

@@ -160,13 +160,19 @@ def _transform(count: int, sphere: Sphere, shape: tuple[int, int, int], like: Te
         return _scratch.transforms[key]
     except (AttributeError, KeyError):
         pass
+    with torch.inference_mode(False):  # whatever the mode of this call, others will write to the same memory
+        source, target = _boxes(count, shape, like)
+        pays = _pays(sphere, shape)
+        transform = _Products(source, target, sphere.reach) if pays else _FFT(source, target)
+    _scratch.transforms[key] = transform
+    return transform
+
+
+def _boxes(count: int, shape: tuple[int, int, int], like: Tensor) -> Tensor:
+    """Return two boxes (2, count, n1, n2, n3) in the memory of the thread, which grows if it must."""
     needed = 2 * count * math.prod(shape) * like.element_size()
     memory = getattr(_scratch, "memory", None)
     if memory is None or len(memory) < needed or memory.device != like.device:
-        with torch.inference_mode(False):
-            _scratch.memory = memory = torch.empty(needed, dtype=torch.uint8, device=like.device)
+        _scratch.memory = memory = torch.empty(needed, dtype=torch.uint8, device=like.device)
         _scratch.transforms = {}
-    source, target = memory[:needed].view(like.dtype).view(2, count, *shape)
-    transform = _Products(source, target, sphere.reach) if _pays(sphere, shape) else _FFT(source, target)
-    _scratch.transforms[key] = transform
-    return transform
+    return memory[:needed].view(like.dtype).view(2, count, *shape)
