@@ -70,9 +70,10 @@ def k_mesh(size: tuple[int, int, int], gamma: bool = True) -> Tensor:
 
 
 def diagonalise(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
-    """The lowest eigenpairs of H, whatever it takes."""
+    """The lowest eigenpairs of H at one k-point, whatever it takes."""
+    stack = Hamiltonian.stack([hamiltonian])
     for _ in range(20):
-        pairs = davidson(hamiltonian, psi, tolerance, nconverge)
+        (pairs,) = davidson(stack, psi[None], tolerance, nconverge).of_blocks(stack.numbers)
         if bool((pairs.residuals[:nconverge] <= tolerance).all()):
             return pairs
         psi = pairs.vectors

@@ -423,10 +423,16 @@ class LinearMixer:
 
 
 def dense(hamiltonian: Hamiltonian, psi: torch.Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
-    """All eigenvalues of the whole matrix."""
-    values, vectors = torch.linalg.eigh(hamiltonian.matrix(torch.arange(hamiltonian.npw)))
-    nbands = len(psi)
-    return Eigenpairs(values[:nbands], vectors.mT[:nbands].to(psi.dtype), torch.zeros(nbands), hamiltonian.npw)
+    """Diagonalise the matrix of H at each k-point."""
+    vectors = torch.zeros_like(psi)
+    values = torch.zeros(psi.shape[:2], dtype=torch.float64)
+    for k, npw in enumerate(hamiltonian.numbers):
+        unit = torch.zeros(len(psi), npw, hamiltonian.npw, dtype=psi.dtype)
+        unit[k, :, :npw] = torch.eye(npw)
+        matrix = hamiltonian.apply(unit)[k, :, :npw].mT
+        energies, waves = torch.linalg.eigh(matrix.to(torch.complex128))
+        values[k], vectors[k, :, :npw] = energies[: psi.shape[1]], waves[:, : psi.shape[1]].mT.to(psi.dtype)
+    return Eigenpairs(values, vectors, torch.zeros_like(values), torch.zeros(len(psi), dtype=torch.int64))
 
 
 def test_another_mixer_eigensolver_and_schedule_find_the_same_ground_state() -> None:

@@ -1,13 +1,14 @@
 """Bands in the potential of a ground state, at its own k-points with all empty bands, or at other k-points."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .basis import make_sphere
+from .basis import make_sphere, padded
 from .convergence import ConvergenceError
-from .eigensolver import davidson
+from .eigensolver import Eigenpairs, davidson, memory
 from .ground_state import GroundState
 from .initial_guess import more_orbitals, rough_orbitals
 from .kpoints import Block
@@ -81,18 +82,20 @@ def _converge(energy: TotalEnergy, state: GroundState, start: list[Tensor], nban
     """
     potential, kpoints = energy.potential(state.fields).values, energy.system.kpoints
 
-    def solve(block: Block, psi: Tensor) -> tuple[Tensor, Tensor]:
-        hamiltonian = energy.hamiltonian(block, potential[block.spin], torch.complex128)
+    def solve(blocks: Sequence[Block], psi: Sequence[Tensor]) -> list[Eigenpairs]:
+        hamiltonian = energy.hamiltonian_of_batch(blocks, potential[blocks[0].spin], torch.complex128)
+        vectors = padded(psi, hamiltonian.npw)
         for _ in range(ROUNDS):
-            pairs = davidson(hamiltonian, psi, TOLERANCE, nbands)
-            psi = pairs.vectors
-            if bool((pairs.residuals[:nbands] <= TOLERANCE).all()):
-                return pairs.values[:nbands], psi[:nbands]
+            pairs = davidson(hamiltonian, vectors, TOLERANCE, nbands)
+            vectors, residuals = pairs.vectors, pairs.residuals[:, :nbands].amax(1)
+            if bool((residuals <= TOLERANCE).all()):
+                return pairs.of_blocks(hamiltonian.numbers)
         raise ConvergenceError(
-            f"the bands at k-point {block.k} have not converged: their residual is "
-            f"{float(pairs.residuals[:nbands].max()):.1e} Ha, the tolerance is {TOLERANCE:.1e} Ha",
+            f"the bands at k-point {blocks[int(residuals.argmax())].k} have not converged: their residual is "
+            f"{float(residuals.max()):.1e} Ha, the tolerance is {TOLERANCE:.1e} Ha",
             state.history,
         )
 
-    pairs = kpoints.map(solve, start)
-    return kpoints.gather([values for values, _ in pairs]), [psi for _, psi in pairs]
+    needed = memory(len(start[0]), energy.system.basis.most_waves, torch.complex128)
+    pairs = kpoints.map_batches(solve, needed, start)
+    return kpoints.gather([p.values[:nbands] for p in pairs]), [p.vectors[:nbands] for p in pairs]

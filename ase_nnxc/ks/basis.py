@@ -82,46 +82,84 @@ def _integers_in_sphere(reciprocal: Tensor, centre: Tensor, radius: float) -> Te
 
 @dataclass(frozen=True, eq=False)
 class Sphere:
-    """The plane waves of one k-point.
+    """The plane waves of one k-point, or of several with a leading axis, see `stack_spheres`.
 
     Attributes
     ----------
     kpoint : Tensor
-        (3,), fractional.
+        (..., 3), fractional.
     weight : float
-        Weight of the k-point in an average over the Brillouin zone. The weights add up to one.
+        Weight of the k-points in an average over the Brillouin zone. All weights add up to one.
     miller : Tensor
-        (npw, 3) int64, integer indices of the G of each plane wave.
+        (..., npw, 3) int64, integer indices of the G of each plane wave.
     index : Tensor
-        (npw,) int64, index of each G in the flattened FFT box.
+        (..., npw) int64, index of each G in the flattened FFT box.
+    padding : Tensor or None
+        (..., npw) bool: which of these are no plane waves and have zero coefficients.
     """
 
     kpoint: Tensor
     weight: float
     miller: Tensor
     index: Tensor
+    padding: Tensor | None = None
 
     @property
     def npw(self) -> int:
         """Number of plane waves."""
-        return len(self.miller)
+        return self.miller.shape[-2]
+
+    @cached_property
+    def reach(self) -> tuple[int, int, int]:
+        """Largest absolute values (h1, h2, h3) of the indices of the plane waves."""
+        h1, h2, h3 = self.miller.abs().flatten(0, -2).amax(0).tolist()
+        return h1, h2, h3
+
+    @cached_property
+    def inner_index(self) -> Tensor:
+        """(..., npw) int64, index of each plane wave in a flattened box of 0, 1, ... h, -1, ... -h along each axis."""
+        i, j, k = (torch.where(g < 0, h - g, g) for g, h in zip(self.miller.unbind(-1), self.reach))
+        return (i * (2 * self.reach[1] + 1) + j) * (2 * self.reach[2] + 1) + k
 
     def in_box(self, shape: Sequence[int]) -> "Sphere":
         """Return the same plane waves with their indices in an FFT box of another shape."""
         return replace(self, index=_box_index(self.miller, shape))
 
     def wavevectors(self, reciprocal: Tensor) -> Tensor:
-        """Return k+G (npw, 3), bohr^-1, differentiable in the reciprocal lattice."""
-        return (self.miller.to(reciprocal.dtype) + self.kpoint) @ reciprocal
+        """Return k+G (..., npw, 3), bohr^-1, differentiable in the reciprocal lattice."""
+        return (self.miller.to(reciprocal.dtype) + self.kpoint[..., None, :]) @ reciprocal
 
     def half_squares(self, reciprocal: Tensor) -> Tensor:
-        """Return |k+G|^2 / 2 (npw,), Hartree, differentiable in the reciprocal lattice."""
+        """Return |k+G|^2 / 2 (..., npw), Hartree, differentiable in the reciprocal lattice."""
         return 0.5 * self.wavevectors(reciprocal).square().sum(-1)
 
     def phases(self, positions: Tensor) -> Tensor:
-        """Return exp(-i (k+G) R) (natoms, npw) for fractional `positions` (natoms, 3), differentiable."""
-        angle = -2 * math.pi * (positions @ (self.miller.to(positions.dtype) + self.kpoint).mT)
+        """Return exp(-i (k+G) R) (..., natoms, npw) for fractional `positions` (natoms, 3), differentiable."""
+        angle = -2 * math.pi * (positions @ (self.miller.to(positions.dtype) + self.kpoint[..., None, :]).mT)
         return torch.complex(torch.cos(angle), torch.sin(angle))
+
+
+def padded(tensors: Sequence[Tensor], npw: int) -> Tensor:
+    """Return tensors (..., npw of each) as one tensor (ntensors, ..., npw), with zeros at the end of each."""
+    stack = tensors[0].new_zeros(len(tensors), *tensors[0].shape[:-1], npw)
+    for row, tensor in zip(stack, tensors):
+        row[..., : tensor.shape[-1]] = tensor
+    return stack
+
+
+def stack_spheres(spheres: Sequence[Sphere]) -> Sphere:
+    """Return the plane waves of several k-points, padded to a common number."""
+    numbers = [sphere.npw for sphere in spheres]
+    npw = max(numbers)
+    index = padded([sphere.index for sphere in spheres], npw)  # the padding is at G = 0, to which it adds zeros
+    padding = torch.arange(npw, device=index.device) >= torch.tensor(numbers, device=index.device)[:, None]
+    return Sphere(
+        kpoint=torch.stack([sphere.kpoint for sphere in spheres]),
+        weight=sum(sphere.weight for sphere in spheres),
+        miller=padded([sphere.miller.mT for sphere in spheres], npw).mT,
+        index=index,
+        padding=padding if min(numbers) < npw else None,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +258,11 @@ class Basis:
     def fewest_waves(self) -> int:
         """Smallest number of plane waves of any k-point."""
         return min(sphere.npw for sphere in self.spheres)
+
+    @property
+    def most_waves(self) -> int:
+        """Largest number of plane waves of any k-point."""
+        return max(sphere.npw for sphere in self.spheres)
 
 
 def make_basis(

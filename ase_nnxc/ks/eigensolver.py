@@ -1,11 +1,15 @@
-"""The lowest eigenpairs of H at one k-point, by the block Davidson method with a growing basis.
+"""The lowest eigenpairs of H at several k-points, by the block Davidson method with a growing basis.
 
 The basis contains the orbitals. Each step adds the preconditioned residuals of the orbitals that have not converged,
 and solves the small generalised eigenproblem of the basis in double precision (Rayleigh-Ritz). The method is that of
 Davidson, J. Comput. Phys. 17, 87 (1975), in blocks as in Kresse and Furthmueller, Phys. Rev. B 54, 11169 (1996),
 section III.
+
+All tensors have a leading axis of k-points. A basis grows by the same number of vectors at each of them; where fewer
+orbitals have not converged, some of these vectors are zero.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,35 +22,45 @@ MAX_EXPANSIONS = 4  # the largest number of expansions of the basis in one call
 
 @dataclass(frozen=True, eq=False)
 class Eigenpairs:
-    """The result of one diagonalisation.
+    """The result of one diagonalisation at nk k-points, or without the first axis that of one of them.
 
     Attributes
     ----------
     values : Tensor
-        (nbands,) eigenvalues in ascending order, float64, Hartree.
+        (nk, nbands) eigenvalues in ascending order, float64, Hartree.
     vectors : Tensor
-        (nbands, npw) orthonormal orbitals.
+        (nk, nbands, npw) orthonormal orbitals, with the padding of the Hamiltonian.
     residuals : Tensor
-        (nbands,) norms |H psi - e psi|, Hartree, with `residual_weights`. They are infinite for bands that need
-        not converge.
-    applications : int
-        Number of products of H with an orbital.
+        (nk, nbands) norms |H psi - e psi|, Hartree, with `residual_weights`. They are infinite for bands that need not
+        converge.
+    applications : Tensor
+        (nk,) int64 numbers of products of H with an orbital.
     """
 
     values: Tensor
     vectors: Tensor
     residuals: Tensor
-    applications: int
+    applications: Tensor
+
+    def of_blocks(self, numbers: Sequence[int]) -> "list[Eigenpairs]":
+        """Return those of each k-point, with these numbers of plane waves."""
+        rows = zip(self.values, self.vectors, self.residuals, self.applications, numbers)
+        return [Eigenpairs(e, psi[:, :npw].contiguous(), r, applications) for e, psi, r, applications, npw in rows]
+
+
+def memory(nbands: int, npw: int, dtype: torch.dtype) -> int:
+    """Return the bytes of the largest basis of a k-point, and of its products with H."""
+    return 2 * (MAX_EXPANSIONS + 1) * nbands * npw * dtype.itemsize
 
 
 def _overlaps(a: Tensor, b: Tensor) -> Tensor:
     """Return <a_i|b_j> in double precision."""
-    return torch.mm(a.conj(), b.mT).to(torch.complex128)
+    return (a.conj() @ b.mT).to(torch.complex128)
 
 
 def norms(vectors: Tensor) -> Tensor:
-    """Return norms (n,) of complex vectors (n, npw); torch's own norm of complex numbers is slow."""
-    return torch.linalg.vector_norm(torch.view_as_real(vectors).flatten(1), dim=1)
+    """Return norms (..., n) of complex vectors (..., n, npw); torch's own norm of complex numbers is slow."""
+    return torch.linalg.vector_norm(torch.view_as_real(vectors).flatten(-2), dim=-1)
 
 
 def _solve_small(overlap: Tensor, matrix: Tensor, nbands: int) -> tuple[Tensor, Tensor]:
@@ -55,22 +69,24 @@ def _solve_small(overlap: Tensor, matrix: Tensor, nbands: int) -> tuple[Tensor, 
     half = torch.linalg.solve_triangular(lower, matrix, upper=False)
     reduced = torch.linalg.solve_triangular(lower, half.mH, upper=False)
     values, vectors = torch.linalg.eigh(0.5 * (reduced + reduced.mH))
-    return values[:nbands], torch.linalg.solve_triangular(lower.mH, vectors[:, :nbands], upper=True)
+    return values[:, :nbands], torch.linalg.solve_triangular(lower.mH, vectors[..., :nbands], upper=True)
 
 
 def precondition(residual: Tensor, psi: Tensor, kinetic: Tensor) -> Tensor:
     """Apply the preconditioner K of Teter, Payne and Allan in the form of Kresse and Furthmueller, eq. (38).
 
     x = T / (3/2 <T>_n),  K = (27 + 18 x + 12 x^2 + 8 x^3) / (27 + 18 x + 12 x^2 + 8 x^3 + 16 x^4).
+
+    The shapes are (..., n, npw) and, of the kinetic energy T, (..., npw).
     """
-    mean = torch.view_as_real(psi).square().sum(-1) @ kinetic[:, None]
-    x = kinetic / (1.5 * mean)
+    mean = torch.view_as_real(psi).square().sum(-1) @ kinetic[..., None]
+    x = kinetic[..., None, :] / (1.5 * mean)
     a = 27 + x * (18 + x * (12 + 8 * x))
     return residual * (a / (a + 16 * x**4))
 
 
 def residual_weights(kinetic: Tensor, ecut: float) -> Tensor:
-    """Return the weights (npw,) of residuals of plane waves with these kinetic energies, up to a cutoff, Hartree.
+    """Return the weights of residuals of plane waves with these kinetic energies (..., npw), up to a cutoff, Hartree.
 
     A residual r(G) changes the eigenvalue by |r(G)|^2 / (T(G) - e). Where a smooth cutoff raises T above the cutoff,
     the residual is therefore weighted with the square root of ecut / T. (Without weights the norms can be 40 Ha when
@@ -85,66 +101,91 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
     Parameters
     ----------
     hamiltonian : Hamiltonian
-        H of a block.
+        H of nk k-points, from `Hamiltonian.stack`.
     psi : Tensor
-        (nbands, npw) initial orbitals, not necessarily orthonormal.
+        (nk, nbands, npw) initial orbitals, not necessarily orthonormal, with zeros as padding.
     tolerance : float
         The largest norm of a residual, Hartree.
     nconverge : int
         Number of the lowest orbitals that must converge.
     """
-    nbands = len(psi)
-    basis = _independent(psi)
+    nk, nbands, _ = psi.shape
+    basis = _independent(psi, hamiltonian.numbers)
     h_basis = hamiltonian.apply(basis)
     overlap, matrix = _overlaps(basis, basis), _overlaps(basis, h_basis)
     values, c = _solve_small(overlap, matrix, nbands)
-    residuals = torch.full((nbands,), torch.inf, dtype=torch.float64, device=psi.device)
-    active = torch.arange(nconverge, device=psi.device)
-    weights = residual_weights(hamiltonian.kinetic, hamiltonian.ecut)
-    applications = nbands
+    residuals = torch.full((nk, nbands), torch.inf, dtype=torch.float64, device=psi.device)
+    weights = residual_weights(hamiltonian.kinetic, hamiltonian.ecut)[:, None]
+    active = torch.arange(nconverge, device=psi.device).expand(nk, -1)  # bands
+    open_ = torch.ones_like(active, dtype=torch.bool)  # which of them have not converged
+    applications = torch.full((nk,), nbands, device=psi.device)
     for step in range(MAX_EXPANSIONS + 1):
-        ca = c[:, active].mT.to(psi.dtype)
+        ca = _rows(c.mT, active).to(psi.dtype)
         ritz = ca @ basis
-        energies = values[active].to(hamiltonian.kinetic.dtype)[:, None]
+        energies = values.gather(1, active)[..., None].to(hamiltonian.kinetic.dtype)
         residual = torch.addcmul(ca @ h_basis, ritz, energies, value=-1)
         sizes = norms(residual * weights).to(torch.float64)
-        residuals[active] = sizes
-        open_ = (sizes > tolerance).nonzero().squeeze(-1)
-        if len(open_) == 0 or step == MAX_EXPANSIONS:
+        residuals.scatter_(1, active, torch.where(open_, sizes, residuals.gather(1, active)))
+        open_ = open_ & (sizes > tolerance)
+        count = int(open_.sum(1).max())
+        if count == 0 or step == MAX_EXPANSIONS:
             break
-        active = active[open_]
-        new = precondition(residual[open_], ritz[open_], hamiltonian.kinetic)
-        new /= norms(new)[:, None]
+        first = open_.to(torch.int8).argsort(descending=True, stable=True)[:, :count]
+        active, open_ = active.gather(1, first), open_.gather(1, first)
+        new = precondition(_rows(residual, first), _rows(ritz, first), hamiltonian.kinetic)
+        new *= torch.where(open_, 1 / norms(new), 0)[..., None]
         h_new = hamiltonian.apply(new)
-        applications += len(new)
-        grown, h_grown = torch.cat((basis, new)), torch.cat((h_basis, h_new))
-        bordered_s = _border(overlap, _overlaps(grown, new))
-        bordered_h = _border(matrix, _overlaps(grown, h_new))
-        try:
-            values, c = _solve_small(bordered_s, bordered_h, nbands)
-        except torch.linalg.LinAlgError:  # in this precision the new vectors depend on the basis
-            break
+        applications += open_.sum(1)
+        grown, h_grown = torch.cat((basis, new), dim=1), torch.cat((h_basis, h_new), dim=1)
+        bordered_s, bordered_h = _border(overlap, _overlaps(new, grown)), _border(matrix, _overlaps(h_new, grown))
+        above = values[:, -1:] + 1  # Hartree: zero vectors get this eigenvalue, which is none of the lowest
+        bordered_s, bordered_h = _without(~open_, bordered_s, bordered_h, above)
+        dependent = torch.linalg.cholesky_ex(bordered_s).info > 0  # in this precision the new vectors depend on others
+        if bool(dependent.any()):
+            open_ = open_ & ~dependent[:, None]
+            bordered_s, bordered_h = _without(~open_, bordered_s, bordered_h, above)
         basis, h_basis, overlap, matrix = grown, h_grown, bordered_s, bordered_h
+        values, c = _solve_small(overlap, matrix, nbands)
     return Eigenpairs(values, c.mT.to(psi.dtype) @ basis, residuals, applications)
 
 
-def _independent(psi: Tensor) -> Tensor:
-    """Return the orbitals (nbands, npw); if they are linearly dependent, some are replaced by random vectors.
+def _rows(matrix: Tensor, index: Tensor) -> Tensor:
+    """Return the rows (nk, m, ...) of matrices (nk, n, ...) with the indices (nk, m)."""
+    return matrix[torch.arange(len(index), device=index.device)[:, None], index]
 
-    Orbitals can become dependent if they are moved to a smaller set of plane waves.
+
+def _without(left_out: Tensor, overlap: Tensor, matrix: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
+    """Return S and H (nk, n, n) without some of their last vectors (nk, m), which get the eigenvalue `above`."""
+    left_out = torch.nn.functional.pad(left_out, (overlap.shape[1] - left_out.shape[1], 0))
+    either, alone = left_out[:, None] | left_out[..., None], torch.diag_embed(left_out)
+    return (
+        overlap.masked_fill(either, 0).masked_fill_(alone, 1),
+        torch.where(alone, above[..., None].to(matrix.dtype), matrix.masked_fill(either, 0)),
+    )
+
+
+def _independent(psi: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Return the orbitals (nk, nbands, npw); if they are linearly dependent, some are replaced by random vectors.
+
+    Orbitals can become dependent if they are moved to a smaller set of plane waves; `numbers` are those of plane waves.
     """
     weights, vectors = torch.linalg.eigh(_overlaps(psi, psi))
-    if weights[0] > 1e-8 * weights[-1]:
+    dependent = weights[:, 0] <= 1e-8 * weights[:, -1]
+    if not bool(dependent.any()):
         return psi
-    kept = weights > 1e-6 * weights[-1]
-    generator = torch.Generator(device=psi.device).manual_seed(len(psi))
-    shape = (int((~kept).sum()), psi.shape[1], 2)
-    random = torch.randn(shape, dtype=torch.float64, device=psi.device, generator=generator)
-    orthonormal = (vectors[:, kept] / weights[kept].sqrt()).mT.to(psi.dtype) @ psi
-    return torch.cat((orthonormal, torch.view_as_complex(random).to(psi.dtype) / psi.shape[1] ** 0.5))
+    psi = psi.clone()
+    for k in dependent.nonzero().squeeze(-1).tolist():
+        old, kept = psi[k, :, : numbers[k]], weights[k] > 1e-6 * weights[k, -1]
+        generator = torch.Generator(device=psi.device).manual_seed(len(old))
+        shape = (int((~kept).sum()), numbers[k], 2)
+        random = torch.randn(shape, dtype=torch.float64, device=psi.device, generator=generator)
+        orthonormal = (vectors[k][:, kept] / weights[k][kept].sqrt()).mT.to(psi.dtype) @ old
+        new = torch.view_as_complex(random).to(psi.dtype) / numbers[k] ** 0.5
+        psi[k, :, : numbers[k]] = torch.cat((orthonormal, new))
+    return psi
 
 
-def _border(matrix: Tensor, columns: Tensor) -> Tensor:
-    """Return a Hermitian matrix (n+m, n+m) from its first block (n, n) and its last columns (n+m, m)."""
-    n = len(matrix)
-    return torch.cat((torch.cat((matrix, columns[:n]), dim=1), torch.cat((columns[:n].mH, columns[n:]), dim=1)))
+def _border(matrix: Tensor, rows: Tensor) -> Tensor:
+    """Return Hermitian matrices (nk, n+m, n+m) from first blocks (nk, n, n) and last rows (nk, m, n+m)."""
+    above = torch.cat((matrix, rows[..., : matrix.shape[1]].mH), dim=2)
+    return torch.cat((above, rows), dim=1)

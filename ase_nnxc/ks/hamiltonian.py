@@ -1,4 +1,4 @@
-"""The Kohn-Sham Hamiltonian of one spin channel and k-point, as the sum of the operators of the energy terms."""
+"""The Kohn-Sham Hamiltonian of one spin channel and k-point, or of several k-points, as a sum of operators."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from .operators import Diagonal, Operator
 
 
 class Hamiltonian:
-    """The Hamiltonian H, a sum of operators.
+    """The Hamiltonian H, a sum of operators of one k-point, or of several ones with a leading axis.
 
     Parameters
     ----------
@@ -17,13 +17,15 @@ class Hamiltonian:
         Operators of the terms, all in the same precision. At least one of them must be a `Diagonal`.
     ecut : float
         Cutoff energy of the plane waves, Hartree.
+    numbers : sequence of int, optional
+        Number of plane waves of each k-point, without padding; required for several k-points.
 
     Attributes
     ----------
     diagonal : Tensor
-        (npw,) real, Hartree: sum of the operators that are diagonal in plane waves, such as the kinetic energy.
+        (..., npw) real, Hartree: sum of the operators that are diagonal in plane waves, such as the kinetic energy.
     kinetic : Tensor
-        (npw,) the same where it is positive, else zero: what preconditioners take for the kinetic energy.
+        (..., npw) the same where it is positive, else zero: what preconditioners take for the kinetic energy.
 
     Raises
     ------
@@ -31,29 +33,45 @@ class Hamiltonian:
         If no operator is diagonal.
     """
 
-    def __init__(self, operators: Sequence[Operator], ecut: float):
+    def __init__(self, operators: Sequence[Operator], ecut: float, numbers: Sequence[int] | None = None):
         diagonals = [operator.values for operator in operators if isinstance(operator, Diagonal)]
         if not diagonals:
             raise ValueError("a Hamiltonian needs at least one diagonal operator, such as the kinetic energy")
         self.diagonal = sum(diagonals[1:], start=diagonals[0])
         self.kinetic = self.diagonal.clamp(min=0.0)
         self.ecut = ecut
+        self.numbers = numbers or [self.npw]
+        self._operators = operators
         self._others = [operator for operator in operators if not isinstance(operator, Diagonal)]
+
+    @classmethod
+    def stack(cls, hamiltonians: "Sequence[Hamiltonian]") -> "Hamiltonian":
+        """Return the Hamiltonians of several k-points of one spin channel as one, padded to a common number of waves.
+
+        Products with zero padding of the orbitals have zero padding.
+        """
+        numbers = [hamiltonian.npw for hamiltonian in hamiltonians]
+        terms = zip(*(hamiltonian._operators for hamiltonian in hamiltonians))
+        return cls([type(term[0]).stack(term, max(numbers)) for term in terms], hamiltonians[0].ecut, numbers)
+
+    def to(self, dtype: torch.dtype) -> "Hamiltonian":
+        """Return H in complex64 or complex128."""
+        return Hamiltonian([operator.to(dtype) for operator in self._operators], self.ecut, self.numbers)
 
     @property
     def npw(self) -> int:
-        """Number of plane waves."""
-        return len(self.diagonal)
+        """Number of plane waves, with padding."""
+        return self.diagonal.shape[-1]
 
     def apply(self, psi: Tensor) -> Tensor:
-        """Return H psi (nbands, npw) for orbitals (nbands, npw)."""
-        result = psi * self.diagonal
+        """Return H psi (..., nbands, npw) for orbitals (..., nbands, npw)."""
+        result = psi * self.diagonal[..., None, :]
         for operator in self._others:
             operator.add_to(result, psi)
         return result
 
     def matrix(self, waves: Tensor) -> Tensor:
-        """Return <G|H|G'> (n, n), complex128, for the plane waves with indices `waves` (n,)."""
+        """Return <G|H|G'> (n, n), complex128, for the plane waves of one k-point with indices `waves` (n,)."""
         matrix = torch.diag(self.diagonal[waves]).to(torch.complex128)
         for operator in self._others:
             matrix += operator.matrix(waves)

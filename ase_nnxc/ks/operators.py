@@ -1,28 +1,42 @@
-"""Hermitian operators on the orbitals of one spin channel and k-point, from which H is built."""
+"""Hermitian operators on orbitals, from which H is built: of one spin channel and k-point, or of several k-points.
 
+The tensors of an operator on several k-points have a leading axis, and its plane waves are padded to a common number.
+"""
+
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from .basis import Sphere
+from .basis import Sphere, padded, stack_spheres
 from .transforms import chunk_size, from_box, to_box
+
+Same = TypeVar("Same", bound="Operator")
 
 
 class Operator(ABC):
-    """An operator on the plane waves of one k-point."""
+    """An operator on the plane waves of one k-point, or of several ones."""
 
     @abstractmethod
     def add_to(self, result: Tensor, psi: Tensor) -> None:
-        """Add the operator times the orbitals `psi` (nbands, npw) to `result` (nbands, npw), in place."""
+        """Add the operator times the orbitals `psi` (..., nbands, npw) to `result` of the same shape, in place."""
 
     @abstractmethod
-    def to(self, dtype: torch.dtype) -> "Operator":
+    def to(self: Same, dtype: torch.dtype) -> Same:
         """Return the same operator in complex64 or complex128."""
 
+    @classmethod
+    @abstractmethod
+    def stack(cls: type[Same], operators: Sequence[Same], npw: int) -> Same:
+        """Return the operators of a term at several k-points of one spin channel as one, padded to `npw` waves."""
+
     def matrix(self, waves: Tensor) -> Tensor:
-        """Return <G|O|G'> (n, n), complex128, for the plane waves with indices `waves` (n,)."""
+        """Return <G|O|G'> (n, n), complex128, for the plane waves of one k-point with indices `waves` (n,)."""
         npw = self.npw
         unit = torch.zeros(len(waves), npw, dtype=torch.complex128, device=waves.device)
         unit[torch.arange(len(waves), device=waves.device), waves] = 1.0
@@ -43,7 +57,7 @@ class Diagonal(Operator):
     Attributes
     ----------
     values : Tensor
-        (npw,) real, Hartree.
+        (..., npw) real, Hartree.
     """
 
     values: Tensor
@@ -51,15 +65,20 @@ class Diagonal(Operator):
     @property
     def npw(self) -> int:
         """Number of plane waves."""
-        return len(self.values)
+        return self.values.shape[-1]
 
     def to(self, dtype: torch.dtype) -> "Diagonal":
         """Return the same operator in the precision of `dtype`."""
         return Diagonal(self.values.to(dtype.to_real()))
 
+    @classmethod
+    def stack(cls, operators: Sequence["Diagonal"], npw: int) -> "Diagonal":
+        """Return the operators of several k-points as one, padded to `npw` waves."""
+        return Diagonal(padded([operator.values for operator in operators], npw))
+
     def add_to(self, result: Tensor, psi: Tensor) -> None:
         """Compute result += d psi."""
-        result.addcmul_(psi, self.values.to(psi.dtype))
+        result.addcmul_(psi, self.values[..., None, :].to(psi.dtype))
 
     def matrix(self, waves: Tensor) -> Tensor:
         """Return diag(d)."""
@@ -73,27 +92,37 @@ class Separable(Operator):
     Attributes
     ----------
     projectors : Tensor
-        (nproj, npw) complex, <k+G|p>.
+        (..., nproj, npw) complex, <k+G|p>.
     coupling : Tensor
-        (nproj, nproj) complex, D, Hartree.
+        (..., nproj, nproj) complex, D, Hartree.
     """
 
     projectors: Tensor
     coupling: Tensor
 
+    @cached_property
+    def _conjugate(self) -> Tensor:
+        return self.projectors.conj().resolve_conj()
+
     @property
     def npw(self) -> int:
         """Number of plane waves."""
-        return self.projectors.shape[1]
+        return self.projectors.shape[-1]
 
     def to(self, dtype: torch.dtype) -> "Separable":
         """Return the same operator in the precision of `dtype`."""
         return Separable(self.projectors.to(dtype), self.coupling.to(dtype))
 
+    @classmethod
+    def stack(cls, operators: Sequence["Separable"], npw: int) -> "Separable":
+        """Return the operators of several k-points as one, padded to `npw` waves."""
+        projectors = padded([operator.projectors for operator in operators], npw)
+        return Separable(projectors, torch.stack([operator.coupling for operator in operators]))
+
     def add_to(self, result: Tensor, psi: Tensor) -> None:
-        """Compute result += sum_ij |p_i> D_ij <p_j|psi> with two matrix products."""
-        if len(self.projectors):
-            result.addmm_(psi @ self.projectors.mH @ self.coupling, self.projectors)
+        """Compute result += sum_ij |p_i> D_ij <p_j|psi> with matrix products."""
+        if self.projectors.shape[-2]:
+            result += psi @ self._conjugate.mT @ self.coupling @ self.projectors
 
     def matrix(self, waves: Tensor) -> Tensor:
         """Return P D P^H for these plane waves."""
@@ -116,13 +145,13 @@ class GridPotential(Operator):
     Attributes
     ----------
     sphere : Sphere
-        Plane waves.
+        Plane waves of one k-point, or of several ones.
     local : Tensor
         (n1, n2, n3), Hartree: V, or V + 1/4 lap v with `tau`.
     tau : Tensor or None
         (n1, n2, n3), v, dimensionless.
     half_squares : Tensor or None
-        (npw,) T, Hartree, without smoothing at the cutoff; required with `tau`.
+        (..., npw) T, Hartree, without smoothing at the cutoff; required with `tau`.
     """
 
     sphere: Sphere
@@ -141,23 +170,35 @@ class GridPotential(Operator):
         tau, half_squares = (None if x is None else x.to(real) for x in (self.tau, self.half_squares))
         return GridPotential(self.sphere, self.local.to(real), tau, half_squares)
 
+    @classmethod
+    def stack(cls, operators: Sequence["GridPotential"], npw: int) -> "GridPotential":
+        """Return the operators of several k-points, which share their potentials, as one."""
+        half_squares = [operator.half_squares for operator in operators if operator.half_squares is not None]
+        return replace(
+            operators[0],
+            sphere=stack_spheres([operator.sphere for operator in operators]),
+            half_squares=padded(half_squares, npw) if half_squares else None,
+        )
+
     def add_to(self, result: Tensor, psi: Tensor) -> None:
-        """Apply the potentials on the grid, a few orbitals at a time."""
-        step = chunk_size(self.local.numel(), psi.device)
-        for start in range(0, len(psi), step):
-            result[start : start + step] += self._apply(psi[start : start + step])
+        """Apply the potentials on the grid, a few bands at a time."""
+        step = max(1, chunk_size(self.local.numel(), psi.device) // math.prod(psi.shape[:-2]))
+        for start in range(0, psi.shape[-2], step):
+            bands = slice(start, start + step)
+            result[..., bands, :] += self._apply(psi[..., bands, :])
 
     def _apply(self, psi: Tensor) -> Tensor:
         n1, n2, n3 = self.local.shape
         if self.tau is None or self.half_squares is None:
             box = to_box(psi, self.sphere, (n1, n2, n3))
             return from_box(box.mul_(self.local), self.sphere)
-        count, half = len(psi), 0.5 * self.half_squares
-        box = to_box(torch.cat((psi, half * psi)), self.sphere, (n1, n2, n3))
-        box[count:].mul_(self.tau).addcmul_(box[:count], self.local)  # 1/2 v T psi + V psi
-        box[:count].mul_(self.tau)
-        waves = from_box(box, self.sphere)
-        return torch.addcmul(waves[count:], waves[:count], half)
+        half = 0.5 * self.half_squares[..., None, :]
+        box = to_box(torch.cat((psi, half * psi), dim=-2), self.sphere, (n1, n2, n3))
+        of_psi, of_half = box.chunk(2, dim=-4)
+        of_half.mul_(self.tau).addcmul_(of_psi, self.local)  # 1/2 v T psi + V psi
+        of_psi.mul_(self.tau)
+        of_psi, of_half = from_box(box, self.sphere).chunk(2, dim=-2)
+        return torch.addcmul(of_half, of_psi, half)
 
     def matrix(self, waves: Tensor) -> Tensor:
         """Return V(G - G') + 1/2 (T + T') v(G - G')."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .basis import padded
 from .convergence import SINGLE_PRECISION
-from .eigensolver import Eigenpairs
+from .eigensolver import Eigenpairs, memory
 from .hamiltonian import Hamiltonian
 from .kpoints import Block
 from .nbands import EMPTY
@@ -15,7 +16,8 @@ from .occupations import FilledStates, Smearing
 from .total_energy import TotalEnergy
 
 Eigensolver = Callable[[Hamiltonian, Tensor, float, int], Eigenpairs]
-"""Function of H, orbitals (nbands, npw), a tolerance of the residuals, and the number of bands to converge."""
+"""Function of H at several k-points, orbitals (nk, nbands, npw), a tolerance of the residuals, and the number of bands
+to converge; see `eigensolver.davidson`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +62,16 @@ def diagonalise(
     tolerance: float,
     in_use: int,
 ) -> list[Eigenpairs]:
-    """Return eigenpairs of every block, `in_use` of them converged; loose tolerances are reached in complex64."""
+    """Return the eigenpairs of each block, `in_use` of them converged; loose tolerances are reached in complex64."""
     dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
 
-    def solve(block: Block, psi: Tensor) -> Eigenpairs:
-        hamiltonian = energy.hamiltonian(block, potential[block.spin], dtype)
-        return eigensolver(hamiltonian, psi.to(dtype), tolerance, in_use)
+    def solve(blocks: Sequence[Block], psi: Sequence[Tensor]) -> list[Eigenpairs]:
+        hamiltonian = energy.hamiltonian_of_batch(blocks, potential[blocks[0].spin], dtype)
+        start = padded(psi, hamiltonian.npw).to(dtype)
+        return eigensolver(hamiltonian, start, tolerance, in_use).of_blocks(hamiltonian.numbers)
 
-    return energy.system.kpoints.map(solve, orbitals)
+    needed = memory(len(orbitals[0]), energy.system.basis.most_waves, dtype)
+    return energy.system.kpoints.map_batches(solve, needed, orbitals)
 
 
 def fill(
@@ -90,5 +94,5 @@ def fill(
         fields=energy.fields_of(orbitals, states.electrons),
         energy=band_energy + energy.double_counting + energy.of_ions + states.entropy,
         residual=float(residuals[states.occupations.abs() > EMPTY].max()),
-        applications=int(kpoints.gather([torch.tensor(p.applications, device="cpu") for p in pairs]).sum()),
+        applications=int(kpoints.gather([p.applications for p in pairs]).sum()),
     )

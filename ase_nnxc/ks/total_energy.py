@@ -107,6 +107,10 @@ class TotalEnergy:
         operators = [term.operator(block).to(dtype) for term in self.orbital_terms]
         return Hamiltonian([*operators, self.grid_potential(block, potential).to(dtype)], self.system.basis.ecut)
 
+    def hamiltonian_of_batch(self, blocks: Sequence[Block], potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
+        """Return H of several blocks of one spin channel; the other parameters are those of `hamiltonian`."""
+        return Hamiltonian.stack([self.hamiltonian(block, potential, torch.complex128) for block in blocks]).to(dtype)
+
     def kinetic(self, block: Block) -> Tensor:
         """Return `Hamiltonian.kinetic` of a block, (npw,), Hartree."""
         operators = [term.operator(block) for term in self.orbital_terms]
