@@ -576,6 +576,12 @@ def test_name_is_registered_without_torch(tmp_path):
     assert run_python(code, tmp_path).strip() == "False"
 
 
+def test_importing_the_calculator_loads_no_scipy(tmp_path):
+    """It takes longer to load than everything else that the calculator needs beyond torch, NumPy and ASE's Atoms."""
+    code = "import sys; from ase_nnxc import NNXCCalculator; print([m for m in sys.modules if m.startswith('scipy')])"
+    assert run_python(code, tmp_path).strip() == "[]"
+
+
 @pytest.mark.skipif(not (REPOSITORY / "setup.cfg").is_file(), reason="not a checkout")
 def test_entry_point_is_a_plugin_of_ase():
     plugins = pytest.importorskip("ase._4.plugins")
