@@ -29,7 +29,7 @@ from .parameters import LOCAL, for_files
 from .plan import digests
 from .solver import GroundStateSolver
 
-FORMAT = 2
+FORMAT = 3
 """Number of the format that this version reads and writes. Format 1 had no digests and is not read."""
 
 _HEADER, _DIGEST = "ase_nnxc", "sha256"
