@@ -34,6 +34,8 @@ from .total_energy import TotalEnergy
 if TYPE_CHECKING:
     from .ground_state import GroundState
 
+VACUUM = 1e-4  # bohr^-3; at lower densities the residual of the potential of a GGA is noise, and is not used
+
 
 def movable(crystal: Crystal) -> tuple[list[Tensor], Crystal]:
     """Return zero displacements (natoms, 3) and strain (3, 3) that require gradients, and the crystal after them."""
@@ -88,5 +90,6 @@ def _of_residual(state: GroundState, moved: Crystal) -> Tensor:
     """Return int (V_out - V_in) sum_a n_a, Hartree; its derivatives correct those of the energy at fixed orbitals."""
     energy, basis = TotalEnergy(state.system), state.basis
     residual = energy.potential(state.fields).by_fields - energy.potential(state.fields - state.residual).by_fields
+    dense = basis.grid.to_real(state.density[:1]) > VACUUM
     atoms = basis.grid.to_real(atomic_fields(moved, basis, energy.nfields))
-    return (residual * atoms).sum() * (moved.volume / basis.grid.size)
+    return (residual * dense * atoms).sum() * (moved.volume / basis.grid.size)
