@@ -19,7 +19,8 @@ from ase_nnxc import NNXCCalculator
 def total_energies(nsteps: int) -> np.ndarray:
     """Return F + E_kin, eV per atom, before and after each step of 1 fs."""
     atoms = bulk("Si", a=5.47)
-    atoms.calc = NNXCCalculator("PBE", ecut=200, kpts={"size": (2, 2, 2), "gamma": True}, pseudos="gth-pbe")
+    settings = {"ecut": 200, "kpts": {"size": (2, 2, 2), "gamma": True}, "convergence": {"energy": 1e-8}}
+    atoms.calc = NNXCCalculator("PBE", pseudos="gth-pbe", **settings)
     momenta = np.random.default_rng(1).normal(size=(2, 3)) * np.sqrt(kB * 600 * atoms.get_masses()[:, None])
     atoms.set_momenta(momenta - momenta.mean(0))
     energies = []

@@ -33,6 +33,7 @@ def main() -> None:
             kpts={"size": (n, n, n), "gamma": True},
             pseudos=PSEUDOS,
             smearing={"name": "gaussian", "width": WIDTH * Hartree},
+            convergence={"energy": 1e-8},
         )
         clock = time.perf_counter()
         energy = atoms.get_potential_energy(force_consistent=True)

@@ -108,6 +108,7 @@ def energies(name: str, folder: Path) -> dict[str, Any]:
         pseudos=folder,
         radial_cutoff=RADIAL_CUTOFF * Bohr,
         gpts=tuple(int(n) for n in qe["fft"].split(",")),
+        convergence={"energy": 1e-8},
     )
     energy = atoms.get_potential_energy(force_consistent=True) / Hartree
     forces = atoms.get_forces() * Bohr / Hartree

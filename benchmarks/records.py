@@ -49,6 +49,7 @@ def calculator(record: dict[str, Any], code: str, **changes: Any) -> NNXCCalcula
         },
         "pseudos": {symbol: f"{settings['pseudo']}-q{q}" for symbol, q in record[code]["valence"].items()},
         "gpts": fft_box(record, code),
+        "convergence": {"energy": 1e-8},
         "fixed_magmom": settings.get("moment", False),
     }
     return NNXCCalculator(settings["xc"], **keywords | changes)

@@ -36,6 +36,7 @@ def main() -> None:
     torch.set_num_threads(parser.parse_args().threads)
     record = records.load("qe")["si-rattled"]
     mesh = {"kpts": {"size": (8, 8, 8), "gamma": True}, "ecut": 15 * Hartree, "pseudos": "gth-pbe"}
+    mesh |= {"convergence": {"energy": 1e-8}}
     cases = {
         "si-rattled": (records.structure(record), records.calculator(record, "qe")),
         "Al 8x8x8": (bulk("Al", a=4.04), NNXCCalculator(**mesh)),

@@ -14,7 +14,7 @@ from records import in_state_of
 
 from ase_nnxc import NNXCCalculator, cli
 
-CHEAP = {"ecut": 140, "kpts": {"size": (2, 2, 2), "gamma": True}}
+CHEAP = {"ecut": 140, "kpts": {"size": (2, 2, 2), "gamma": True}, "convergence": {"energy": 1e-8}}
 
 
 def attached(atoms: Atoms, **parameters) -> Atoms:

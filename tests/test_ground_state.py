@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from kohn_sham import basis_of, crystal_of, diagonalise, k_mesh, rattled_silicon_carbide, slope
+from kohn_sham import basis_of, crystal_of, diagonalise, k_mesh, rattled_silicon_carbide, slope, triplet
 from pyscf.dft import libxc
 
 from ase_nnxc.ks.basis import Basis, DensityGrid, make_basis, make_sphere, smooth_size
@@ -280,6 +280,69 @@ def test_components_after_one_diagonalisation_are_those_of_dftk() -> None:
     assert {name: terms[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     pbe = TotalEnergy(System(crystal, basis, get_functional("PBE"))).components(orbitals, electrons, density, 0.0)
     assert pbe["xc"] == pytest.approx(-2.469375219486637, abs=1e-6)
+
+
+def uncorrected(state: GroundState) -> list[torch.Tensor]:
+    return list(replace(state, residual=torch.zeros_like(state.residual)).derivatives())
+
+
+def test_error_of_forces_and_stress_is_the_residual_times_the_response_of_the_density() -> None:
+    crystal = crystal_of(rattled_silicon_carbide())
+    basis, tolerance = basis_of(crystal, 8.0, (2, 1, 1)), OrbitalTolerance(1e-7, 1e-7, crystal.nelectrons)
+    exact = solve(crystal, basis)
+    state = solve(crystal, basis, settings=SCFSettings(energy=1e-7), tolerance=tolerance, eigensolver=diagonalise)
+    errors = [a - b for a, b in zip(uncorrected(state), exact.derivatives())]
+    energy, h = TotalEnergy(state.system), 1e-3
+    residual = energy.potential(state.fields).by_fields - energy.potential(state.fields - state.residual).by_fields
+    still, unstrained = torch.zeros_like(crystal.positions), torch.zeros_like(crystal.lattice)
+    move, strain = still.clone(), torch.tensor([[0.3, 0.5, -0.2], [0.5, -0.7, 0.4], [-0.2, 0.4, 0.6]]).double()
+    move[1] = torch.tensor([0.6, -0.3, 0.7])
+
+    def contracted(x: float, strain: torch.Tensor, move: torch.Tensor) -> float:
+        """The potential of the residual times the density of a moved crystal, at constant plane waves."""
+        moved = crystal.deformed(x * strain, x * move)
+        density = solve(moved, basis, start=exact).fields
+        return float((residual * basis.grid.to_real(density)).sum() * moved.volume) / basis.grid.size
+
+    by_move, by_strain = (slope(lambda x, d=d: contracted(x, *d), h) for d in ((unstrained, move), (strain, still)))
+    assert float((errors[0] * move).sum()) == pytest.approx(by_move, rel=0.1)
+    assert float((errors[1] * strain).sum() * crystal.volume) == pytest.approx(-by_strain, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "xc", "kpts", "energy"),
+    [
+        (rattled_silicon_carbide(), "PBE", (2, 1, 1), 1e-6),
+        (rattled_silicon_carbide(), "r2SCAN", (2, 1, 1), 1e-6),
+        (triplet(), "PBE", (1, 1, 1), 1e-6),
+    ],
+    ids=["pbe", "r2scan", "spins"],
+)
+def test_forces_are_corrected_for_the_residual(
+    atoms: Atoms, xc: str, kpts: tuple[int, int, int], energy: float
+) -> None:
+    crystal = crystal_of(atoms, "oncv")
+    basis = basis_of(crystal, 8.0, kpts)
+    exact, _ = solve(crystal, basis, xc=xc).derivatives()
+    state = solve(crystal, basis, settings=SCFSettings(energy=energy), xc=xc)
+    before, after = (float((forces - exact).abs().max()) for forces, _ in (uncorrected(state), state.derivatives()))
+    assert after < 0.5 * before
+
+
+def test_correction_for_the_residual_is_that_without_symmetry_and_with_spins() -> None:
+    atoms = bulk("SiC", "zincblende", a=4.36)
+    atoms.positions[1] += [0.05, 0.05, 0.05]
+    paired = crystal_of(atoms)
+    polarised = replace(paired, magmoms=torch.zeros(2, dtype=torch.float64))
+    corrections = []
+    for crystal, symmetric in ((paired, True), (paired, False), (polarised, True)):
+        basis, tolerance = basis_of(crystal, 8.0, (2, 2, 1), symmetric), OrbitalTolerance(1e-8, 1e-8, 8.0)
+        state = solve(crystal, basis, None, None, SCFSettings(1e-5), tolerance=tolerance, eigensolver=diagonalise)
+        corrections.append([a - b for a, b in zip(state.derivatives(), uncorrected(state))])
+    for other in corrections[1:]:
+        for a, b, allowed in zip(other, corrections[0], (1e-8, 1e-10)):
+            assert torch.allclose(a, b, rtol=0, atol=allowed)
+            assert b.abs().max() > 1000 * allowed
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_oldest_ground_states_are_forgotten_beyond_the_memory():
     state = calculator.ground_state(structures[-1])
     size = sum(
         x.numel() * x.element_size()
-        for x in (state.fields, state.secants, *(psi for row in state.orbitals for psi in row))
+        for x in (state.fields, state.residual, state.secants, *(psi for row in state.orbitals for psi in row))
     )
     warm = WarmCalculators(calculator, memory=2.5 * size / 2**30)
     for record in records:

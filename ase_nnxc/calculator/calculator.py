@@ -97,7 +97,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         function of the cell (see `ase_nnxc.ks.terms.kinetic`). Use it in scans and relaxations of the cell. Default:
         False, so that single energies compare with other codes.
     convergence : dict
-        {"energy": eV per valence electron}: estimated error of the energy at which the SCF stops. Default: 1e-8.
+        {"energy": eV per valence electron}: estimated error of the energy at which the SCF stops. Default: 1e-6.
     maxiter : int
         Largest number of SCF steps, of all kinds (see `ase_nnxc.ks.scf.scf`); default 200.
     device : str

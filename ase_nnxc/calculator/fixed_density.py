@@ -1,12 +1,13 @@
 """Bands at chosen k-points in the potential of a ground state."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import InputError, PropertyNotImplementedError, SCFError
-from ase.dft.kpoints import BandPath
 from ase.spectrum.band_structure import BandStructure
 
 from ..ks.bands import bands_at
@@ -14,6 +15,9 @@ from ..ks.convergence import ConvergenceError
 from ..ks.ground_state import GroundState
 from ..units import HARTREE
 from .levels import ConvergedBands, ElectronicStructure
+
+if TYPE_CHECKING:
+    from ase.dft.kpoints import BandPath
 
 
 class FixedDensity(ElectronicStructure):
@@ -34,7 +38,7 @@ class FixedDensity(ElectronicStructure):
         self._bands = ConvergedBands(state, state.eigenvalues, state.orbitals)
 
     @classmethod
-    def along(cls, path: BandPath, nbands: int | None, atoms: Atoms, state: GroundState) -> "FixedDensity":
+    def along(cls, path: BandPath, nbands: int | None, atoms: Atoms, state: GroundState) -> FixedDensity:
         """Solve for the bands along a path in the potential of a ground state.
 
         Raises

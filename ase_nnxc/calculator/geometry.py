@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import InputError, PropertyNotImplementedError
-from ase.neighborlist import neighbor_list
 
 CLOSEST = 0.4  # Angstrom; a smaller distance of two atoms is a mistake in the input
 OCCUPANCY_TOLERANCE = 1e-3  # rounding of an occupancy of one in a CIF file
@@ -15,6 +14,8 @@ OCCUPANCY_TOLERANCE = 1e-3  # rounding of an occupancy of one in a CIF file
 
 def check_atoms(atoms: Atoms) -> None:
     """Raise InputError unless the atoms are a crystal, a layer or a molecule that can be calculated."""
+    from ase.neighborlist import neighbor_list  # loads scipy
+
     if len(atoms) == 0:
         raise InputError("there are no atoms")
     if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():

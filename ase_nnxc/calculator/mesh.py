@@ -1,18 +1,21 @@
 """K-points in ASE's forms: meshes of the Brillouin zone, and paths through it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import InputError, kpts2sizeandoffsets
-from ase.dft.kpoints import BandPath, monkhorst_pack
-from ase.lattice import celldiff
 from torch import Tensor
 
 from .parameters import are_counts, are_points, check_mesh, plain
+
+if TYPE_CHECKING:
+    from ase.dft.kpoints import BandPath
 
 LARGEST_STRAIN = 0.1  # a mesh is kept while the principal stretches of the cell differ from one by less than this
 LARGEST_STEP = 0.5  # and while no atom moves, relative to the strained cell, by more than this, Angstrom
@@ -68,6 +71,8 @@ def make_mesh(kpts: Any, atoms: Atoms) -> Mesh:
     InputError
         If a point has a component along a direction that is not periodic.
     """
+    from ase.dft.kpoints import monkhorst_pack  # loads scipy
+
     if are_counts(kpts):
         kpts = {"size": kpts}
     if isinstance(kpts, dict):
@@ -101,6 +106,9 @@ def band_path(path: Any, atoms: Atoms) -> BandPath:
     InputError
         If the path is not one of this cell, or if the atoms are a molecule.
     """
+    from ase.dft.kpoints import BandPath  # loads scipy
+    from ase.lattice import celldiff
+
     if not atoms.pbc.any():
         raise InputError("a molecule has no bands; its levels are those at Gamma")
     if isinstance(path, BandPath):

@@ -12,7 +12,7 @@ from ..ks.total_energy import TotalEnergy
 from ..xc.functional import Functional
 from .plan import Plan
 
-_PACKED = ("orbitals", "eigenvalues", "occupations", "fermi_levels", "fields", "terms", "secants")
+_PACKED = ("orbitals", "eigenvalues", "occupations", "fermi_levels", "fields", "residual", "terms", "secants")
 """What is packed of a ground state; the rest follows from the atoms, the parameters, and `_CONTEXT`."""
 _CONTEXT = ("lattice", "general", "solved")
 

@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "gpts": None,
     "symmetry": True,
     "smooth_cutoff": False,
-    "convergence": {"energy": 1e-8},
+    "convergence": {"energy": 1e-6},
     "maxiter": 200,
     "device": "auto",
     "txt": None,

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from ase import Atoms
 from ase.calculators.calculator import CalculatorError, InputError, ReadError, equal
-from ase.io.jsonio import decode, encode
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -30,7 +29,7 @@ from .parameters import LOCAL, for_files
 from .plan import digests
 from .solver import GroundStateSolver
 
-FORMAT = 2
+FORMAT = 3
 """Number of the format that this version reads and writes. Format 1 had no digests and is not read."""
 
 _HEADER, _DIGEST = "ase_nnxc", "sha256"
@@ -55,6 +54,8 @@ def write_restart(path: str | os.PathLike[str], state: Mapping[str, Any], facts:
     OSError
         If the file cannot be written.
     """
+    from ase.io.jsonio import encode  # loads scipy
+
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     nk = state["eigenvalues"].shape[1]
     tensors |= {f"{_ORBITALS}.{i // nk}.{i % nk}": psi for i, psi in enumerate(state[_ORBITALS])}
@@ -144,6 +145,8 @@ def _checked_header(path: Path, metadata: Mapping[str, str], tensors: Iterable[s
     text = metadata[_HEADER]
     if _DIGEST in metadata and metadata[_DIGEST] != text_digest(text):
         raise ReadError(f"{path} is damaged or was changed: its header does not have its SHA-256")
+    from ase.io.jsonio import decode  # loads scipy
+
     header = decode(text)
     if header["format"] != FORMAT:
         raise ReadError(

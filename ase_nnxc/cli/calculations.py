@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     # (arguments, structure, output folder, keywords of the calculator) -> exit code
     Calculation = Callable[[argparse.Namespace, Atoms, Path, dict[str, Any]], int]
 
+FMAX, TOLERANCE = 0.01, 1e-6  # of relaxations: largest force, eV/A, and the tolerance of the SCF, eV per electron
+
 
 # ---- options -------------------------------------------------------------------------------------------------------
 
@@ -29,7 +31,7 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     relax = add_calculation(commands, "relax", _relax, help="relax the positions, or positions and cell")
     relax.add_argument("--cell", action="store_true", help="relax the cell too")
     relax.add_argument(
-        "--fmax", type=positive, default=0.01, metavar="F", help="largest force at convergence, eV/A (default 0.01)"
+        "--fmax", type=positive, default=FMAX, metavar="F", help=f"largest force at convergence, eV/A (default {FMAX})"
     )
     relax.add_argument("--steps", type=int, default=200, metavar="N", help="maximum number of steps (default 200)")
     bands = add_calculation(commands, "bands", _bands, help="band structure along a path, with a plot")
@@ -163,6 +165,8 @@ def _relax(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[s
 
     if args.cell and not has_stress(atoms):
         raise UsageError("--cell requires a periodic structure with three cell vectors")
+    # errors of forces are of first order in the density, whose error is the root of that of the energy
+    options = options | {"convergence": {"energy": TOLERANCE * min(1.0, max(1e-3, args.fmax / FMAX)) ** 2}}
     with folder_lock(folder):
         atoms.calc = logging_calculator(args, folder, options)
         target: Any = FrechetCellFilter(atoms) if args.cell else atoms  # the filter stands in for the atoms

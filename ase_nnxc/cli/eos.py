@@ -13,10 +13,6 @@ from .common import Parser, complain, table_row
 if TYPE_CHECKING:
     from ase import Atoms
 
-# eV per electron. Energies of scans need no tighter one: from 1e-8 to it the lattice constants of argon, whose well is
-# flat, and MgO change by 2e-6 and 5e-7, relatively, the bulk moduli by 1e-4 and 3e-5, and the time by a factor of 0.6.
-TOLERANCE = 1e-6
-
 
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command `eos`."""
@@ -39,7 +35,7 @@ def _eos(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[str
     try:
         result = scan_eos(
             atoms,
-            logging_calculator(args, folder, options | {"convergence": {"energy": TOLERANCE}}),
+            logging_calculator(args, folder, options),
             folder=folder,
             points=args.points,
             span=args.span,

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import scipy.linalg
 import torch
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from ..pseudopotentials.protocol import Pseudopotential
+from ..pseudopotentials.protocol import Pseudopotential, RadialFunction
+from ..pseudopotentials.radial import RadialMesh, TabulatedFunction
 
 Array = NDArray[np.float64]
 
@@ -24,8 +23,8 @@ EXPONENTS = 0.04 * 1.9 ** np.arange(13)  # bohr^-2, up to 88
 _X = (np.arange(500) + 0.5) / 500
 RADII = 14.0 * _X**2  # bohr
 WEIGHTS = 28.0 * _X / 500  # weights of integrals over r, bohr
+MESH = RadialMesh(RADII, WEIGHTS)
 TAIL = 0.03  # number of electrons outside of the radius of an atom
-WAVE_NUMBERS = np.linspace(0.0, 40.0, 401)  # bohr^-1; initial densities are zero beyond
 
 
 @dataclass(frozen=True)
@@ -45,29 +44,27 @@ class PseudoAtom:
     ----------
     shells : tuple of Shell
         Occupied levels.
-    spline : CubicSpline
-        Fourier transforms of the density, electrons, and of the kinetic energy density, Hartree, as functions of the
-        wave number, bohr^-1.
+    valence_density, kinetic_density : RadialFunction
+        Density, in arbitrary units, and kinetic energy density, Hartree bohr^-3.
+    scale : float
+        Factor of `valence_density` that makes it hold all electrons, bohr^-3.
     radius : float
         Radius of the sphere outside of which there are `TAIL` electrons, bohr.
     """
 
     shells: tuple[Shell, ...]
-    spline: CubicSpline
+    valence_density: RadialFunction
+    kinetic_density: RadialFunction
+    scale: float
     radius: float
 
     def density(self, q2: Tensor) -> Tensor:
         """Return the Fourier transform of the density, electrons, at squared wave numbers `q2` (any shape), bohr^-2."""
-        return self._transforms(q2)[..., 0]
+        return self.scale * self.valence_density(q2)
 
     def tau(self, q2: Tensor) -> Tensor:
         """Return the Fourier transform of tau, Hartree, at squared wave numbers `q2` (any shape), bohr^-2."""
-        return self._transforms(q2)[..., 1]
-
-    @np.errstate(under="ignore")
-    def _transforms(self, q2: Tensor) -> Tensor:
-        q = q2.detach().sqrt().clamp(max=float(WAVE_NUMBERS[-1])).cpu().numpy()
-        return torch.as_tensor(self.spline(q), dtype=q2.dtype, device=q2.device)
+        return self.kinetic_density(q2)
 
     def orbital(self, shell: Shell, q2: Tensor) -> Tensor:
         """Return the radial Fourier transform of a shell divided by q^l, with the shape of `q2` (bohr^-2).
@@ -91,10 +88,10 @@ def pseudo_atom(table: Pseudopotential) -> PseudoAtom:
     potential = _screening(density, core)
     for _ in range(100):
         density, shells = np.zeros_like(RADII), []
-        for angular, (waves, overlap, ion) in enumerate(fixed):
+        for angular, (waves, orthonormal, ion) in enumerate(fixed):
             hamiltonian = ion + (waves * ((local + potential) * WEIGHTS)) @ waves.T
             filled = _filling(table.configuration[angular], angular)
-            vectors = scipy.linalg.eigh(hamiltonian, overlap)[1][:, : len(filled)].T
+            vectors = (orthonormal @ np.linalg.eigh(orthonormal.T @ hamiltonian @ orthonormal)[1])[:, : len(filled)].T
             for f, c in zip(filled, vectors):
                 shells.append(Shell(angular, f, c))
                 density += f * (c @ waves) ** 2 / (4 * math.pi * RADII**2)
@@ -102,15 +99,12 @@ def pseudo_atom(table: Pseudopotential) -> PseudoAtom:
         potential = potential + 0.4 * change
         if 4 * math.pi * (np.abs(change) * density * RADII**2) @ WEIGHTS < 1e-2 * table.valence:
             break
-    qr = WAVE_NUMBERS[:, None] * RADII
-    fields = np.stack((density, sum(_kinetic(shell) for shell in shells)), axis=-1)
-    transforms = np.sinc(qr / math.pi) @ (4 * math.pi * (RADII**2 * WEIGHTS)[:, None] * fields)
-    if table.density is not None:
-        transforms[:, 0] = table.density(torch.from_numpy(WAVE_NUMBERS**2)).numpy()
-    transforms[:, 0] *= table.valence / transforms[0, 0]
+    tau = sum(_kinetic(shell) for shell in shells)
+    own = TabulatedFunction(0, MESH, RADII * density) if table.density is None else table.density
+    scale = table.valence / float(own(torch.zeros(1, dtype=torch.float64, device="cpu")))
     inside = np.cumsum(4 * math.pi * RADII**2 * WEIGHTS * density)
     radius = float(RADII[np.searchsorted(inside, inside[-1] - TAIL)])
-    return PseudoAtom(tuple(shells), CubicSpline(WAVE_NUMBERS, transforms), radius)
+    return PseudoAtom(tuple(shells), own, TabulatedFunction(0, MESH, RADII * tau), scale, radius)
 
 
 def _kinetic(shell: Shell) -> Array:
@@ -122,7 +116,11 @@ def _kinetic(shell: Shell) -> Array:
 
 
 def _basis_and_ion(table: Pseudopotential, angular: int) -> tuple[Array, Array, Array]:
-    """Return r times the Gaussians (n, nr), their overlap (n, n), and kinetic plus nonlocal energy (n, n), Hartree."""
+    """Return Gaussians and the ion's part of H.
+
+    They are r times the Gaussians (n, nr), the matrix (n, n) whose columns are orthonormal combinations of them, and
+    kinetic plus nonlocal energy (n, n), Hartree.
+    """
     a = EXPONENTS[:, None]
     waves = RADII ** (angular + 1) * np.exp(-a * RADII**2)
     slopes = waves * ((angular + 1) / RADII - 2 * a * RADII)
@@ -131,7 +129,8 @@ def _basis_and_ion(table: Pseudopotential, angular: int) -> tuple[Array, Array, 
         projectors = [RADII * channel.in_space(i, RADII) for i in range(len(channel.h))]
         b = (waves * WEIGHTS) @ np.array(projectors).T
         ion = ion + b @ np.array(channel.h) @ b.T
-    return waves, (waves * WEIGHTS) @ waves.T, ion
+    orthonormal = np.linalg.inv(np.linalg.cholesky((waves * WEIGHTS) @ waves.T)).T
+    return waves, orthonormal, ion
 
 
 def _filling(electrons: float, angular: int) -> list[float]:

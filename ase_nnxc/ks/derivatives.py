@@ -2,6 +2,19 @@
 
 The free energy F = E - T S is stationary in orbitals and occupations. Its first derivatives with respect to positions,
 strain and parameters of a functional are therefore exact at fixed orbital coefficients and occupations.
+
+An SCF ends with orbitals in the potential V_in of the fields n_in, and their own fields n_out differ by a residual.
+Derivatives at fixed orbitals are then wrong by first order in it. With the density response chi0 to a potential, the
+kernel K, and 1 - chi0 K = e,
+
+    n_out - n = -chi0 K e^-1 (n_out - n_in),    dn/dl = e^-1 chi0 dV/dl,
+
+so that the error of dF/dl is
+
+    int dV/dl (n_out - n) = -int (V_out - V_in) dn/dl,    V_out - V_in = K (n_out - n_in).
+
+It is subtracted with the approximation that the fields follow the atoms, dn/dl ~ d/dl sum_a n_a(r - R_a): C. T. Chan,
+K. P. Bohnen and K. M. Ho, Phys. Rev. B 47, 4771 (1993).
 """
 
 from __future__ import annotations
@@ -14,10 +27,14 @@ from torch import Tensor
 
 from .crystal import Crystal
 from .fields import strained_fields
+from .initial_guess import atomic_fields
 from .kpoints import Block
+from .total_energy import TotalEnergy
 
 if TYPE_CHECKING:
     from .ground_state import GroundState
+
+VACUUM = 1e-4  # bohr^-3; at lower densities the residual of the potential of a GGA is noise, and is not used
 
 
 def movable(crystal: Crystal) -> tuple[list[Tensor], Crystal]:
@@ -44,8 +61,8 @@ def derivative_along(derivatives: Sequence[Tensor], directions: Sequence[Tensor]
 def forces_and_stress(state: GroundState) -> tuple[Tensor, Tensor]:
     """Return forces -dF/dR (natoms, 3), Hartree/bohr, and stress (1/Omega) dF/dstrain (3, 3), Hartree/bohr^3.
 
-    Both are derivatives at fixed orbital coefficients: the stress is that of a fixed set of plane waves. Along
-    directions that are not periodic the forces add up to zero, and the stress is zero.
+    Both are derivatives at fixed orbital coefficients, corrected for the residual of the SCF: the stress is that of a
+    fixed set of plane waves. Along directions that are not periodic the forces add up to zero, and the stress is zero.
     """
     system, crystal, basis = state.system, state.crystal, state.basis
     electrons, kinetic = state.electrons, state.kinetic_tensors()
@@ -60,9 +77,19 @@ def forces_and_stress(state: GroundState) -> tuple[Tensor, Tensor]:
         movements, moved = movable(crystal)
         energy = state.total_energy(system.at(moved))
         fields = strained_fields(basis, crystal, moved, basis.grid.to_real(state.fields), kinetic)
-        of_density = gradients(energy.of_density(energy.fields(real=fields)), movements)
+        with_residual = energy.of_density(energy.fields(real=fields)) + _of_residual(state, moved)
+        of_density = gradients(with_residual, movements)
     of_orbitals = system.kpoints.sum(of_block, state.orbitals)
     by_positions, by_strain = (a + b for a, b in zip(of_density, of_orbitals))
     stress = basis.symmetry.symmetrize_stress(0.5 * (by_strain + by_strain.mT) / crystal.volume, crystal.lattice)
     forces = basis.symmetry.symmetrize_forces(-by_positions, crystal.lattice)
     return forces, stress
+
+
+def _of_residual(state: GroundState, moved: Crystal) -> Tensor:
+    """Return int (V_out - V_in) sum_a n_a, Hartree; its derivatives correct those of the energy at fixed orbitals."""
+    energy, basis = TotalEnergy(state.system), state.basis
+    residual = energy.potential(state.fields).by_fields - energy.potential(state.fields - state.residual).by_fields
+    dense = basis.grid.to_real(state.density[:1]) > VACUUM
+    atoms = basis.grid.to_real(atomic_fields(moved, basis, energy.nfields))
+    return (residual * dense * atoms).sum() * (moved.volume / basis.grid.size)

@@ -37,6 +37,8 @@ class GroundState:
         (nfields, ng) Fourier coefficients of the fields of the orbitals, without core densities: total density and,
         with spin, magnetisation, bohr^-3; if the energy depends on the kinetic energy density tau, the same for tau,
         Hartree bohr^-3.
+    residual : Tensor
+        (nfields, ng) `fields` less the fields whose potential the orbitals belong to: what is left of the SCF.
     terms : dict of str to float
         Components of the energy by name, Hartree. Their sum is the free energy F.
     history : list of Step
@@ -52,6 +54,7 @@ class GroundState:
     occupations: Tensor
     fermi_levels: Tensor
     fields: Tensor
+    residual: Tensor
     terms: dict[str, float]
     history: list[Step] = field(repr=False)
     secants: Tensor

@@ -131,7 +131,8 @@ class EnergyOfOrbitals:
         return self.kpoints.map(lambda block, x, psi: _tangent(x, psi[: len(x)]), vectors, point.orbitals)
 
     def _largest(self, block: Block, gradient: Tensor, kinetic: Tensor) -> Tensor:
-        return norms(gradient * residual_weights(kinetic, self.energy.system.basis.ecut)).max()
+        sizes = norms(gradient * residual_weights(kinetic, self.energy.system.basis.ecut))
+        return sizes.max() if len(sizes) else sizes.sum()  # a spin channel may have no electrons
 
     def _filled(self, block: Block) -> int:
         return int((self.electrons[block.spin, block.k] != 0).sum())

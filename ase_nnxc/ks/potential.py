@@ -26,12 +26,15 @@ class Potential:
     values : Tensor
         (nspin, 1 or 2, n1, n2, n3). The first field of each spin is the local potential, Hartree. If the energy depends
         on tau, the second field is v = dE/dtau, and the first one includes 1/4 lap v (see `operators.GridPotential`).
+    by_fields : Tensor
+        (nfields, n1, n2, n3) functional derivatives of the energy of the density terms with respect to the fields.
     double_counting : float
         Sum of E - int (V n + v tau) over the density terms, Hartree. Its sum with the sum of the eigenvalues is the
         Harris-Foulkes energy (J. Harris, Phys. Rev. B 31, 1770 (1985)) without the ion terms and the entropy.
     """
 
     values: Tensor
+    by_fields: Tensor
     double_counting: float
 
 
@@ -60,7 +63,7 @@ def assemble_potential(system: System, terms: Sequence[DensityTerm], fields: Fie
         energy += part
         derivatives += by_fields
     contracted = float((derivatives * fields.real).sum() * system.crystal.volume) / fields.grid.size
-    return Potential(potential_of_spins(system, derivatives), energy - contracted)
+    return Potential(potential_of_spins(system, derivatives), derivatives, energy - contracted)
 
 
 def potential_of_spins(system: System, derivatives: Tensor) -> Tensor:

@@ -217,7 +217,9 @@ class _SCF:
                 whole = WHOLE  # the gap is too narrow for whole electrons
             elif converged:
                 self._check_bands(output)
-                return _ground_state(self.energy, smearing, output, self.history, mixer.secants(fields, residual))
+                return _ground_state(
+                    self.energy, smearing, output, residual, self.history, mixer.secants(fields, residual)
+                )
             elif self.stall.after(step.error, output.states.whole) and not patient:
                 return output
             fields = mixer.step(fields, residual)
@@ -294,7 +296,7 @@ class _SCF:
 
 
 def _ground_state(
-    energy: TotalEnergy, smearing: Smearing, output: Output, history: list[Step], secants: Tensor
+    energy: TotalEnergy, smearing: Smearing, output: Output, residual: Tensor, history: list[Step], secants: Tensor
 ) -> GroundState:
     states = output.states
     return GroundState(
@@ -305,6 +307,7 @@ def _ground_state(
         occupations=states.occupations,
         fermi_levels=states.fermi_levels,
         fields=output.fields,
+        residual=residual,
         terms=energy.components(output.orbitals, states.electrons, output.fields, states.entropy),
         history=history,
         secants=secants,

@@ -139,6 +139,6 @@ def _file_of(key: str) -> str:
 
 
 def _size(state: GroundState | None) -> int:
-    """Return the size of orbitals, fields and secants, bytes."""
-    tensors = [] if state is None else [state.fields, state.secants, *state.orbitals]
+    """Return the size of orbitals, fields, their residual and secants, bytes."""
+    tensors = [] if state is None else [state.fields, state.residual, state.secants, *state.orbitals]
     return sum(t.numel() * t.element_size() for t in tensors)
