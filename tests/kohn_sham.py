@@ -72,9 +72,15 @@ def k_mesh(size: tuple[int, int, int], gamma: bool = True) -> Tensor:
 def diagonalise(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
     """The lowest eigenpairs of H at one k-point, whatever it takes."""
     stack = Hamiltonian.stack([hamiltonian])
+    (pairs,) = repeated_davidson(stack, psi[None], tolerance, nconverge).of_blocks(stack.numbers)
+    return pairs
+
+
+def repeated_davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge: int) -> Eigenpairs:
+    """The lowest eigenpairs of H at several k-points, whatever it takes."""
     for _ in range(20):
-        (pairs,) = davidson(stack, psi[None], tolerance, nconverge).of_blocks(stack.numbers)
-        if bool((pairs.residuals[:nconverge] <= tolerance).all()):
+        pairs = davidson(hamiltonian, psi, tolerance, nconverge)
+        if bool((pairs.residuals[:, :nconverge] <= tolerance).all()):
             return pairs
         psi = pairs.vectors
     raise AssertionError("not converged")

@@ -41,11 +41,12 @@ LAYERS = (
     {"__main__", "plugin"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-# The core knows its own folder and these; ks also knows what a functional and a pseudopotential are.
+# The core knows its own folder and these; ks also knows what a functional, a pseudopotential and a radial function are.
 KNOWN_BELOW = (
     "ase_nnxc.xc.features.",
     "ase_nnxc.xc.functional.",
     "ase_nnxc.pseudopotentials.protocol.",
+    "ase_nnxc.pseudopotentials.radial.",
     "ase_nnxc._moved.",
 )
 CORE_LIBRARIES = {"torch", "numpy", "scipy", "spglib"}
