@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from ase_nnxc import load_functional
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -85,3 +87,14 @@ def test_model_is_trained_in_passes_kept_and_found_again(experiment, tmp_path):
     before = (tmp_path / "hybrid_xc.json").read_text()
     hybrid.run(["hybrid-six"], tmp_path, crystals, **settings)
     assert (tmp_path / "hybrid_xc.json").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["graphene", "hybrid_xc", "lattice_scans"])
+def test_readme_has_the_table_of_the_results(experiment, name):
+    readme = REPOSITORY / "examples" / "papers" / name / "README.md"
+    assert experiment(f"{name}.__main__").table() in readme.read_text(encoding="utf-8")
+
+
+def test_kept_models_load(experiment):
+    folders = list((REPOSITORY / "examples/papers/hybrid_xc/models").iterdir())
+    assert [load_functional(folder).card["name"] + "@1" for folder in folders] == [folder.name for folder in folders]

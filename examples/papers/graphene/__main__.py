@@ -78,7 +78,8 @@ def draw(path: Path = RESULTS) -> None:
     """Draw the energies of all functionals in the file against lattice constant and height."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for number, (xc, result) in enumerate(read_results(path).items()):
+    complete_ones = {xc: result for xc, result in read_results(path).items() if "a0_A" in result}
+    for number, (xc, result) in enumerate(complete_ones.items()):
         points, style = result["points"], {"marker": "o+x^1*"[number % 6], "markersize": 5, "label": xc}
         energies = np.array([points[f"a {a}"]["free_energy"] for a in CONSTANTS]) / 2
         left.plot(CONSTANTS, energies - energies.min(), **style)
@@ -92,7 +93,22 @@ def draw(path: Path = RESULTS) -> None:
     figure.savefig(path.with_suffix(".png"), dpi=110)
 
 
+def table(path: Path = RESULTS) -> str:
+    """Return the results of all functionals in the file that are complete."""
+    rows = ["| functional | a0, Å | rise, meV | force, eV/Å | error of forces, eV/Å | frequency, cm⁻¹ | time, s |"]
+    rows.append("| --- | --: | --: | --: | --: | --: | --: |")
+    for xc, result in read_results(path).items():
+        if "a0_A" in result:
+            seconds = sum(point["seconds"] for point in result["points"].values())
+            rows.append(
+                f"| {xc} | {result['a0_A']:.4f} | {result['rise_meV']:.1f} | {result['force_eV_per_A']:.3f} | "
+                f"{result['error_of_force_eV_per_A']:.4f} | {result['frequency_per_cm']:.0f} | {seconds:.0f} |"
+            )
+    return "\n".join(rows)
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:] or functionals():
-        print(name, run(name), flush=True)
+        run(name)
     draw()
+    print(table())

@@ -130,8 +130,22 @@ def run(names: list[str], folder: Path = FOLDER, chosen: Mapping[str, Atoms] | N
             seconds = sum(epoch["seconds"] for epoch in history)
             results[name] = {"errors": errors(model, records, settings), "curve_meV": curve, "seconds": seconds}
         write_results(path, results)
-        print(name, results[name]["errors"], flush=True)
     draw(folder)
+
+
+def table(folder: Path = FOLDER) -> str:
+    """Return the errors of lattice constants and bulk moduli of all models; those of crystals not fitted are bold."""
+    results = read_results(folder / "hybrid_xc.json")
+    rows = ["| a0, B0, % | " + " | ".join(results) + " |", "| --- |" + " --: |" * len(results)]
+    for crystal in results["PBE"]["errors"]:
+        cells = []
+        for name, result in results.items():
+            error = result["errors"][crystal]
+            cell = f"{error['a0_pct']:.3f}, {error['B0_pct']:.1f}" if "a0_pct" in error else "failed"
+            cells.append(f"**{cell}**" if name.endswith("six") and crystal in HELD_OUT else cell)
+        rows.append(f"| {crystal} | " + " | ".join(cells) + " |")
+    seconds = [f"{result['seconds']:.0f}" if "seconds" in result else "" for result in results.values()]
+    return "\n".join([*rows, "| training, s | " + " | ".join(seconds) + " |"])
 
 
 def draw(folder: Path = FOLDER) -> None:
@@ -149,3 +163,4 @@ def draw(folder: Path = FOLDER) -> None:
 
 if __name__ == "__main__":
     run(sys.argv[1:] or list(MODELS))
+    print(table())
