@@ -90,9 +90,10 @@ def test_model_is_trained_in_passes_kept_and_found_again(experiment, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["graphene", "hybrid_xc", "lattice_scans"])
-def test_readme_has_the_table_of_the_results(experiment, name):
-    readme = REPOSITORY / "examples" / "papers" / name / "README.md"
-    assert experiment(f"{name}.__main__").table() in readme.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["examples/papers/{}/README.md", "docs/results.md"])
+def test_pages_have_the_tables_of_the_results(experiment, name, page):
+    text = (REPOSITORY / page.format(name)).read_text(encoding="utf-8")
+    assert experiment(f"{name}.__main__").table() in text
 
 
 def test_kept_models_load(experiment):

@@ -14,6 +14,9 @@ from ase_nnxc import NNXCCalculator
 from benchmarks.results import read_results, write_results
 
 Point = dict[str, Any]
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parents[1] / "docs" / "results.md"
+END = "<!-- end of the table -->"
 
 
 def complete(
@@ -50,3 +53,13 @@ def results_of(calc: NNXCCalculator, *names: str) -> Callable[[Atoms], Point]:
         return {name: np.asarray(calc.results[name]).tolist() for name in names}
 
     return calculate
+
+
+def write_table(experiment: str, table: str) -> None:
+    """Write the table of an experiment to its README and to docs/results.md, and print it."""
+    begin = f"<!-- table: python -m examples.papers.{experiment} -->"
+    for page in (FOLDER / experiment / "README.md", PAGE):
+        before, rest = page.read_text(encoding="utf-8").split(begin)
+        after = rest.split(END, 1)[1]
+        page.write_text(f"{before}{begin}\n{table}\n{END}{after}", encoding="utf-8")
+    print(table)

@@ -4,7 +4,8 @@
 
 Run it in the root of the repository. The energy is scanned against the lattice constant. At the minimum of PBE the two
 atoms of the cell are then moved out of the plane, in opposite directions. A flat layer is stable against this if the
-energy rises and the forces point back to the plane. The script continues from graphene.json, and draws graphene.png.
+energy rises and the forces point back to the plane. The script continues from graphene.json, draws graphene.png, and
+writes the table in README.md and docs/results.md.
 """
 
 import sys
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from ase_nnxc import NNXCCalculator, list_models
 from benchmarks.results import read_results, write_results
 
-from ..points import Point, complete, results_of
+from ..points import Point, complete, results_of, write_table
 
 RESULTS = Path(__file__).with_name("graphene.json")
 CONSTANTS = np.round(np.arange(2.54, 2.39, -0.02), 2)  # Angstrom; the largest comes first and fixes the FFT box
@@ -111,4 +112,4 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or functionals():
         run(name)
     draw()
-    print(table())
+    write_table("graphene", table())

@@ -12,8 +12,8 @@ that obey exact constraints, without the form a E_network + b E_PBE.
 A training has two passes. Each solves for the ground states of the present functional, and then changes the parameters
 at fixed orbitals, which is much cheaper. The energy is stationary, so that what is neglected is of second order.
 
-The script continues from the folders records, runs and models, writes hybrid_xc.json with the errors of all models, and
-draws learning.png.
+The script continues from the folders records, runs and models, writes hybrid_xc.json with the errors of all models,
+draws learning.png, and writes the table in README.md and docs/results.md.
 """
 
 import sys
@@ -34,6 +34,8 @@ from ase_nnxc.train.trainer import Trainer, TrainerSettings, evaluate
 from ase_nnxc.xc import PBE
 from benchmarks import training
 from benchmarks.results import read_results, write_results
+
+from ..points import write_table
 
 FOLDER = Path(__file__).parent
 TEACHER = "PBEsol"
@@ -163,4 +165,4 @@ def draw(folder: Path = FOLDER) -> None:
 
 if __name__ == "__main__":
     run(sys.argv[1:] or list(MODELS))
-    print(table())
+    write_table("hybrid_xc", table())

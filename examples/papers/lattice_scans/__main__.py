@@ -7,8 +7,9 @@ Run it in the root of the repository. A case is the name of a functional, also o
 `python -m examples.papers.hybrid_xc` has trained; "PySCF" is PBE in PySCF, with 4x4x4 k-points, a Gaussian basis
 and GTH pseudopotentials, and "PBE, as PySCF" has the same pseudopotentials, k-points and smearing in plane waves. All
 points of a metal have one mesh of k-points and one FFT box.
-The script continues from Al.json, Ni.json and Ca.json, and draws Al.png, Ni.png and Ca.png. --table prints the fits of
-all points that are there.
+
+The script continues from Al.json, Ni.json and Ca.json, draws Al.png, Ni.png and Ca.png, and writes the table in
+README.md and docs/results.md. --table only does the latter.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from ase_nnxc.eos.fit import fit_energies, nearest
 from benchmarks.published import ALL_ELECTRON
 from benchmarks.results import read_results
 
-from ..points import Point, complete, results_of
+from ..points import Point, complete, results_of, write_table
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER.parent / "hybrid_xc" / "models"
@@ -169,17 +170,18 @@ def draw(metal: Metal) -> None:
 
 def table() -> str:
     """Return the fits of all complete curves as a table."""
-    rows = ["| metal | functional | a0, Å | against all electrons, % | B0, GPa | moment, µB | scatter, meV | minima |"]
-    rows.append("| --- | --- | --: | --: | --: | --: | --: | --: |")
+    titles = ("metal", "functional", "a0, Å", "error, %", "B0, GPa", "moment, µB", "scatter, meV", "minima", "time, s")
+    rows = [titles, ("---", "---", *("--:" for _ in titles[2:]))]
     for metal in METALS.values():
         a_all, b_all = ALL_ELECTRON[metal.reference]
-        rows.append(f"| {metal.name} | PBE, all electrons | {a_all:.4f} | | {b_all:.1f} | | | |")
+        rows.append((metal.name, "PBE, all electrons", f"{a_all:.4f}", "", f"{b_all:.1f}", "", "", "", ""))
         for case, points in complete_cases(metal).items():
             f = fit(points)
-            numbers = f"{f['a0_A']:.4f} | {100 * (f['a0_A'] / a_all - 1):+.2f} | {f['B0_GPa']:.1f}"
+            error = f"{100 * (f['a0_A'] / a_all - 1):+.2f}"
             moment = f"{f['magmom_muB']:.2f}" if metal.moment else ""
-            rows.append(f"| {metal.name} | {case} | {numbers} | {moment} | {f['scatter_meV']:.2f} | {f['minima']} |")
-    return "\n".join(rows)
+            curve = f"{f['scatter_meV']:.2f}", str(f["minima"]), f"{sum(p['seconds'] for p in points.values()):.0f}"
+            rows.append((metal.name, case, f"{f['a0_A']:.4f}", error, f"{f['B0_GPa']:.1f}", moment, *curve))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def main() -> None:
@@ -187,14 +189,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metals", nargs="+", choices=METALS, default=list(METALS))
     parser.add_argument("--cases", nargs="+", metavar="CASE")
-    parser.add_argument("--table", action="store_true", help="calculate nothing")
+    parser.add_argument("--table", action="store_true", help="calculate nothing, and write figures and table")
     arguments = parser.parse_args()
     os.environ["NNXC_MODEL_PATH"] = str(MODELS)
     for metal in (METALS[name] for name in arguments.metals):
         for case in () if arguments.table else arguments.cases or metal.cases():
             run(metal, case, FOLDER / f"{metal.name}.json")
-        draw(metal)
-    print(table())
+        if complete_cases(metal):
+            draw(metal)
+    write_table("lattice_scans", table())
 
 
 if __name__ == "__main__":
