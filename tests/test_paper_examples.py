@@ -1,0 +1,101 @@
+"""The experiments of examples/papers in small settings, and the files that they keep."""
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from ase_nnxc import load_functional
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def experiment(monkeypatch: pytest.MonkeyPatch):
+    """Import a module of examples/papers, as `python -m` does in the root of the repository."""
+
+    def load(name: str) -> ModuleType:
+        return import_module(f"examples.papers.{name}")
+
+    monkeypatch.syspath_prepend(REPOSITORY)
+    return load
+
+
+def test_points_resume_and_those_of_other_settings_are_discarded(experiment, tmp_path):
+    points, calls = experiment("points"), []
+
+    def calculate(atoms):
+        calls.append(atoms)
+        return {"free_energy": float(len(calls))}
+
+    structures = {"4.0": bulk("Al", a=4.0), "4.1": bulk("Al", a=4.1)}
+    path = tmp_path / "Al.json"
+    first = points.complete(path, "PBE", {"mesh": (2, 2, 2)}, {"4.0": structures["4.0"]}, calculate)
+    second = points.complete(path, "PBE", {"mesh": (2, 2, 2)}, structures, calculate)
+    assert second["4.0"] == first["4.0"]
+    assert len(calls) == 2
+    points.complete(path, "PBE", {"mesh": (3, 3, 3)}, structures, calculate)
+    assert len(calls) == 4
+
+
+def test_graphene_has_a_minimum_and_stays_flat(experiment, tmp_path, monkeypatch):
+    graphene = experiment("graphene.__main__")
+    monkeypatch.setattr(graphene, "CONSTANTS", np.array([2.56, 2.50, 2.44, 2.40]))
+    monkeypatch.setattr(graphene, "HEIGHTS", (0.0, 0.05, 0.10))
+    summary = graphene.run("PBE", tmp_path / "graphene.json", ecut=400, kpts=(3, 3, 1))
+    assert summary["a0_A"] == pytest.approx(2.49, abs=0.02)
+    assert summary["rise_meV"] > 0
+    assert summary["force_eV_per_A"] < 0
+    assert summary["error_of_force_eV_per_A"] < 0.02
+    graphene.draw(tmp_path / "graphene.json")
+    assert (tmp_path / "graphene.png").exists()
+
+
+def test_scan_of_a_metal_is_smooth_and_has_one_minimum(experiment, tmp_path):
+    scans = experiment("lattice_scans.__main__")
+    metal = scans.Metal("Al", 3.70, 4.45, 3, "Al-q3")
+    points = scans.run(metal, "PBE", tmp_path / "Al.json", ecut=250, smearing={"name": "gaussian", "width": 0.5})
+    assert list(points) == list(metal.structures())
+    fit = scans.fit(points)
+    assert fit["a0_A"] == pytest.approx(4.05, abs=0.1)
+    assert fit["minima"] == 1
+    assert fit["scatter_meV"] < 1
+
+
+def test_kept_scans_have_one_minimum_and_are_within_0_3_percent_of_all_electrons(experiment):
+    scans = experiment("lattice_scans.__main__")
+    for metal in scans.METALS.values():
+        complete = scans.complete_cases(metal)
+        for case in {"PBE", "pbe-clone@1"} & complete.keys():
+            fit = scans.fit(complete[case])
+            assert fit["minima"] == 1
+            assert fit["a0_A"] == pytest.approx(scans.ALL_ELECTRON[metal.reference][0], rel=0.003)
+
+
+def test_model_is_trained_in_passes_kept_and_found_again(experiment, tmp_path):
+    hybrid = experiment("hybrid_xc.__main__")
+    crystals = {"Si": bulk("Si")}
+    settings = {"ecut": 200, "kpts": (2, 2, 2), "epochs": (1, 1)}
+    hybrid.run(["hybrid-six"], tmp_path, crystals, **settings)
+    results = hybrid.read_results(tmp_path / "hybrid_xc.json")
+    errors = {name: result["errors"]["Si"]["energies_meV"] for name, result in results.items()}
+    assert errors["hybrid-six"] < 0.5 * errors["PBE"]
+    assert (tmp_path / "models" / "hybrid-six@1").is_dir()
+    before = (tmp_path / "hybrid_xc.json").read_text()
+    hybrid.run(["hybrid-six"], tmp_path, crystals, **settings)
+    assert (tmp_path / "hybrid_xc.json").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["graphene", "hybrid_xc", "lattice_scans"])
+@pytest.mark.parametrize("page", ["examples/papers/{}/README.md", "docs/results.md"])
+def test_pages_have_the_tables_of_the_results(experiment, name, page):
+    text = (REPOSITORY / page.format(name)).read_text(encoding="utf-8")
+    assert experiment(f"{name}.__main__").table() in text
+
+
+def test_kept_models_load(experiment):
+    folders = list((REPOSITORY / "examples/papers/hybrid_xc/models").iterdir())
+    assert [load_functional(folder).card["name"] + "@1" for folder in folders] == [folder.name for folder in folders]
