@@ -31,6 +31,7 @@ from .restart import RestartFiles, check_target
 from .results import RelaxationWatch, derivatives, energies
 
 SUFFIX = ".nnxc"
+RESPONSE = 6e-5  # largest tolerance of the response that gradients need, see `ks.adjoint.differentiable`
 """Suffix of the restart file of a label."""
 
 NOTHING_YET = "nothing has been calculated yet with these parameters: ask the atoms for their energy first"
@@ -466,7 +467,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
                 raise InputError(
                     f"gradients need the functional on {state.crystal.device}, the device of the calculation"
                 )
-            tolerance = 3 * math.sqrt(self.parameters["convergence"]["energy"] / HARTREE)
+            tolerance = min(RESPONSE, 3 * math.sqrt(self.parameters["convergence"]["energy"] / HARTREE))
             return Differentiable.of(state, atoms, displacements, further_strain, tolerance)
 
 

@@ -84,7 +84,8 @@ def _has_size_of_basis(state: GroundState) -> bool:
     """Whether orbitals and fields have the size that the basis and the functional give them."""
     waves = [psi.shape[-1] for psi in state.orbitals]
     fields = (TotalEnergy(state.system).nfields, len(state.basis.grid.index))
-    return waves == [block.sphere.npw for block in state.system.kpoints.blocks] and state.fields.shape == fields
+    same = state.fields.shape == state.residual.shape == fields
+    return same and waves == [block.sphere.npw for block in state.system.kpoints.blocks]
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -30,7 +30,8 @@ from .plan import digests
 from .solver import GroundStateSolver
 
 FORMAT = 3
-"""Number of the format that this version reads and writes. Format 1 had no digests and is not read."""
+"""Number of the format that this version reads and writes. Formats 1, without digests, and 2, without the residual of the
+SCF, are not read."""
 
 _HEADER, _DIGEST = "ase_nnxc", "sha256"
 LARGEST_FILE = 2**36  # bytes, where the system does not report its memory

@@ -98,4 +98,4 @@ def _converge(energy: TotalEnergy, state: GroundState, start: list[Tensor], nban
 
     needed = memory(len(start[0]), energy.system.basis.most_waves, torch.complex128)
     pairs = kpoints.map_batches(solve, needed, start)
-    return kpoints.gather([p.values[:nbands] for p in pairs]), [p.vectors[:nbands] for p in pairs]
+    return kpoints.gather([p.values[:nbands] for p in pairs]), [p.vectors[:nbands].clone() for p in pairs]

@@ -77,7 +77,7 @@ def forces_and_stress(state: GroundState) -> tuple[Tensor, Tensor]:
         movements, moved = movable(crystal)
         energy = state.total_energy(system.at(moved))
         fields = strained_fields(basis, crystal, moved, basis.grid.to_real(state.fields), kinetic)
-        with_residual = energy.of_density(energy.fields(real=fields)) + _of_residual(state, moved)
+        with_residual = energy.of_density(energy.fields(real=fields)) + _of_residual(state, moved, fields)
         of_density = gradients(with_residual, movements)
     of_orbitals = system.kpoints.sum(of_block, state.orbitals)
     by_positions, by_strain = (a + b for a, b in zip(of_density, of_orbitals))
@@ -86,10 +86,13 @@ def forces_and_stress(state: GroundState) -> tuple[Tensor, Tensor]:
     return forces, stress
 
 
-def _of_residual(state: GroundState, moved: Crystal) -> Tensor:
-    """Return int (V_out - V_in) sum_a n_a, Hartree; its derivatives correct those of the energy at fixed orbitals."""
+def _of_residual(state: GroundState, moved: Crystal, fields: Tensor) -> Tensor:
+    """Return int (V_out - V_in) (sum_a n_a - n), Hartree, whose derivatives correct those at fixed orbitals.
+
+    n are the fields of the moved crystal at fixed orbitals, `fields`: a strain changes tau by this much already.
+    """
     energy, basis = TotalEnergy(state.system), state.basis
     residual = energy.potential(state.fields).by_fields - energy.potential(state.fields - state.residual).by_fields
     dense = basis.grid.to_real(state.density[:1]) > VACUUM
     atoms = basis.grid.to_real(atomic_fields(moved, basis, energy.nfields))
-    return (residual * dense * atoms).sum() * (moved.volume / basis.grid.size)
+    return (residual * dense * (atoms - fields)).sum() * (moved.volume / basis.grid.size)

@@ -45,7 +45,8 @@ class Eigenpairs:
     def of_blocks(self, numbers: Sequence[int]) -> "list[Eigenpairs]":
         """Return those of each k-point, with these numbers of plane waves."""
         rows = zip(self.values, self.vectors, self.residuals, self.applications, numbers)
-        return [Eigenpairs(e, psi[:, :npw].contiguous(), r, applications) for e, psi, r, applications, npw in rows]
+        copies = ((e, psi[:, :npw].clone(memory_format=torch.contiguous_format), r, n) for e, psi, r, n, npw in rows)
+        return [Eigenpairs(*copy) for copy in copies]  # views would hold the memory of the whole batch
 
 
 def memory(nbands: int, npw: int, dtype: torch.dtype) -> int:

@@ -22,7 +22,10 @@ CACHE = 2**23
 
 def _available(device: torch.device) -> int:
     """Return the number of bytes for a batch of k-points; copies and temporary tensors need more of a GPU's memory."""
-    return CACHE if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] // 4
+    if device.type == "cpu":
+        return CACHE
+    spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch keeps it for itself
+    return (torch.cuda.mem_get_info(device)[0] + spare) // 4
 
 
 @dataclass(frozen=True, eq=False)

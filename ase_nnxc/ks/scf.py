@@ -58,7 +58,7 @@ def scf(
     mixer : Mixer, optional
         Density mixer; default: `default_mixer`.
     eigensolver : callable, optional
-        Eigensolver of a block; default: `eigensolver.davidson`.
+        Eigensolver of several blocks, see `output.Eigensolver`; default: `eigensolver.davidson`.
     tolerance : OrbitalTolerance, optional
         Schedule of the tolerances for orbitals. The default depends on `start` and `settings`.
     callback : callable, optional

@@ -25,6 +25,8 @@ from .basis import Sphere
 # complex64, and 0.65, 0.60, 0.72, 0.83, 0.53 in complex128 (one core of an AMD EPYC with AVX-512).
 MOST_PRODUCTS = 45.0
 
+MOST_TRANSFORMS = 256  # that a thread keeps, 20 kB each
+
 _scratch = threading.local()  # for each thread: `memory`, and `transforms`, which have views of it
 
 
@@ -164,6 +166,8 @@ def _transform(count: int, sphere: Sphere, shape: tuple[int, int, int], like: Te
         source, target = _boxes(count, shape, like)
         pays = _pays(sphere, shape)
         transform = _Products(source, target, sphere.reach) if pays else _FFT(source, target)
+    if len(_scratch.transforms) >= MOST_TRANSFORMS:
+        _scratch.transforms.clear()
     _scratch.transforms[key] = transform
     return transform
 

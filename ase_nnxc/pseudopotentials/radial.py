@@ -108,10 +108,12 @@ class TabulatedFunction:
 
     def _polynomials(self, interval: int) -> Tensor:
         """Coefficients (n, 6) in the intervals between knots, at least up to index `interval`."""
-        if not self._pieces or len(self._pieces[-1]) <= interval:
+        pieces = self._pieces[-1] if self._pieces else torch.empty(0)
+        if len(pieces) <= interval:
             count = BLOCK * (interval // BLOCK + 1)
-            self._pieces.append(torch.as_tensor(_hermite(self, count), dtype=torch.float64, device="cpu"))
-        return self._pieces[-1]
+            pieces = torch.as_tensor(_hermite(self, count), dtype=torch.float64, device="cpu")
+            self._pieces.append(pieces)  # another thread may append a shorter one
+        return pieces
 
 
 def _hermite(function: TabulatedFunction, count: int) -> Array:
