@@ -30,8 +30,8 @@ from .plan import digests
 from .solver import GroundStateSolver
 
 FORMAT = 3
-"""Number of the format that this version reads and writes. Formats 1, without digests, and 2, without the residual of the
-SCF, are not read."""
+"""Number of the format that is read and written. Formats 1, without digests, and 2, without the SCF's residual, are not
+read."""
 
 _HEADER, _DIGEST = "ase_nnxc", "sha256"
 LARGEST_FILE = 2**36  # bytes, where the system does not report its memory
