@@ -21,6 +21,7 @@ from .checkpoints import (
     model_roots,
 )
 from .conventional import CONVENTIONAL, find_conventional, make_conventional
+from .pseudopotentials import is_generated
 from .xc import Functional, HybridXC, Sum, UnknownArchitecture, describe
 from .xc.functional import check_functional
 from .xc.identity import functional_digest
@@ -137,11 +138,13 @@ _INCOMPLETE = {
 def pseudo_family(functional: Functional) -> str:
     """Return the family of GTH tables that suits a functional and draws no warning, such as "pbe".
 
-    It is that of its card, or that of its parts if they agree. Otherwise it is "pade" for a functional of the density
-    only, and "pbe" for all others, whose tables exist for most elements and have measured cutoffs.
+    It is that of its card, if this names one, or that of its parts if they agree. Otherwise it is "pade" for a
+    functional of the density only, and "pbe" for all others, whose tables exist for most elements and have measured
+    cutoffs.
     """
-    if functional.card is not None and functional.card["pseudos"] is not None:
-        return str(functional.card["pseudos"]).removeprefix("gth-")
+    pseudos = None if functional.card is None else functional.card["pseudos"]
+    if pseudos is not None and not is_generated(pseudos):
+        return str(pseudos).split("-")[-1]
     if isinstance(functional, Sum | HybridXC):
         families = {pseudo_family(part) for part in functional.parts}
         if len(families) == 1:

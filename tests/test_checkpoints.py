@@ -29,6 +29,7 @@ from ase_nnxc.checkpoints import (
     save_functional,
     write_index,
 )
+from ase_nnxc.registry import pseudo_family
 from ase_nnxc.xc import LDA, PBE, Functional, HybridXC, Sum, UnknownArchitecture, register_architecture
 
 SHIPPED = [f"{m.name}@{m.version}" for m in list_models() if m.origin == "package"]
@@ -228,6 +229,12 @@ def test_card_of_anything_but_plain_finite_data_is_not_written(root, field, valu
 def test_unknown_family_of_pseudopotentials_is_not_written(root):
     with pytest.raises(InputError, match=r"unknown pseudopotential family 'gth-pbf'.*did you mean 'gth-pbe'"):
         save_functional(perceptron(), root, name="mine", description="A test.", pseudos="gth-pbf")
+
+
+def test_generated_pseudopotentials_are_written(root):
+    functional = load_functional(save_functional(PBE(), root, name="mine", description="A test.", pseudos="oncv-PBE"))
+    assert functional.card["pseudos"] == "oncv-PBE"
+    assert pseudo_family(functional) == "pbe"
 
 
 @pytest.mark.parametrize("version", [0, -1, True, "x", "1", 1.0, 1.5, np.int64(1)])

@@ -372,6 +372,7 @@ def test_saved_model_has_a_card_of_its_training(aluminium, tmp_path):
     assert functional.card["training"]["objectives"]["energy_differences"]["weight"] == 1e4
     assert functional.card["training"]["optimizer"]["groups"][0]["lr"] == 0.02
     assert functional.card["metrics"]["epoch"] == 2
+    assert functional.card["pseudos"] == "oncv-PBE"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines == run.history
     assert (tmp_path / "run" / "learning-curve.png").stat().st_size > 1000

@@ -13,7 +13,7 @@ from uuid import uuid4
 import torch
 
 from .. import __version__
-from ..pseudopotentials import check_family
+from ..pseudopotentials import check_family, is_generated
 from ..xc import Functional, describe
 from .card import FORMAT, card_json, card_markdown, claims
 from .files import CARD, INDEX, WEIGHTS, digest, errors_of, read_files
@@ -61,7 +61,8 @@ def save_functional(
     metrics : mapping, optional
         Plain data on its accuracy.
     pseudos : str, optional
-        Family of tables that suits it, such as "gth-pbe"; others draw a warning. Default: that of its features.
+        Pseudopotentials that suit it: a family of tables ("gth-pbe"; others draw a warning), or generated ones
+        ("oncv-PBE"), which the card reports. Default: unknown.
     licence, citation : str, optional
         Licence and citation of the trained parameters.
 
@@ -87,9 +88,7 @@ def save_functional(
         raise CheckpointError(f"{folder_name!r} is not a name and a version from 1")
     if is_reserved(name, root):
         raise CheckpointError(f"{name!r} is a name of the package, of libxc or of PySCF: choose another one")
-    if pseudos is not None:
-        if not pseudos.startswith("gth-"):
-            raise CheckpointError(f"pseudos={pseudos!r}: expected a family such as 'gth-pbe'")
+    if pseudos is not None and not is_generated(pseudos):
         check_family(pseudos)
     with torch.inference_mode(False):
         functional = copy.deepcopy(functional).to("cpu", torch.float64).eval()

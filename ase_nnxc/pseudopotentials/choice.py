@@ -194,12 +194,12 @@ def find_pseudos(
         if symbol not in atomic_numbers or symbol == "X":
             raise InputError(f"unknown element {symbol!r}")
         name = names.get(symbol, names.get("default", NAME))
-        if _is_generated(name):
+        if is_generated(name):
             tables[symbol] = generate(symbol, _functional_of(name, functional, functional_named), name)
         else:
             tables[symbol] = find_table(symbol, name, radial_cutoff)
     matching = {xc_family, matching_family} | ({"pbesol"} if "pbe" in (xc_family, matching_family) else set())
-    found = [table for table in tables.values() if not _is_generated(table.name)]
+    found = [table for table in tables.values() if not is_generated(table.name)]
     mismatched = sorted({table.name for table in found if table.functional not in matching})
     if mismatched:
         warnings.warn(
@@ -210,8 +210,8 @@ def find_pseudos(
     return tables
 
 
-def _is_generated(name: str) -> bool:
-    """Whether this is the name of generated pseudopotentials."""
+def is_generated(name: str) -> bool:
+    """Whether this is a name of generated pseudopotentials: "oncv", or "oncv-PBE" and the like."""
     return name.lower() == NAME or name.lower().startswith(f"{NAME}-")
 
 

@@ -84,6 +84,12 @@ def check_family(family: str) -> None:
     tables_of_family(family)
 
 
+def is_family(family: str) -> bool:
+    """Return whether there is a family of this name."""
+    prefix = family.split("-")[0]
+    return prefix in FILES and family in library(prefix)
+
+
 def families_with(symbol: str) -> list[str]:
     """Names of all families that have a table for an element."""
     return sorted(family for prefix in FILES for family, tables in library(prefix).items() if symbol in tables)

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from ...calculator import NNXCCalculator
 from ...checkpoints import save_functional
-from ...registry import pseudo_family
+from ...pseudopotentials import is_family, is_generated
 from ...xc import Functional
 from ..identity import check_identity, plain
 from ..ranks import Ranks, shares
-from ..records import Record, digest
+from ..records import Record, digest, fixed_pseudos
 from ..schema import writable_folder
 from ..warm import WarmCalculators
 from .arguments import Arguments, trainable_functional
@@ -304,12 +304,17 @@ class Trainer:
             "seconds": round(sum(metrics["seconds"] for metrics in self.history), 1),
             "failed": self.failures,
         }
-        fields = {"pseudos": f"gth-{pseudo_family(self.functional)}", **fields}
+        fields = {"pseudos": self._pseudos(), **fields}
         metrics = {key: plain(value) for key, value in best.items() if key != "seconds"}
         fields |= {"name": name, "version": version, "description": description}
         return self._ranks.first(
             lambda: save_functional(self.functional, root, training=training, metrics=metrics, **fields)
         )
+
+    def _pseudos(self) -> str | None:
+        """Return the pseudopotentials of the training, if one family or generation serves all elements."""
+        pseudos = fixed_pseudos(self.calculator)
+        return pseudos if isinstance(pseudos, str) and (is_generated(pseudos) or is_family(pseudos)) else None
 
     # -- the beginning ---------------------------------------------------------------------------------------------
 
