@@ -43,7 +43,9 @@ class NonlocalPotential(OrbitalTerm):
 
     def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
         """Return sum_n f_n b_n^H D b_n, Hartree, with b_n = <p|psi_n>."""
-        b = projectors(self.system.crystal, block.sphere).conj() @ psi.mT  # (nproj, nbands)
+        known = None if torch.is_grad_enabled() else self._operators.get(block.k)
+        p = projectors(self.system.crystal, block.sphere) if known is None else known.projectors
+        b = p.conj() @ psi.mT  # (nproj, nbands)
         return ((b.conj() * (self.coupling @ b)).real.sum(0) * electrons).sum()
 
 
