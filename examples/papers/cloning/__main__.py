@@ -260,10 +260,13 @@ def table_of_solids(folder: Path) -> str:
 
 def table_of_trainings(folder: Path) -> str:
     """Return mean absolute errors of atomization energies in the trainings, kcal/mol."""
-    rows, rounds = [], (0, 1, 3, correlated.ROUNDS)
-    for name, result in read_results(folder / "correlated.json").items():
-        pairs = list(zip(*result["errors_kcal"].values()))
-        rows.append([name, *(f"{pairs[i][0]:.2f}, {pairs[i][1]:.2f}" for i in rounds), f"{result['seconds']:.0f}"])
+    results, rows, rounds = read_results(folder / "correlated.json"), [], (0, 1, 3, correlated.ROUNDS)
+    for network in BEGINNINGS:
+        if network.name in results:
+            result = results[network.name]
+            pairs = list(zip(*result["errors_kcal"].values()))
+            errors = [f"{pairs[i][0]:.2f}, {pairs[i][1]:.2f}" for i in rounds]
+            rows.append([network.name, *errors, f"{result['seconds']:.0f}"])
     return rows_of(["training, tests, kcal/mol", *(f"step {correlated.STEPS * i}" for i in rounds), "time, s"], rows)
 
 
