@@ -13,7 +13,6 @@ docs/results.md.
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,9 +150,8 @@ def run_correlated(path: Path, networks: Sequence[Network], clones: Clones, fold
         return
     training, tests = (correlated.Energies(path, names) for names in (correlated.TRAINING, correlated.TESTS))
     for network in todo:
-        began = time.perf_counter()
         curves = correlated.train(clones.functional(network), training, tests)
-        results[network.name] = {"errors_kcal": curves, "seconds": round(time.perf_counter() - began, 1)}
+        results[network.name] = {"errors_kcal": curves}
         print(f"{network.name}: {curves}", flush=True)
         write_results(folder / "correlated.json", results)
 
@@ -263,11 +261,9 @@ def table_of_trainings(folder: Path) -> str:
     results, rows, rounds = read_results(folder / "correlated.json"), [], (0, 1, 3, correlated.ROUNDS)
     for network in BEGINNINGS:
         if network.name in results:
-            result = results[network.name]
-            pairs = list(zip(*result["errors_kcal"].values()))
-            errors = [f"{pairs[i][0]:.2f}, {pairs[i][1]:.2f}" for i in rounds]
-            rows.append([network.name, *errors, f"{result['seconds']:.0f}"])
-    return rows_of(["training, tests, kcal/mol", *(f"step {correlated.STEPS * i}" for i in rounds), "time, s"], rows)
+            pairs = list(zip(*results[network.name]["errors_kcal"].values()))
+            rows.append([network.name, *(f"{pairs[i][0]:.2f}, {pairs[i][1]:.2f}" for i in rounds)])
+    return rows_of(["training, tests, kcal/mol", *(f"step {correlated.STEPS * i}" for i in rounds)], rows)
 
 
 def mean_and_largest(errors: Sequence[float]) -> str:
