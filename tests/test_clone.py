@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.calculator import InputError
 from pyscf.dft.numint import NumInt
 
 from ase_nnxc.calculator import NNXCCalculator
@@ -27,7 +29,16 @@ from ase_nnxc.train.clone import (
     random_directions,
     uniform_exchange,
 )
-from ase_nnxc.train.samples import Samples, _features, join, mesh_points, sample_crystals, sample_mesh, sample_molecules
+from ase_nnxc.train.samples import (
+    Samples,
+    _features,
+    join,
+    mesh_points,
+    named_molecule,
+    sample_crystals,
+    sample_mesh,
+    sample_molecules,
+)
 from ase_nnxc.xc import LDA, NNLDA, NNMGGA, PBE, R2SCAN, HybridXC, NeuralExchange, Sum
 from ase_nnxc.xc.reduced import channel_alpha, channel_s2, channel_sigma, total_alpha, total_s2, total_sigma
 from ase_nnxc.xc.spins import Spins
@@ -90,6 +101,20 @@ def test_drawn_points_give_the_energy_of_the_molecule():
     drawn = points.weights @ (PBE()(points.features) / uniform_exchange(points.density))
     assert abs(drawn / exact - 1) < 1e-3
     assert points.systems == ("H2O all-electron sto-3g",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("H2S", "ASE has no molecule 'H2S'; its name for these atoms is 'SH2'"),
+        ("C3H4", "'C3H4_D2d' or 'C3H4_C3v' or 'C3H4_C2v'"),
+        ("NH33", "did you mean 'NH3'?"),
+        ("water", "ase.collections.g2.names lists all names"),
+    ],
+)
+def test_unknown_molecules_are_refused_with_the_names_of_ase(name, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        named_molecule(name)
 
 
 def test_features_of_a_crystal_hold_its_electrons_and_kinetic_energy():
@@ -236,9 +261,26 @@ def test_command_writes_a_clone_that_loads(tmp_path, capsys):
     assert "never overwritten" in capsys.readouterr().err
 
 
+def test_command_fits_to_molecules_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ase_nnxc.train.samples.MOLECULES", ("H",))
+    monkeypatch.setattr("ase_nnxc.train.certificate.MOLECULES", ())
+    monkeypatch.setattr("ase_nnxc.train.certificate.CRYSTALS", ())
+    points, root = tmp_path / "points.npz", ["--root", str(tmp_path), "--name", "small"]
+    command = ["clone", "PBE", "--from", "molecules", "--points", "60", "--steps", "2", "--samples", str(points), *root]
+    assert main(command) == 0
+    systems = ["H all-electron def2-svp", "H gth-pbe gth-dzvp"]
+    assert load_functional(tmp_path / "small@1").card["training"]["systems"] == systems
+    samples = Samples.load(points)
+    assert sorted(set(samples.system.tolist())) == [0, 1]
+    sample_mesh(8).save(points)
+    assert main([*command, "--version", "2"]) == 2
+    assert "has points of a mesh, which --from molecules excludes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["PBE", "--name", "mine", "--from", "molecules"], "--quick: not allowed with argument --from"),
         (["PBE", "--name", "pbe"], "already used by a functional of ase_nnxc"),
         (["PBE", "--name", "PBE clone"], "is not a name of a model"),
         (["PBX", "--name", "mine"], "did you mean"),

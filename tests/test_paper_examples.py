@@ -1,14 +1,21 @@
 """The experiments of examples/papers in small settings, and the files that they keep."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+from ase import units
 from ase.build import bulk
 
-from ase_nnxc import load_functional
+from ase_nnxc import PySCFCalculator, load_functional
+from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
+from ase_nnxc.interop.pyscf import solve_molecule
+from ase_nnxc.train.clone import new_network
+from ase_nnxc.xc import PBE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -89,7 +96,68 @@ def test_model_is_trained_in_passes_kept_and_found_again(experiment, tmp_path):
     assert (tmp_path / "hybrid_xc.json").read_text() == before
 
 
-@pytest.mark.parametrize("name", ["graphene", "hybrid_xc", "lattice_scans"])
+@pytest.fixture
+def cloning(experiment, monkeypatch, tmp_path):
+    """The experiment of cloning with an atom, a molecule and aluminium, its networks, and its clones of few points."""
+    cloning, clones = experiment("cloning.__main__"), experiment("cloning.clones")
+    monkeypatch.setattr(clones, "MOLECULES", ("H",))
+    monkeypatch.setattr(cloning, "MOLECULES", ("H2",))
+    systems = ("H", "H2"), lambda xc: PySCFCalculator(xc, basis="sto-3g", grid_level=0)
+    monkeypatch.setattr(cloning, "ENERGIES", {"all-electron": systems})
+    monkeypatch.setattr(cloning, "SOLIDS", {"Al": cloning.SOLIDS["Al"]})
+    networks = [clones.Network("PBE", "constrained", densities) for densities in ("all-electron", "random")]
+    return cloning, networks, clones.Clones(tmp_path / "runs", points=20, steps=5)
+
+
+def test_clone_is_nearer_to_its_parent_than_random_weights(cloning, tmp_path):
+    cloning, networks, clones = cloning
+    for part in (cloning.run_points, cloning.run_molecules):
+        part(networks, clones, tmp_path)
+    points = cloning.read_results(tmp_path / "points.json")
+    clone, random = (points[network.name]["all-electron"]["rms_dF"] for network in networks)
+    assert clone < 0.1 * random
+    results = cloning.read_results(tmp_path / "molecules.json")
+    exact, clone, random = (
+        cloning.atomization_energy("H2", cloning.energies(results, name, "all-electron"))
+        for name in ("PBE", *(network.name for network in networks))
+    )
+    assert abs(clone - exact) < abs(random - exact)
+
+
+def test_equation_of_state_of_a_network_is_completed_once(cloning, tmp_path):
+    cloning, networks, clones = cloning
+    settings = {"ecut": 200, "kpts": (2, 2, 2)}
+    cloning.run_solids(networks[1:], clones, tmp_path, **settings)
+    kept = (tmp_path / "solids.json").read_text()
+    points = cloning.read_results(tmp_path / "solids.json")["PBE, Al"]["points"]
+    a, bulk_modulus = cloning.minimum("Al", points)
+    volumes = torch.tensor([(strain * 4.04) ** 3 / 4 for strain in cloning.STRAINS], dtype=torch.float64)
+    values = [points[str(strain)]["free_energy"] for strain in cloning.STRAINS]
+    fit = fit_birch_murnaghan(volumes, torch.tensor(values, dtype=torch.float64))
+    assert a == pytest.approx(float(4 * fit.volume) ** (1 / 3), rel=1e-6)
+    assert bulk_modulus == pytest.approx(float(fit.bulk_modulus), rel=1e-6)
+    cloning.run_solids(networks[1:], clones, tmp_path, **settings)
+    assert (tmp_path / "solids.json").read_text() == kept
+
+
+def test_training_on_correlated_energies_lowers_the_error(experiment, tmp_path):
+    correlated = experiment("cloning.correlated")
+    systems = {
+        "h2": {"xyz_A": [["H", 0.0, 0.0, 0.0], ["H", 0.0, 0.0, 0.74]], "charge": 0, "unpaired": 0},
+        "h": {"xyz_A": [["H", 0.0, 0.0, 0.0]], "charge": 0, "unpaired": 1},
+    }
+    reactions = [{"systems": ["h2", "h"], "stoich": [-1, 2], "ref_kcal": 109.493}]
+    path = tmp_path / "W4-11.json"
+    path.write_text(json.dumps({"reactions": reactions, "systems": systems}))
+    energies = correlated.Energies(path, ["h2"], "sto-3g")
+    mf = [solve_molecule(correlated.atoms_of(systems[name]), PBE(), "sto-3g", grid_level=1) for name in systems]
+    exact = (2 * mf[1].e_tot - mf[0].e_tot) * units.Hartree / (units.kcal / units.mol)
+    assert float(energies.errors(PBE())) == pytest.approx(exact - 109.493, abs=1e-3)
+    curves = correlated.train(new_network(PBE(), "constrained", 0), energies, energies, rounds=1)
+    assert curves["training"][1] < 0.1 * curves["training"][0]
+
+
+@pytest.mark.parametrize("name", ["cloning", "graphene", "hybrid_xc", "lattice_scans"])
 @pytest.mark.parametrize("page", ["examples/papers/{}/README.md", "docs/results.md"])
 def test_pages_have_the_tables_of_the_results(experiment, name, page):
     text = (REPOSITORY / page.format(name)).read_text(encoding="utf-8")

@@ -41,7 +41,15 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     clone.add_argument(
         "--samples", type=Path, metavar="FILE", help="file of the points: read if it exists, otherwise written"
     )
-    clone.add_argument("--quick", action="store_true", help="use no molecules and crystals in fit and certificate")
+    points = clone.add_mutually_exclusive_group()
+    points.add_argument(
+        "--from",
+        dest="source",
+        choices=("all", "molecules"),
+        default="all",
+        help="points of a mesh, molecules and crystals, or of molecules only (default all)",
+    )
+    points.add_argument("--quick", action="store_true", help="use no molecules and crystals in fit and certificate")
     clone.add_argument(
         "--root", type=Path, metavar="DIR", help="folder for the model (default: the user's data folder)"
     )
@@ -88,11 +96,15 @@ def _clone(args: argparse.Namespace) -> int:
 
 
 def _samples(args: argparse.Namespace, parent: Functional) -> Samples:
-    from ase_nnxc.train.samples import Samples, sample_defaults, sample_mesh
+    from ase_nnxc.train.samples import Samples, sample_defaults, sample_mesh, sample_molecules_of_both_kinds
 
     if args.samples is not None and args.samples.exists():
-        return Samples.load(args.samples)
-    samples = sample_mesh(args.points) if args.quick else sample_defaults(parent, args.points)
+        samples = Samples.load(args.samples)
+        if args.source == "molecules" and (samples.system < 0).any():
+            raise UsageError(f"{args.samples} has points of a mesh, which --from molecules excludes: use another file")
+        return samples
+    sample = sample_molecules_of_both_kinds if args.source == "molecules" else sample_defaults
+    samples = sample_mesh(args.points) if args.quick else sample(parent, args.points)
     if args.samples is not None:
         samples.save(args.samples)
     return samples

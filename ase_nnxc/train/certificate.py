@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import bulk
 from ase.calculators.calculator import SCFError
 from tqdm import tqdm
 
@@ -15,12 +15,11 @@ from ..units import HARTREE
 from ..xc import Functional
 from .clone import counterparts, energy_along, random_directions, uniform_exchange
 from .records import fixed_pseudos
-from .samples import Samples, mesh_points, sample_mesh
+from .samples import BASES, Samples, mesh_points, named_molecule, sample_mesh
 
 SEED = 1_000_003  # of the mesh; clones are fitted to meshes with other seeds
 # molecules and crystals that are not in the samples of `sample_defaults`
 MOLECULES = ("NH3", "CO", "C2H4", "F2", "CH3", "P")
-BASES = {"all electrons, def2-svp": ("def2-svp", None), "gth-pbe, gth-dzvp": ("gth-dzvp", "gth-pbe")}
 CRYSTALS = ("Al", "Si", "Cu")
 
 
@@ -70,7 +69,33 @@ def compare_points(functional: Functional, parent: Functional, count: int = 4096
     lines, mesh = _lines("tau" in parent.features), sample_mesh(count, SEED)
     pairs = {part.kind: (part, parent_part) for part, parent_part in counterparts(functional, parent)}
     pairs["xc"] = (functional, parent)
-    return {kind: _largest_errors(*pair, *lines) | _mean_errors(*pair, mesh) for kind, pair in pairs.items()}
+    return {kind: _largest_errors(*pair, *lines) | mean_errors(*pair, mesh) for kind, pair in pairs.items()}
+
+
+def mean_errors(functional: Functional, parent: Functional, samples: Samples) -> dict[str, float]:
+    """Return weighted root mean squares of the errors at points.
+
+    Parameters
+    ----------
+    functional, parent : Functional
+        Clone and parent, of the same kind.
+    samples : Samples
+        The points.
+
+    Returns
+    -------
+    dict
+        "rms_dF" of the enhancement factor F = e / (n eps_x^LDA(n)), and "rms_slope" of its derivative along random
+        directions (see `clone`).
+    """
+    directions = random_directions(samples, torch.Generator(device="cpu").manual_seed(SEED))
+    energies, slopes = (
+        energy_along(functional, samples.features, directions) - energy_along(parent, samples.features, directions)
+    ) / uniform_exchange(samples.density)
+    return {
+        name: float((samples.weights * errors.square()).sum().sqrt())
+        for name, errors in (("rms_dF", energies), ("rms_slope", slopes))
+    }
 
 
 def _lines(meta: bool) -> tuple[torch.Tensor, Samples]:
@@ -88,14 +113,6 @@ def _largest_errors(functional: Functional, parent: Functional, s: torch.Tensor,
     return {"max_dF": float(error.detach().abs().max()), "max_dF_ds": float(slope.abs().max())}
 
 
-def _mean_errors(functional: Functional, parent: Functional, mesh: Samples) -> dict[str, float]:
-    directions = random_directions(mesh, torch.Generator(device="cpu").manual_seed(SEED))
-    energy, slope = (
-        energy_along(functional, mesh.features, directions) - energy_along(parent, mesh.features, directions)
-    ) / uniform_exchange(mesh.density)
-    return {"rms_dF": float(energy.square().mean().sqrt()), "rms_slope": float(slope.square().mean().sqrt())}
-
-
 def compare_molecules(
     functional: Functional, parent: Functional, names: Sequence[str], basis: str, pseudo: str | None = None
 ) -> dict[str, float | None]:
@@ -111,11 +128,16 @@ def compare_molecules(
         Names in ASE's G2 set.
     basis, pseudo : str
         See `interop.pyscf.solve_molecule`.
+
+    Raises
+    ------
+    InputError
+        If ASE has no molecule of such a name, see `samples.named_molecule`.
     """
 
     def difference(name: str) -> float | None:
         try:
-            energies = [solve_molecule(molecule(name), xc, basis, pseudo).e_tot for xc in (functional, parent)]
+            energies = [solve_molecule(named_molecule(name), xc, basis, pseudo).e_tot for xc in (functional, parent)]
         except SCFError:
             return None
         return 1e3 * float(energies[0] - energies[1])

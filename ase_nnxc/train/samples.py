@@ -20,6 +20,8 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import InputError
+from ase.collections import g2
+from ase.formula import Formula
 from scipy.stats import qmc
 from torch import Tensor
 from tqdm import tqdm
@@ -32,6 +34,7 @@ from ..ks.terms.xc import ExchangeCorrelation
 from ..regular_files import complete_or_absent, read_regular_file
 from ..xc import Functional
 from ..xc.reduced import features_at
+from .schema import closest
 
 LARGEST = 2**28  # bytes of a file of samples, also unpacked; that of `nnxc clone` has 2**20
 
@@ -240,13 +243,38 @@ def sample_molecules(
         PySCF's names of the basis and of the pseudopotentials; None for all electrons.
     seed : int
         Seed of the drawing.
+
+    Raises
+    ------
+    InputError
+        If ASE has no molecule of such a name, see `named_molecule`.
     """
     rng = np.random.default_rng(seed)
     systems = []
-    for name in tqdm(names, desc="molecules", disable=None):
-        mf = solve_molecule(molecule(name), functional, basis, pseudo, grid_level=1)
+    for name, atoms in tqdm([(name, named_molecule(name)) for name in names], desc="molecules", disable=None):
+        mf = solve_molecule(atoms, functional, basis, pseudo, grid_level=1)
         systems.append(_draw(*grid_features(mf), f"{name} {pseudo or 'all-electron'} {basis}", count, rng))
     return join(systems)
+
+
+def named_molecule(name: str) -> Atoms:
+    """Return a molecule or an atom of ASE's G2 set by its name.
+
+    Raises
+    ------
+    InputError
+        If ASE has no molecule of this name; the message gives its names for the same atoms, or the closest name.
+    """
+    try:
+        return molecule(name)
+    except KeyError:
+        pass
+    try:
+        same = [known for known in g2.names if g2[known].symbols.formula.count() == Formula(name).count()]
+    except ValueError:  # the name is not a formula
+        same = []
+    hint = f"; its name for these atoms is {' or '.join(map(repr, same))}" if same else closest(name, g2.names)
+    raise InputError(f"ASE has no molecule {name!r}{hint} (ase.collections.g2.names lists all names)")
 
 
 def sample_crystals(
@@ -302,7 +330,28 @@ def _draw(features: Mapping[str, Tensor], volumes: Tensor, name: str, count: int
 # ---- the set of `nnxc clone` ---------------------------------------------------------------------------------------
 
 MOLECULES = ("H2O", "CH4", "N2", "HCN", "LiF", "SiH4", "HCl", "SO2", "Na2", "O2", "NO", "H", "N", "Si", "Cl")
+BASES = {"all electrons, def2-svp": ("def2-svp", None), "gth-pbe, gth-dzvp": ("gth-dzvp", "gth-pbe")}
 CRYSTALS = ("C", "Ge", "Ca", "Ag", "Fe")
+
+
+def sample_molecules_of_both_kinds(functional: Functional, count: int, seed: int = 0) -> Samples:
+    """Return the points of `nnxc clone --from molecules`: `MOLECULES` with all and with valence electrons.
+
+    Parameters
+    ----------
+    functional : Functional
+        The parent, with which densities are calculated.
+    count : int
+        Approximate number of points.
+    seed : int
+        Seed of the drawing.
+    """
+    each = max(1, count // (len(BASES) * len(MOLECULES)))
+    sets = [
+        sample_molecules(MOLECULES, functional, each, basis=basis, pseudo=pseudo, seed=seed)
+        for basis, pseudo in BASES.values()
+    ]
+    return join(sets)
 
 
 def sample_defaults(functional: Functional, count: int, seed: int = 0) -> Samples:
@@ -317,14 +366,12 @@ def sample_defaults(functional: Functional, count: int, seed: int = 0) -> Sample
     seed : int
         Seed of the mesh and of the drawing.
     """
-    each = count // (8 * len(MOLECULES))
     crystals = {name: bulk(name) for name in CRYSTALS}
     crystals["Fe"].set_initial_magnetic_moments([2.3])
     crystals["LiF"] = bulk("LiF", "rocksalt", a=4.06)
     sets = [
         sample_mesh(count // 2, seed),
-        sample_molecules(MOLECULES, functional, each, basis="def2-svp", seed=seed),
-        sample_molecules(MOLECULES, functional, each, basis="gth-dzvp", pseudo="gth-pbe", seed=seed),
+        sample_molecules_of_both_kinds(functional, count // 4, seed),
         sample_crystals(crystals, functional, count // (4 * len(crystals)), seed=seed, kpts=(4, 4, 4)),
     ]
-    return join(sets, (2, 1, 1, 2))
+    return join(sets)
