@@ -3,9 +3,9 @@
     python -m examples.papers.basis_error [CASE ...]
 
 Run it in the root of the repository. Crystals are `sys_desc` dictionaries as in the paper's A.3, with STO-3G and
-def2-SV(P) as fitting basis. PySCF calculates them with all electrons and with the PBE of this package. Each other case
-changes one of the settings. The script continues from basis_error.json, and writes the table in README.md and
-docs/results.md.
+def2-SV(P) as fitting basis. PySCF calculates them with all electrons and with the PBE of this package. The other cases
+are named for the settings that they change. The script continues from basis_error.json, and writes the table in
+README.md and docs/results.md.
 """
 
 import sys
@@ -31,7 +31,7 @@ from benchmarks.results import read_results
 from ..points import Point, complete, write_table
 
 RESULTS = Path(__file__).with_name("basis_error.json")
-CONSTANTS = (3.85, 3.95, 4.05, 4.15, 4.25)  # Angstrom
+CONSTANTS = (3.75, 3.85, 3.95, 4.05, 4.15)  # Angstrom
 WIDTH = 0.01  # Hartree, of Fermi-Dirac smearing
 GRID_LEVEL = 1
 PYSCF_NAMES = {"def2-sv(p)": "def2-svp"}  # for all elements but H the same functions
@@ -39,10 +39,10 @@ PYSCF_NAMES = {"def2-sv(p)": "def2-svp"}  # for all elements but H the same func
 # basis, fitting basis (None: PySCF's own choice), divisions of the mesh of k-points
 CASES: dict[str, tuple[str, str | None, int]] = {
     "paper": ("sto-3g", "def2-sv(p)", 2),
+    "k-points": ("sto-3g", "def2-sv(p)", 4),
     "fitting basis": ("sto-3g", None, 2),
-    "3x3x3 k-points": ("sto-3g", None, 3),
-    "4x4x4 k-points": ("sto-3g", None, 4),
-    "basis": ("pob-tzvp", None, 2),
+    "basis and fitting basis": ("pob-tzvp", None, 2),
+    "all three": ("pob-tzvp", None, 4),
 }
 
 
