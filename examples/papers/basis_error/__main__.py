@@ -21,7 +21,7 @@ from pyscf.pbc import dft, gto
 from pyscf.pbc.dft.gen_grid import BeckeGrids
 from pyscf.pbc.scf.addons import smearing
 
-from ase_nnxc.eos.birch_murnaghan import NoMinimumError, fit_birch_murnaghan
+from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.interop.deepchem import read_sys_desc
 from ase_nnxc.interop.pyscf import use_functional
 from ase_nnxc.xc import PBE
@@ -96,21 +96,24 @@ def fit(points: dict[str, Point]) -> tuple[float, float]:
 
 
 def table(path: Path = RESULTS) -> str:
-    """Return lattice constants and bulk moduli of the cases in the file, and their differences from all electrons."""
+    """Return lattice constants and bulk moduli of the complete cases in the file, beside those of PBE."""
     reference, modulus = ALL_ELECTRON["Al-q3"]
     rows = ["| case | basis | fitting basis | k-points | a0, Å | error, % | B0, GPa | time of a point, s |"]
     rows += ["| --- | --- | --- | --- | --: | --: | --: | --: |"]
     rows += [f"| PBE, all electrons | | | | {reference:.4f} | | {modulus:.1f} | |"]
     for name, result in read_results(path).items():
         settings, points = result["settings"], result["points"]
+        if len(points) < len(CONSTANTS):
+            continue
         mesh = "x".join(3 * [str(settings["mesh"])])
         seconds = np.mean([point["seconds"] for point in points.values()])
         start = f"| {name} | {settings['basis']} | {settings['auxbasis'] or 'automatic'} | {mesh} |"
-        try:
-            a, b = fit(points)
-            rows.append(f"{start} {a:.4f} | {100 * (a / reference - 1):+.2f} | {b:.1f} | {seconds:.0f} |")
-        except NoMinimumError:
-            rows.append(f"{start} no minimum | | | {seconds:.0f} |")
+        lowest = min(points, key=lambda label: points[label]["free_energy"])
+        if float(lowest) in (CONSTANTS[0], CONSTANTS[-1]):
+            rows.append(f"{start} beyond {lowest} | | | {seconds:.0f} |")
+            continue
+        a, b = fit(points)
+        rows.append(f"{start} {a:.4f} | {100 * (a / reference - 1):+.2f} | {b:.1f} | {seconds:.0f} |")
     return "\n".join(rows)
 
 
