@@ -97,7 +97,8 @@ def test_functional_of_molecules_is_trained_and_its_energies_are_kept(experiment
     monkeypatch.setattr(molecules, "DISTANCES", (1.4, 3.0, 6.0))
     hydrogen = all_electron(atomization_energy("H2", molecule("H2"), 6.0), "sto-3g")
     helium = all_electron(ionization_potential("He+", Atoms("He"), 24.6, magmom=1), "sto-3g")
-    sets, exact = ([hydrogen], [hydrogen], [helium]), {1.4: -1.17, 3.0: -1.06, 6.0: -1.0}
+    deuterium = all_electron(atomization_energy("D2", molecule("H2"), 6.0), "sto-3g")
+    sets, exact = ([hydrogen], [deuterium], [helium]), {1.4: -1.17, 3.0: -1.06, 6.0: -1.0}
     arguments = ["hybrid-lda-l2"], sets, exact, {"XCNN": {"He+": 1.0}}, tmp_path, ((20, 0.01), (5, 0.003))
     molecules.run(*arguments)
     results = molecules.read_results(tmp_path / "molecules.json")

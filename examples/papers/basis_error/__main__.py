@@ -9,6 +9,7 @@ README.md and docs/results.md.
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,22 +59,29 @@ def energy_with(mesh: int) -> Callable[[Atoms], Point]:
     """Return a function that calculates the free energy of a crystal of `read_sys_desc`, eV, on a mesh around Gamma."""
 
     def calculate(atoms: Atoms) -> Point:
-        positions = list(zip(atoms.symbols, atoms.positions))
-        cell = gto.M(
-            a=atoms.cell.array, atom=positions, basis=atoms.info["basis"], space_group_symmetry=True, verbose=0
-        )
-        kpts = cell.make_kpts([mesh] * 3, space_group_symmetry=True, time_reversal_symmetry=True)
-        auxbasis = atoms.info.get("auxbasis")
-        mean_field = dft.KRKS(cell, kpts).density_fit(auxbasis=PYSCF_NAMES.get(auxbasis, auxbasis))
-        mean_field.grids = BeckeGrids(cell)  # the uniform grid of the default cannot hold the core
-        mean_field.grids.level = GRID_LEVEL
-        mean_field = smearing(use_functional(mean_field, PBE()), sigma=WIDTH, method="fermi")
-        mean_field.kernel()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Electron number")  # that of one cell may be odd, as bands are filled
+            mean_field = solve(atoms, mesh)
         if not mean_field.converged:
             raise RuntimeError(f"the SCF of {atoms} has not converged")
         return {"free_energy": float(mean_field.e_free * Hartree)}
 
     return calculate
+
+
+def solve(atoms: Atoms, mesh: int) -> Any:
+    """Return PySCF's object of a crystal of `read_sys_desc` after its SCF."""
+    positions, basis = list(zip(atoms.symbols, atoms.positions)), atoms.info["basis"]
+    options = {"spin": None, "space_group_symmetry": True, "verbose": 0}
+    cell = gto.M(a=atoms.cell.array, atom=positions, basis=basis, **options)
+    kpts = cell.make_kpts([mesh] * 3, space_group_symmetry=True, time_reversal_symmetry=True)
+    auxbasis = atoms.info.get("auxbasis")
+    mean_field = dft.KRKS(cell, kpts).density_fit(auxbasis=PYSCF_NAMES.get(auxbasis, auxbasis))
+    mean_field.grids = BeckeGrids(cell)  # the uniform grid of the default cannot hold the core
+    mean_field.grids.level = GRID_LEVEL
+    mean_field = smearing(use_functional(mean_field, PBE()), sigma=WIDTH, method="fermi")
+    mean_field.kernel()
+    return mean_field
 
 
 def run(names: Sequence[str], path: Path = RESULTS, constants: Sequence[float] = CONSTANTS) -> dict[str, Any]:
