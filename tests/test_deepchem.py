@@ -16,7 +16,7 @@ WATER = "O 0 0 0; H 1.4 1.1 0; H -1.4 1.1 0"
 
 
 def system(moldesc, **keys):
-    return {"moldesc": moldesc, "basis": BASIS, **keys}
+    return {"moldesc": moldesc, "basis": BASIS} | keys
 
 
 def long_system(moldesc, **keys):
@@ -107,13 +107,24 @@ def test_other_types_are_left_out_when_asked(tmp_path):
 
 @pytest.mark.parametrize("kind", ["dens", "dm"])
 def test_entry_that_needs_the_basis_is_refused(tmp_path, kind):
-    with pytest.raises(InputError, match=rf"entries\[1\].e_type='{kind}': .*needs PySCF and is not supported"):
+    with pytest.raises(InputError, match=rf"entries\[1\].e_type='{kind}': .*is not supported in training"):
         read(tmp_path, WATER_ENTRY, DENSITY_ENTRY | {"e_type": kind})
 
 
-def test_file_is_refused_unless_plane_waves_are_asked_for(tmp_path):
-    with pytest.raises(InputError, match=r"set.yaml: entries\[0\].systems\[0\].basis=.*write basis: plane-waves"):
-        read(tmp_path, WATER_ENTRY, basis=None)
+def test_record_is_calculated_with_all_electrons_in_the_basis_of_the_file(tmp_path):
+    water, oxygen = read(tmp_path, WATER_ENTRY, OXYGEN_ENTRY, basis=None)
+    assert water.is_all_electron
+    assert water.settings == ({"basis": BASIS, "charge": 0},) * 3
+    assert [atoms.get_initial_magnetic_moments().sum() for atoms in water.structures] == [0, 2, 1]
+    assert oxygen.settings == ({"basis": BASIS, "charge": 0}, {"basis": BASIS, "charge": 1})
+    assert [atoms.get_initial_magnetic_moments().sum() for atoms in oxygen.structures] == [2, 3]
+
+
+def test_different_basis_sets_in_one_entry_are_refused(tmp_path):
+    entry = copy.deepcopy(WATER_ENTRY)
+    entry["systems"][1]["basis"] = "sto-3g"
+    with pytest.raises(InputError, match=r"entries\[0\]: the systems have the basis sets 6-311.*, sto-3g"):
+        read(tmp_path, entry, basis=None)
 
 
 @pytest.mark.parametrize(
@@ -202,10 +213,16 @@ def test_training_file_with_a_basis_reads_the_entries(tmp_path):
     assert [record.name for record in trainer.training] == ["set-0", "oxygen"]
 
 
-def test_training_file_without_a_basis_is_refused(tmp_path):
+def test_training_file_without_a_basis_calculates_with_all_electrons(tmp_path):
     read(tmp_path, WATER_ENTRY)
     (tmp_path / "run.yaml").write_text(RUN)
-    with pytest.raises(InputError, match=r"basis='6-311.*the training calculates in plane waves"):
+    assert all(record.is_all_electron for record in read_config(tmp_path / "run.yaml").trainer.training)
+
+
+def test_basis_that_pyscf_does_not_have_is_refused_before_the_training(tmp_path):
+    read(tmp_path, {"type": "ie", "true_val": 0.5, "systems": [system("H 0 0 0", spin=1, basis="sto-33g")]})
+    (tmp_path / "run.yaml").write_text(RUN)
+    with pytest.raises(InputError, match=r"no record can be calculated; record 'set-0': .*sto-33g"):
         read_config(tmp_path / "run.yaml")
 
 

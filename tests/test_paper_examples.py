@@ -8,13 +8,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from ase import units
-from ase.build import bulk
+from ase import Atoms, units
+from ase.build import bulk, molecule
 
 from ase_nnxc import PySCFCalculator, load_functional
 from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.interop.pyscf import solve_molecule
 from ase_nnxc.train.clone import new_network
+from ase_nnxc.train.records import all_electron, atomization_energy, ionization_potential
 from ase_nnxc.xc import PBE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -157,13 +158,67 @@ def test_training_on_correlated_energies_lowers_the_error(experiment, tmp_path):
     assert curves["training"][1] < 0.1 * curves["training"][0]
 
 
-@pytest.mark.parametrize("name", ["cloning", "graphene", "hybrid_xc", "lattice_scans"])
+def test_functional_of_molecules_is_trained_and_its_energies_are_kept(experiment, tmp_path, monkeypatch):
+    molecules = experiment("molecules.__main__")
+    monkeypatch.setattr(molecules, "H2_BASIS", "sto-3g")
+    monkeypatch.setattr(molecules, "DISTANCES", (1.4, 3.0, 6.0))
+    hydrogen = all_electron(atomization_energy("H2", molecule("H2"), 6.0), "sto-3g")
+    helium = all_electron(ionization_potential("He+", Atoms("He"), 24.6, magmom=1), "sto-3g")
+    deuterium = all_electron(atomization_energy("D2", molecule("H2"), 6.0), "sto-3g")
+    sets, exact = ([hydrogen], [deuterium], [helium]), {1.4: -1.17, 3.0: -1.06, 6.0: -1.0}
+    arguments = ["hybrid-lda-l2"], sets, exact, {"XCNN": {"He+": 1.0}}, tmp_path, ((20, 0.01), (5, 0.003))
+    molecules.run(*arguments)
+    results = molecules.read_results(tmp_path / "molecules.json")
+    errors = {name: abs(results[name]["errors"]["H2"]) for name in ("LDA", "hybrid-lda-l2")}
+    assert errors["hybrid-lda-l2"] < 0.5 * errors["LDA"]
+    stretched = [results["LDA"]["H2"][f"H2 6.0 {start}"] for start in molecules.STARTS]
+    assert stretched[0] > stretched[1] + 0.05
+    before = (tmp_path / "molecules.json").read_text()
+    molecules.run(*arguments)
+    assert (tmp_path / "molecules.json").read_text() == before
+    molecules.draw(exact, tmp_path)
+    assert (tmp_path / "dissociation.png").exists()
+    assert "| XCNN, reported | | | | | - | 1.0 | |" in molecules.table(tmp_path)
+
+
+def test_sets_of_molecules_have_the_names_of_their_formulas(experiment, tmp_path):
+    data = experiment("molecules.data")
+    atom = {"moldesc": "H 0 0 0", "basis": "sto-3g", "spin": 1}
+    pair = {"moldesc": "H 0 0 0; H 0 0 1.4", "basis": "sto-3g"}
+    entries = [
+        {"name": "Ionization energy of H", "type": "ie", "true_val": 0.5, "systems": [atom]},
+        {"name": "Density profile of H", "type": "dens", "systems": [atom]},
+        {
+            "name": "Atomization energy of H2 (gas)",
+            "type": "ae",
+            "true_val": 0.2,
+            "systems": [pair, atom | {"number": 2}],
+        },
+    ]
+    assert [record.name for record in data.read_records(entries)] == ["H+", "H2"]
+    rows = ["# source", "Atom/Molecule,Group,Ref (kcal/mol),PBE", "H2 (gas),AE 1,1.0,-4.5", "H,IP 18,1.0,0.5"]
+    (tmp_path / "errors.csv").write_text("\n".join([*rows, "He,IP 18,1.0,9E+99"]))
+    assert data.reported_errors(tmp_path / "errors.csv") == {"PBE": {"H2": -4.5, "H+": 0.5}}
+
+
+def test_crystal_of_sys_desc_is_calculated_in_its_basis(experiment, tmp_path):
+    basis_error = experiment("basis_error.__main__")
+    path = tmp_path / "basis_error.json"
+    points = basis_error.run(["paper"], path, constants=(4.05,))
+    assert points["paper"]["4.05"]["free_energy"] == pytest.approx(-6548.287, abs=0.01)
+    before = path.read_text()
+    basis_error.run(["paper"], path, constants=(4.05,))
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["basis_error", "cloning", "graphene", "hybrid_xc", "lattice_scans", "molecules"])
 @pytest.mark.parametrize("page", ["examples/papers/{}/README.md", "docs/results.md"])
 def test_pages_have_the_tables_of_the_results(experiment, name, page):
     text = (REPOSITORY / page.format(name)).read_text(encoding="utf-8")
     assert experiment(f"{name}.__main__").table() in text
 
 
-def test_kept_models_load(experiment):
-    folders = list((REPOSITORY / "examples/papers/hybrid_xc/models").iterdir())
+@pytest.mark.parametrize("name", ["hybrid_xc", "molecules"])
+def test_kept_models_load(name):
+    folders = list((REPOSITORY / "examples/papers" / name / "models").iterdir())
     assert [load_functional(folder).card["name"] + "@1" for folder in folders] == [folder.name for folder in folders]

@@ -3,7 +3,8 @@
 import math
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ase.calculators.calculator import Calculator, InputError, PropertyNotImplem
 from torch import Tensor
 
 from .. import __version__
-from ..interop.pyscf import check_features, energy_tensor, solve_molecule
+from ..interop.pyscf import build_molecule, check_features, energy_tensor, solve_molecule
 from ..registry import Resolved, resolve
 from ..units import BOHR, HARTREE
 from ..xc.functional import Functional
@@ -184,30 +185,80 @@ class PySCFCalculator(Calculator):
 
     def _solve(self, atoms: Atoms) -> "KohnShamDFT":
         """Return the converged state of the atoms."""
-        from pyscf.lib.exceptions import BasisNotFoundError
-
-        if atoms.pbc.any():
-            raise PropertyNotImplementedError(
-                f"the atoms have pbc={atoms.pbc.tolist()}, but PySCFCalculator is for molecules: set pbc to False, "
-                "or use NNXCCalculator"
-            )
-        check_atoms(atoms)
-        if self.parameters["pseudo"] is None:
-            _check_all_electron(self.parameters["basis"], sorted(set(atoms.get_chemical_symbols())))
-        options = {name: self.parameters[name] for name in ("basis", "pseudo", "charge", "grid_level", "density_fit")}
-        solver = {
-            "conv_tol": self.parameters["convergence"]["energy"] / HARTREE,
-            "conv_tol_grad": GRADIENT,
-            "max_cycle": self.parameters["maxiter"],
-            "second_order": True,
-        }
         self._fingerprint = self._xc.fingerprint()
-        try:
-            with torch.inference_mode(False), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Basis may be available")  # in another package
-                return solve_molecule(atoms, self._xc.functional, **options, **solver)
-        except BasisNotFoundError as error:
-            raise InputError(f"{' '.join(str(error).split())}{_closest_names(self.parameters)}") from error
+        return solve(atoms, self._xc.functional, self.parameters)
+
+
+def solve(
+    atoms: Atoms, functional: Functional, parameters: Mapping[str, Any], start: np.ndarray | None = None
+) -> "KohnShamDFT":
+    """Return PySCF's converged object of a molecule with the parameters of a `PySCFCalculator`.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The molecule.
+    functional : Functional
+        A functional of density, gradient and tau.
+    parameters : mapping
+        Those of a `PySCFCalculator`; its xc is not used.
+    start : array, optional
+        Density matrices to start from, see `solve_molecule`.
+
+    Raises
+    ------
+    As `PySCFCalculator`.
+    """
+    _check_molecule(atoms, parameters)
+    options = {name: parameters[name] for name in ("basis", "pseudo", "charge", "grid_level", "density_fit")}
+    solver = {
+        "conv_tol": parameters["convergence"]["energy"] / HARTREE,
+        "conv_tol_grad": GRADIENT,
+        "max_cycle": parameters["maxiter"],
+        "second_order": True,
+    }
+    with torch.inference_mode(False), _named_basis(parameters):
+        return solve_molecule(atoms, functional, **options, **solver, start=start)
+
+
+def check_molecule(atoms: Atoms, parameters: Mapping[str, Any]) -> None:
+    """Raise the error of atoms that cannot be calculated with these parameters of a `PySCFCalculator`, without an SCF.
+
+    Raises
+    ------
+    InputError
+        If the atoms, the basis set, the charge or the number of unpaired electrons are not valid.
+    PropertyNotImplementedError
+        If the atoms are periodic.
+    """
+    _check_molecule(atoms, parameters)
+    with _named_basis(parameters):
+        build_molecule(atoms, parameters["basis"], parameters["pseudo"], parameters["charge"])
+
+
+@contextmanager
+def _named_basis(parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Raise an InputError with the closest names if PySCF does not have a basis set or a pseudopotential."""
+    from pyscf.lib.exceptions import BasisNotFoundError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Basis may be available")  # in another package
+            yield
+    except BasisNotFoundError as error:
+        raise InputError(f"{' '.join(str(error).split())}{_closest_names(parameters)}") from error
+
+
+def _check_molecule(atoms: Atoms, parameters: Mapping[str, Any]) -> None:
+    """Raise an error if atoms are periodic or not valid, or if the basis needs pseudopotentials that are not given."""
+    if atoms.pbc.any():
+        raise PropertyNotImplementedError(
+            f"the atoms have pbc={atoms.pbc.tolist()}, but PySCFCalculator is for molecules: set pbc to False, "
+            "or use NNXCCalculator"
+        )
+    check_atoms(atoms)
+    if parameters["pseudo"] is None:
+        _check_all_electron(parameters["basis"], sorted(set(atoms.get_chemical_symbols())))
 
 
 def _readable(xc: Resolved) -> Resolved:

@@ -17,13 +17,13 @@ from ase.calculators.calculator import InputError
 from ase.data import ground_state_magnetic_moments
 
 from ..train.input_files import read_yaml, read_yaml_list
-from ..train.records import FREE, Provenance, Record, atomization_energy, ionization_potential
+from ..train.records import FREE, Provenance, Record, all_electron, atomization_energy, ionization_potential
 from ..train.records.schema import ELEMENTS, LONGEST
 from ..train.schema import Check, anything, closest, fail, integer, mapping, number, one_of, optional, sequence, text
 from ..units import BOHR, HARTREE
 
 PLANE_WAVES = "plane-waves"
-"""The only basis in which the records of a file are calculated."""
+"""The basis in which records are calculated if it is asked for, instead of those that a file names."""
 
 TYPES = {"ae": "atomization energy", "ie": "ionization energy", "dm": "density matrix", "dens": "density profile"}
 """Types of the entries of a file."""
@@ -40,25 +40,25 @@ def read_deepchem(path: str | Path, basis: str | None = None, types: Sequence[st
     """Return the records of a YAML file in the format of DeepChem or XCNN.
 
     An entry "ae" becomes `atomization_energy`, "ie" becomes `ionization_potential`: free atoms follow Hund's rule, the
-    spins of molecules and ions are held. Names of basis sets, `ref` and `weight` are kept in the settings of the
-    provenance.
+    spins of molecules and ions are held. PySCF calculates the structures with all electrons in the basis set of the
+    entry (`all_electron`). Names of basis sets, `ref` and `weight` are kept in the settings of the provenance.
 
     Parameters
     ----------
     path : path
         The file, a list of entries with e_type (or type), true_val and systems; cmd, name, ref and weight may be given.
     basis : {"plane-waves"}, optional
-        Says that the energies are to be calculated in plane waves and not in the basis sets that the file names. It is
-        required, because only targets that were measured or do not depend on a basis can be compared then.
+        Says that the energies are to be calculated in plane waves and not in the basis sets that the file names. Only
+        targets that were measured or do not depend on a basis can be compared then. Default: all electrons.
     types : sequence of {"ae", "ie"}, optional
         Types of the entries to read; all others are left out. Default: every entry, and "dm" and "dens" raise an error.
 
     Raises
     ------
     InputError
-        If a value is wrong or missing, with its path such as "entries[3].systems[0].spin"; if an entry needs a
-        calculation with Gaussian basis sets ("dm", "dens"); if `basis` is not given; if the systems and the command of
-        an entry are not those of one atomization or vertical ionization; or if the weights of the entries differ.
+        If a value is wrong or missing, with its path such as "entries[3].systems[0].spin"; if an entry has the target
+        "dm" or "dens"; if the systems of an entry have different basis sets; if the systems and the command of an entry
+        are not those of one atomization or vertical ionization; or if the weights of the entries differ.
     OSError
         If the file cannot be read.
     """
@@ -69,8 +69,8 @@ def read_deepchem(path: str | Path, basis: str | None = None, types: Sequence[st
     data = read_yaml_list(path)
     try:
         entries = _chosen(data, types)
-        _check_basis(entries, basis)
-        return [_record(entry, name, path) for entry, name in zip(entries, _names(entries, path))]
+        records = [_record(entry, name, path) for entry, name in zip(entries, _names(entries, path))]
+        return records if basis == PLANE_WAVES else [_all_electron(r, e) for r, e in zip(records, entries)]
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -186,9 +186,9 @@ def _chosen(data: Sequence[Any], types: Sequence[str] | None) -> list[_Entry]:
     for entry in chosen:
         if entry.kind not in ENERGIES:
             raise InputError(
-                f"{entry.path}.{entry.key}={entry.kind!r}: a {TYPES[entry.kind]} in the basis of the file needs "
-                f"PySCF and is not supported in training; expected {' or '.join(ENERGIES)}. Remove the entry, or call "
-                f"read_deepchem with types={ENERGIES}"
+                f"{entry.path}.{entry.key}={entry.kind!r}: a {TYPES[entry.kind]} in the basis of the file is not "
+                f"supported in training; expected {' or '.join(ENERGIES)}. Remove the entry, or call read_deepchem "
+                f"with types={ENERGIES}"
             )
     if not chosen:
         raise InputError(f"expected entries of the types {', '.join(types or ENERGIES)}, got none")
@@ -202,15 +202,22 @@ def _chosen(data: Sequence[Any], types: Sequence[str] | None) -> list[_Entry]:
     return chosen
 
 
-def _check_basis(entries: Sequence[_Entry], basis: str | None) -> None:
-    if basis is None:
-        name = _kwargs(entries[0].data["systems"][0])["basis"]
+def _all_electron(record: Record, entry: _Entry) -> Record:
+    """Return a record whose structures are calculated in the basis set of its entry."""
+    bases = _bases(entry)
+    if len(bases) > 1:
         raise InputError(
-            f"{entries[0].path}.systems[0].basis={name!r}: the training calculates in plane waves, not in this basis. "
-            "Energies that were measured, or calculated near the limit of a complete basis, can be compared: if "
-            f"true_val are such energies, write basis: {PLANE_WAVES} in the training file, or call read_deepchem with "
-            f"basis={PLANE_WAVES!r}"
+            f"{entry.path}: the systems have the basis sets {', '.join(bases)}; expected one for all, as energies in "
+            "different basis sets cannot be compared"
         )
+    try:
+        return all_electron(record, bases[0])
+    except InputError as error:
+        raise InputError(f"{entry.path}: {error}") from error
+
+
+def _bases(entry: _Entry) -> list[str]:
+    return sorted({_kwargs(one)["basis"] for one in entry.data["systems"]})
 
 
 def _names(entries: Sequence[_Entry], file: Path) -> list[str]:
@@ -262,7 +269,7 @@ def _record(entry: _Entry, name: str, file: Path) -> Record:
     _check_hund(systems)
     coefficients = _coefficients(data, systems, path)
     energy = -coefficients[0] * float(data["true_val"]) * HARTREE  # the first system is what the energy is taken from
-    bases = sorted({_kwargs(one)["basis"] for one in data["systems"]})
+    bases = _bases(entry)
     settings = {"file": file.name, "entry": entry.index, "basis": bases[0] if len(bases) == 1 else bases}
     settings |= {key: data[key] for key in ("ref", "weight") if key in data}
     provenance = Provenance(settings=settings)

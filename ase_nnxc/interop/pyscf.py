@@ -1,14 +1,16 @@
 """The bridge to PySCF: functionals of ase_nnxc in its calculations, and its densities as features.
 
 `use_functional` makes a Kohn-Sham object of PySCF, of a molecule or of a crystal, calculate with a functional of this
-package; `energy_tensor` is its energy with gradients by the parameters of the functional. `solve_molecule` does a
-calculation of ASE's atoms, as `ase_nnxc.PySCFCalculator` does.
+package; `energy_tensor` is its energy with gradients by the parameters of the functional, and `freeze_density` keeps
+what this needs without the object. `solve_molecule` does a calculation of ASE's atoms, as `ase_nnxc.PySCFCalculator`
+does.
 """
 
 import functools
 import math
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,22 +89,48 @@ def use_functional(mf: "KohnShamDFT", functional: "Functional") -> "KohnShamDFT"
     return mf
 
 
-def energy_tensor(mf: "KohnShamDFT") -> Tensor:
-    """Return the total energy of a finished calculation, Hartree, with exact gradients by parameters.
+@dataclass(frozen=True, eq=False)
+class FrozenDensity:
+    """A self-consistent density on PySCF's grid, from which the energy follows for other parameters of its functional.
 
-    The energy is stationary in the density, so that its first derivatives are those of the exchange-correlation energy
-    of the fixed density. The second derivatives of this tensor are not those of the energy.
+    Attributes
+    ----------
+    functional : Functional
+        The functional of the calculation, with its present parameters.
+    matrices : Tensor
+        (nao, nao) or, with spin, (2, nao, nao): density matrices.
+    channels : Tensor
+        (2, rows, npoints) density, gradient and tau of each spin, atomic units.
+    weights : Tensor
+        (npoints,) integration weights, bohr^3.
+    other_energy : float
+        Total energy without that of exchange and correlation, Hartree.
+    """
+
+    functional: "Functional"
+    matrices: Tensor
+    channels: Tensor
+    weights: Tensor
+    other_energy: float
+
+    def energy_tensor(self) -> Tensor:
+        """Return the total energy (), Hartree, of this density, with gradients by the parameters of the functional.
+
+        E = E_other[n] + E_xc[n; theta]. The self-consistent energy is stationary in the density, so that its first
+        derivatives at the parameters that the density was solved with are those of this energy.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.other_energy + _integral(self.functional, self.channels, self.weights)
+
+
+def freeze_density(mf: "KohnShamDFT") -> FrozenDensity:
+    """Return the density of a finished calculation, without PySCF's object and its integrals.
 
     Parameters
     ----------
     mf : KohnShamDFT
         An object that `use_functional` has changed, or that `solve_molecule` returns. The parameters of its functional
         must be those that it was solved with.
-
-    Returns
-    -------
-    Tensor
-        () the energy of the molecule, or of the cell.
 
     Raises
     ------
@@ -116,18 +144,38 @@ def energy_tensor(mf: "KohnShamDFT") -> Tensor:
         raise TypeError("PySCF's object does not use a functional of ase_nnxc: call use_functional before its kernel")
     if not mf.converged:
         raise SCFError("PySCF's SCF has not converged: its energy is not stationary")
+    matrices = np.asarray(mf.make_rdm1())
     blocks: list[np.ndarray] = []
     integration.recorded = blocks
     try:
-        mf.get_veff(dm=mf.make_rdm1())  # evaluates the functional on the whole grid, block by block
+        mf.get_veff(dm=matrices)  # evaluates the functional on the whole grid, block by block
     finally:
         integration.recorded = None
     functional = integration.functional
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.no_grad():
         channels = torch.tensor(np.concatenate(blocks, axis=-1), device=_device(functional))
         weights = torch.tensor(mf.grids.weights, device=channels.device)
-        energy = (functional(_features(channels, functional.features)) * weights).sum()
-        return energy + (float(mf.e_tot) - energy.detach())
+        other = float(mf.e_tot) - float(_integral(functional, channels, weights))
+        return FrozenDensity(functional, torch.tensor(matrices), channels, weights, other)
+
+
+def energy_tensor(mf: "KohnShamDFT") -> Tensor:
+    """Return the total energy of a finished calculation, Hartree, with exact gradients by parameters.
+
+    The second derivatives of this tensor are not those of the energy; see `FrozenDensity.energy_tensor`. Parameters and
+    errors are those of `freeze_density`.
+
+    Returns
+    -------
+    Tensor
+        () the energy of the molecule, or of the cell.
+    """
+    return freeze_density(mf).energy_tensor()
+
+
+def _integral(functional: "Functional", channels: Tensor, weights: Tensor) -> Tensor:
+    """Energy () of a functional, Hartree, of densities (2, rows, n) on points with weights (n,)."""
+    return (functional(_features(channels, functional.features)) * weights).sum()
 
 
 def solve_molecule(
@@ -196,7 +244,7 @@ def solve_molecule(
 
     check_features(functional)
     moments = atoms.get_initial_magnetic_moments()
-    mol = _molecule(atoms, basis, pseudo, charge)
+    mol = build_molecule(atoms, basis, pseudo, charge)
     mf = dft.UKS(mol) if moments.any() else dft.RKS(mol)
     mf = use_functional(mf.density_fit() if density_fit else mf, functional)
     mf.grids.level = grid_level
@@ -218,8 +266,11 @@ def solve_molecule(
     return mf
 
 
-def _molecule(atoms: Atoms, basis: str, pseudo: str | None, charge: int | None) -> Any:
-    """Return PySCF's molecule of the atoms, with the number of unpaired electrons of their moments."""
+def build_molecule(atoms: Atoms, basis: str, pseudo: str | None = None, charge: int | None = None) -> Any:
+    """Return PySCF's molecule of the atoms, with the number of unpaired electrons of their moments.
+
+    Parameters and errors are those of `solve_molecule`; an unknown basis set is an error of PySCF.
+    """
     from pyscf import gto
     from pyscf.lib.exceptions import BasisNotFoundError
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ase.calculators.calculator import InputError
 
-from ..calculator import NNXCCalculator
+from ..calculator import NNXCCalculator, PySCFCalculator
+from ..calculator.molecule import check_molecule
 from ..checkpoints import CheckpointError, is_reserved, model_roots, parse_name
 from ..interop.deepchem import PLANE_WAVES, read_deepchem
 from ..xc import Functional
@@ -188,11 +189,21 @@ def _check_records(records: Sequence[Record], calculator: NNXCCalculator) -> Non
     failed = []
     for record in records:
         try:
-            calculators_for(record.structures, calculator, record.settings)[0].resolve(record.structures[0])
+            _check_record(record, calculator)
             return
         except InputError as error:
             failed.append(f"record {record.name!r}: {error}")
     raise InputError(f"no record can be calculated; {failed[0]}")
+
+
+def _check_record(record: Record, calculator: NNXCCalculator) -> None:
+    """Check that the first structure of a record can be calculated."""
+    first = record.structures[0]
+    if record.is_all_electron:
+        assert record.settings is not None
+        check_molecule(first, PySCFCalculator(calculator.parameters["xc"], **record.settings[0]).parameters)
+    else:
+        calculators_for(record.structures, calculator, record.settings)[0].resolve(first)
 
 
 def _path(base: Path, given: str) -> Path:

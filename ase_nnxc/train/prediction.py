@@ -20,7 +20,7 @@ class Prediction:
     energies : Tensor
         (n,) free energies, eV.
     solved : sequence of Differentiable, optional
-        One for each structure. Default: only the energies are known, as at fixed densities.
+        One for each structure. Default: only the energies are known, as at fixed densities and with all electrons.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Prediction:
     def solved(self) -> tuple[Differentiable, ...]:
         """The structures as returned by `NNXCCalculator.differentiable`, with all other quantities."""
         if self._solved is None:
-            raise InputError("only energies are known at fixed densities (fixed_density_epochs)")
+            raise InputError("only energies are known at fixed densities (fixed_density_epochs) and with all electrons")
         return tuple(self._solved)
 
     def _quantity(self, name: str) -> tuple[Tensor, ...]:

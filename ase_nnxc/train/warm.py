@@ -1,21 +1,29 @@
 """Warm calculators: one for each structure, whose ground state is kept in memory, and on disk between runs."""
 
 import hashlib
+import json
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, InputError
 
 from ..calculator import NNXCCalculator
+from ..interop.pyscf import FrozenDensity
 from ..ks.ground_state import GroundState
+from ..registry import get_functional
 from ..units import HARTREE
+from .all_electron import WarmMolecule
 from .prediction import Prediction
 from .records import Record, calculators_for
 from .tensor_files import load_tensors, save_tensors
+
+_Warm = NNXCCalculator | WarmMolecule
+"""The calculator of one structure: its ground state is held, packed and unpacked."""
 
 
 class WarmCalculators:
@@ -31,10 +39,11 @@ class WarmCalculators:
 
     def __init__(self, calculator: NNXCCalculator, memory: float) -> None:
         self.calculator, self.memory = calculator, memory * 2**30
-        self._calculators: dict[str, list[NNXCCalculator]] = {}  # by the name of the record
-        self._held: OrderedDict[str, tuple[Atoms, NNXCCalculator]] = OrderedDict()  # by structure, oldest first
+        self._calculators: dict[str, Sequence[_Warm]] = {}  # by the name of the record
+        self._molecules: dict[str, WarmMolecule] = {}  # by structure and settings
+        self._held: OrderedDict[str, tuple[Atoms, _Warm]] = OrderedDict()  # by structure, oldest first
         # ground states in the folder that was saved last, and the SHA-256 of their files
-        self._written: dict[str, tuple[GroundState, str]] = {}
+        self._written: dict[str, tuple[GroundState | FrozenDensity, str]] = {}
 
     def predict(self, record: Record, fixed_density: bool = False) -> Prediction:
         """Return the predictions of the functional for the structures, with gradients by its parameters.
@@ -64,6 +73,8 @@ class WarmCalculators:
             try:
                 if fixed_density and calculator.held_state is not None:
                     energies.append(calculator.held_state.energy_tensor() * HARTREE)
+                elif isinstance(calculator, WarmMolecule):
+                    energies.append(calculator.solve(atoms).energy_tensor() * HARTREE)
                 else:
                     solved.append(calculator.differentiable(atoms))
                     energies.append(solved[-1].free_energy)
@@ -72,14 +83,27 @@ class WarmCalculators:
                 self._held.pop(key, None)
                 raise
             self._hold(key, atoms, calculator)
-        return Prediction(torch.stack(energies), None if fixed_density else solved)
+        return Prediction(torch.stack(energies), None if fixed_density or record.is_all_electron else solved)
 
-    def _calculators_of(self, record: Record) -> list[NNXCCalculator]:
+    def _calculators_of(self, record: Record) -> Sequence[_Warm]:
         if record.name not in self._calculators:
-            self._calculators[record.name] = calculators_for(record.structures, self.calculator, record.settings)
+            self._calculators[record.name] = self._new_calculators(record)
         return self._calculators[record.name]
 
-    def _hold(self, key: str, atoms: Atoms, calculator: NNXCCalculator) -> None:
+    def _new_calculators(self, record: Record) -> Sequence[_Warm]:
+        if record.is_all_electron:
+            data = record.todict()
+            return [self._molecule(atoms, settings) for atoms, settings in zip(data["structures"], data["settings"])]
+        return calculators_for(record.structures, self.calculator, record.settings)
+
+    def _molecule(self, atoms: Mapping[str, Any], settings: Mapping[str, Any]) -> WarmMolecule:
+        """Return the calculator of a molecule in plain data, the same one in all records that contain it."""
+        key = json.dumps([atoms, settings], sort_keys=True)
+        if key not in self._molecules:
+            self._molecules[key] = WarmMolecule(get_functional(self.calculator.parameters["xc"]), settings)
+        return self._molecules[key]
+
+    def _hold(self, key: str, atoms: Atoms, calculator: _Warm) -> None:
         """Keep the ground state of a calculator, and drop the oldest ones until all fit in the memory."""
         self._held[key] = (atoms, calculator)
         self._held.move_to_end(key)
@@ -138,7 +162,10 @@ def _file_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:32] + ".pt"
 
 
-def _size(state: GroundState | None) -> int:
-    """Return the size of orbitals, fields, their residual and secants, bytes."""
-    tensors = [] if state is None else [state.fields, state.residual, state.secants, *state.orbitals]
+def _size(state: GroundState | FrozenDensity | None) -> int:
+    """Return the size of orbitals, fields, their residual and secants, or of a molecule's density, bytes."""
+    if isinstance(state, FrozenDensity):
+        tensors = [state.matrices, state.channels, state.weights]
+    else:
+        tensors = [] if state is None else [state.fields, state.residual, state.secants, *state.orbitals]
     return sum(t.numel() * t.element_size() for t in tensors)

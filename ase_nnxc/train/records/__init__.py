@@ -9,6 +9,7 @@ from .alignment import align_energies
 from .calculators import calculators_for, fixed_pseudos
 from .files import check_output, read_records, write_records
 from .labels import label
+from .molecules import all_electron
 from .reactions import FREE, atomization_energy, cohesive_energy, ionization_potential
 from .record import MEASURED, SHARED, Provenance, Record, digest
 from .schema import FORMAT, VERSION
@@ -26,6 +27,7 @@ __all__ = [
     "Provenance",
     "Record",
     "align_energies",
+    "all_electron",
     "atomization_energy",
     "calculators_for",
     "check_output",

@@ -41,8 +41,9 @@ _REACTIONS: dict[str, Callable[..., Record]] = {
 }
 _REACTION_KEYS = (*_REACTIONS, "ion_magmom")
 # this package writes units; the others are common in files of other programs
+_OPTIONAL = ("coefficients", "settings", "calculator")
 _UNIT_KEYS = {"unit", "units", "energy_unit", "energy_units"}
-_INFO = ("record", "image", "images", "units", "targets", "provenance", "coefficients", "settings")
+_INFO = ("record", "image", "images", "units", "targets", "provenance", *_OPTIONAL)
 
 
 def write_records(path: str | Path, records: Sequence[Record]) -> None:
@@ -200,10 +201,7 @@ def _to_images(record: Record) -> list[Atoms]:
     targets = {key: value for key, value in data["targets"].items() if key not in ASE_PROPERTIES}
     units = {key: TARGETS[key] for key in data["targets"]}
     images[0].info |= {"units": units, "targets": targets, "provenance": data["provenance"]}
-    if record.coefficients is not None:
-        images[0].info["coefficients"] = data["coefficients"]
-    if record.settings is not None:
-        images[0].info["settings"] = data["settings"]
+    images[0].info |= {key: data[key] for key in _OPTIONAL if data.get(key) is not None}
     return images
 
 
@@ -228,10 +226,10 @@ def _from_group(name: str, images: Sequence[Atoms]) -> Record:
             return _from_reaction(name, images, reactions)
         targets = {**info.get("targets", {}), **_results(name, images)}
         provenance = Provenance(**info.get("provenance", {}))
-        coefficients = info.get("coefficients")
-        if coefficients is not None and not is_list(coefficients):
-            coefficients = (coefficients,)  # extxyz reads a list of one number as a number
-        return Record(name, tuple(images), targets, coefficients, provenance, info.get("settings"))
+        others = {key: info[key] for key in _OPTIONAL if info.get(key) is not None}
+        if "coefficients" in others and not is_list(others["coefficients"]):
+            others["coefficients"] = (others["coefficients"],)  # extxyz reads a list of one number as a number
+        return Record(name, tuple(images), targets, provenance=provenance, **others)
     except InputError as error:
         raise InputError(f"{error} (info of the first image of record {name!r}, or its results)") from error
     except (TypeError, ValueError) as error:

@@ -10,13 +10,16 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import InputError
 
-from ...calculator import NNXCCalculator
+from ...calculator import NNXCCalculator, PySCFCalculator
 from ..schema import text
 from ..targets import target_from_data, target_to_data
-from .schema import check_coefficients, check_provenance, check_record, check_structure
+from .schema import check_calculator, check_coefficients, check_provenance, check_record, check_structure
 
 SHARED = ("xc", "ecut", "pseudos", "smooth_cutoff", "device", "txt")
 """Keywords of the calculator that a structure cannot change: differences of energies need one value for all."""
+
+STATIONARY = ("energy", "reaction_energy")
+"""Targets of records of all electrons, whose gradient needs no response of the density."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,11 @@ class Record:
         Where the targets come from.
     settings : tuple of mapping, optional
         For each structure the keywords of `NNXCCalculator`, plain data, that differ from those of the calculator:
-        charge, hund, fixed_magmom, kpts ... but not those in `SHARED`.
+        charge, hund, fixed_magmom, kpts ... but not those in `SHARED`. With all electrons: the keywords of
+        `PySCFCalculator`, basis among them, except xc and pseudo.
+    calculator : {"nnxc", "nnxc-pyscf"}
+        Name of the calculator of the structures: `NNXCCalculator` with plane waves, or `PySCFCalculator` for molecules
+        with all electrons in Gaussian basis sets, see `all_electron`.
 
     Raises
     ------
@@ -87,7 +94,8 @@ class Record:
         If a structure has no atoms, an atomic number that is not from 1 to 118, or a position, cell or moment that is
         not finite; if a target is unknown, not finite, or has a shape that does not fit the structures; if a setting is
         unknown or has a wrong value; if there is not one finite coefficient or one mapping of settings for each
-        structure.
+        structure; if a record of all electrons has a periodic structure, no basis, or targets that are not in
+        `STATIONARY`.
     """
 
     name: str
@@ -96,6 +104,7 @@ class Record:
     coefficients: tuple[float, ...] | None = None
     provenance: Provenance = field(default_factory=Provenance)
     settings: tuple[Mapping[str, Any], ...] | None = None
+    calculator: str = NNXCCalculator.name
 
     def __post_init__(self) -> None:
         set_attribute = object.__setattr__  # the class is frozen
@@ -104,6 +113,7 @@ class Record:
         try:
             set_attribute(self, "structures", tuple(copies))
             check_coefficients(self.coefficients, "coefficients")
+            check_calculator(self.calculator, "calculator")
         except InputError as error:
             raise InputError(f"record {self.name!r}: {error}") from error
         if not self.structures:
@@ -121,6 +131,8 @@ class Record:
         if self.settings is not None:
             set_attribute(self, "settings", tuple(self._plain_settings(one) for one in self.settings))
             self._check_count("settings", self.settings)
+        if self.is_all_electron:
+            self._check_all_electron()
 
     def _check_count(self, attribute: str, values: tuple[Any, ...]) -> None:
         if len(values) != len(self.structures):
@@ -129,17 +141,35 @@ class Record:
                 f"structures, got {len(values)}"
             )
 
+    def _check_all_electron(self) -> None:
+        others = [key for key in self.targets if key not in STATIONARY]
+        if others:
+            expected = " and ".join(STATIONARY)
+            raise InputError(f"record {self.name!r}: with all electrons the targets are {expected}, not {others[0]}")
+        if any(atoms.pbc.any() for atoms in self.structures):
+            raise InputError(f"record {self.name!r}: a periodic structure cannot be calculated with all electrons")
+        if self.settings is None or not all("basis" in settings for settings in self.settings):
+            raise InputError(f"record {self.name!r}: with all electrons the settings of each structure need a basis")
+
     def _plain_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of one structure as plain data, as they are read from a file."""
-        shared = [key for key in SHARED if key in settings]
-        if shared:
-            raise InputError(f"record {self.name!r}: {', '.join(shared)} must be the same for all structures")
+        refused = [key for key in (("xc", "pseudo") if self.is_all_electron else SHARED) if key in settings]
+        if refused:
+            raise InputError(
+                f"record {self.name!r}: {', '.join(refused)} cannot be a setting of a structure: it must be the same "
+                "for all structures"
+            )
         try:
             plain = json.loads(json.dumps(dict(settings), default=lambda array: np.asarray(array).tolist()))
-            NNXCCalculator().set(**plain)
+            (PySCFCalculator() if self.is_all_electron else NNXCCalculator()).set(**plain)
         except (InputError, TypeError, ValueError) as error:
             raise InputError(f"record {self.name!r}: {error}") from error
         return plain
+
+    @property
+    def is_all_electron(self) -> bool:
+        """Whether the structures are molecules that PySCF calculates, with all electrons."""
+        return self.calculator == PySCFCalculator.name
 
     @property
     def natoms(self) -> np.ndarray:
@@ -154,13 +184,18 @@ class Record:
     def todict(self) -> dict[str, Any]:
         """Return plain data."""
         settings = {} if self.settings is None else {"settings": list(self.settings)}
-        return settings | {
-            "name": self.name,
-            "structures": [_structure_to_data(atoms) for atoms in self.structures],
-            "targets": {key: target_to_data(key, value) for key, value in self.targets.items()},
-            "coefficients": None if self.coefficients is None else list(self.coefficients),
-            "provenance": self.provenance.todict(),
-        }
+        calculator = {"calculator": self.calculator} if self.is_all_electron else {}
+        return (
+            settings
+            | calculator
+            | {
+                "name": self.name,
+                "structures": [_structure_to_data(atoms) for atoms in self.structures],
+                "targets": {key: target_to_data(key, value) for key, value in self.targets.items()},
+                "coefficients": None if self.coefficients is None else list(self.coefficients),
+                "provenance": self.provenance.todict(),
+            }
+        )
 
     @classmethod
     def fromdict(cls, data: Mapping[str, Any], path: str = "record") -> "Record":
@@ -181,10 +216,9 @@ class Record:
         check_record(data, path)
         structures = tuple(Atoms(**atoms) for atoms in data["structures"])
         provenance = Provenance(**data.get("provenance", {}))
+        others = {key: data[key] for key in ("coefficients", "settings", "calculator") if key in data}
         try:
-            return cls(
-                data["name"], structures, data["targets"], data.get("coefficients"), provenance, data.get("settings")
-            )
+            return cls(data["name"], structures, data["targets"], provenance=provenance, **others)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 

@@ -62,6 +62,10 @@ def check_coefficients(value: Any, path: str) -> None:
         sequence(number(), least=1)(value, path)
 
 
+check_calculator: Check = one_of(("nnxc", "nnxc-pyscf"))
+"""Check of the name of the calculator of a record."""
+
+
 _RECORD: dict[str, Check] = {
     "name": text,
     "structures": sequence(check_structure, least=1),
@@ -69,6 +73,7 @@ _RECORD: dict[str, Check] = {
     "coefficients": check_coefficients,
     "provenance": check_provenance,
     "settings": lambda value, path: None if value is None else sequence(mapping_of(text, anything))(value, path),
+    "calculator": check_calculator,
 }
 
 check_record: Check = mapping(_RECORD, ("name", "structures", "targets"))

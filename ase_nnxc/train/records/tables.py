@@ -18,7 +18,9 @@ def digests_of_structures(structures: Sequence[Atoms], calculators: Sequence[NNX
 
 
 def digests_of_record(record: Record, calculator: NNXCCalculator) -> dict[str, str]:
-    """Return the digest of the pseudopotential of each element that a calculator uses for a record."""
+    """Return the digest of the pseudopotential of each element that a calculator uses for a record; none in PySCF."""
+    if record.is_all_electron:
+        return {}
     calculators = calculators_for(record.structures, calculator, record.settings)
     return digests_of_structures(record.structures, calculators)
 
