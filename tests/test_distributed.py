@@ -24,8 +24,8 @@ from ase_nnxc import NNXCCalculator, load_functional
 from ase_nnxc.cli import main
 from ase_nnxc.train.objectives import EnergyDifferences
 from ase_nnxc.train.penalties import ParameterAnchor
-from ase_nnxc.train.ranks import Ranks, shares
 from ase_nnxc.train.records import Record, label, scaled_structures, write_records
+from ase_nnxc.train.shares import shares
 from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import PBE
 
@@ -171,9 +171,8 @@ def test_rank_0_warns_of_a_failed_record_of_any_rank(two):
 @needs_fork
 def test_exception_on_one_rank_ends_all_ranks(two):
     _, results = two
-    message = "ObjectiveError: objective 'wrong_on_rank_1' raised RuntimeError on record "
-    assert results[1]["error"].startswith(message)
-    assert results[0]["error"].startswith(f"RankError: rank 1 failed: {message}")
+    message = "RankError: rank 1 failed: ObjectiveError: objective 'wrong_on_rank_1' raised RuntimeError on record "
+    assert all(each["error"].startswith(message) for each in results)
 
 
 @needs_fork
@@ -191,7 +190,6 @@ def test_shares_are_balanced_and_do_not_depend_on_the_order():
     ranks = shares([*many, heavy], 2)
     assert sorted(name for name in ranks if ranks[name] == ranks["heavy"]) == ["heavy"]
     assert shares(many, 3) | {} == shares(many, 3)
-    assert Ranks().count == 1
 
 
 CONFIG = """
