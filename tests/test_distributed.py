@@ -6,7 +6,6 @@ As a script (`python test_distributed.py FOLDER`) this file is a run of two rank
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -18,8 +17,8 @@ import torch.distributed as dist
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from processes import in_another_process
 
-import ase_nnxc
 from ase_nnxc import NNXCCalculator, load_functional
 from ase_nnxc.cli import main
 from ase_nnxc.train.objectives import EnergyDifferences
@@ -101,15 +100,6 @@ def rank_of_two(rank, folder):
         "error": failing(),
     }
     (folder / f"{rank}.json").write_text(json.dumps(results))
-
-
-def in_another_process(arguments):
-    """Run Python with one thread of torch and the package under test, wherever it lies."""
-    package = Path(ase_nnxc.__file__).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package.parent)}
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -59,8 +59,9 @@ class KPoints:
     many that a batch stays in its cache, on a GPU so many that a batch fits its memory.
 
     Every loop over the k-points of the orbitals goes through this class, so that it can share them among ranks: each
-    rank has its own `blocks`. What `gather`, `sum`, `sum_of_spins`, `same` and `entry` return is the same on all ranks,
-    which must call them in the same order, and not in functions of a block.
+    rank has its own `blocks`. All ranks must call the methods in the same order, and not in functions of a block. An
+    error on one rank is raised on all (`Ranks.together`). Sums, `gather`, `same`, `entry` and `collect` return the same
+    on all ranks.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ class KPoints:
         *lists : sequence
             Lists with one entry for each block; the entries are passed to `function`.
         """
-        return list(self._iterate(function, lists))
+        return self._ranks.together(lambda: list(self._iterate(function, lists)))
 
     def map_batches(self, function: Callable[..., list[Result]], memory: int, *lists: Sequence[Any]) -> list[Result]:
         """Return results for all blocks, computed without gradients in batches of k-points of one spin channel.
@@ -150,7 +151,7 @@ class KPoints:
         """
         rows = list(zip(self.blocks, *lists, strict=True))
         items = [tuple(zip(*rows[start:end])) for start, end in self._batches(memory)]
-        parts = iterate(lambda entries: function(*entries), items, self.device)
+        parts = self._ranks.together(lambda: list(iterate(lambda entries: function(*entries), items, self.device)))
         return [result for part in parts for result in part]
 
     def _batches(self, memory: int) -> list[tuple[int, int]]:
@@ -184,10 +185,15 @@ class KPoints:
 
         The parameters are those of `map`.
         """
-        with closing(self._iterate(function, lists)) as contributions:
-            total = next(contributions)
-            for part in contributions:
-                total = total + part if isinstance(part, Tensor) else [a + b for a, b in zip(total, part)]
+
+        def own_sum() -> Any:
+            with closing(self._iterate(function, lists)) as contributions:
+                total = next(contributions)
+                for part in contributions:
+                    total = total + part if isinstance(part, Tensor) else [a + b for a, b in zip(total, part)]
+            return total
+
+        total = self._ranks.together(own_sum)
         return self._ranks.sum(total) if isinstance(total, Tensor) else [self._ranks.sum(t) for t in total]
 
     def sum_of_spins(self, function: Callable[..., Tensor], *lists: Sequence[Any]) -> Tensor:
@@ -195,13 +201,16 @@ class KPoints:
 
         The parameters are those of `map`, but the results of `function` must be new tensors: sums are made in them.
         """
-        totals: list[Tensor | None] = [None] * self.nspin
-        with closing(self._iterate(function, lists)) as contributions:
-            for part, block in zip(contributions, self.blocks):
-                total = totals[block.spin]
-                totals[block.spin] = part if total is None else total.add_(part)
-        zero = torch.zeros_like(next(t for t in totals if t is not None))  # a rank may have blocks of one spin only
-        return self._ranks.sum(torch.stack([zero if total is None else total for total in totals]))
+
+        def own_sums() -> Tensor:
+            totals: dict[int, Tensor] = {}
+            with closing(self._iterate(function, lists)) as contributions:
+                for part, block in zip(contributions, self.blocks):
+                    totals[block.spin] = totals[block.spin].add_(part) if block.spin in totals else part
+            zero = torch.zeros_like(next(iter(totals.values())))  # this rank may have blocks of one spin only
+            return torch.stack([totals.get(spin, zero) for spin in range(self.nspin)])
+
+        return self._ranks.sum(self._ranks.together(own_sums))
 
     def _iterate(
         self, function: Callable[..., Result], lists: Sequence[Sequence[Any]]
