@@ -44,7 +44,7 @@ def magnet():
     """Two hydrogen atoms with spin: with two ranks each has one of the spin channels."""
     atoms = Atoms("H2", scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.46)], cell=[3.0, 3.0, 3.2], pbc=True)
     atoms.set_initial_magnetic_moments([1, 1])
-    return atoms, {"kpts": {"size": (2, 2, 1), "gamma": True}}
+    return atoms, {"kpts": {"size": (2, 2, 1), "gamma": True}, "convergence": {"energy": 1e-14}}
 
 
 def results(system, share=True, **keywords):
