@@ -28,7 +28,7 @@ def lattice_constant(symbol: str) -> float:
 
 def main() -> None:
     """Run one job for each element, one on each core at a time."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # of each worker
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers inherit it
     symbols = sys.argv[1:] or ["Al", "Cu", "Si"]
     with LocalCluster(threads_per_worker=1) as cluster, Client(cluster) as client:
         jobs = {client.submit(lattice_constant, symbol): symbol for symbol in symbols}

@@ -244,8 +244,8 @@ def _fails():
 @pytest.mark.slow
 def test_scan_of_torchrun_prints_once_and_is_resumed_by_one_process(tmp_path, capsys):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ase_nnxc"]
-    command = ["eos", "Al", "--ecut", "150", "--kpts", "2,2,2", "--pseudos", "gth-pbe", "--points", "5"]
-    command += ["-o", str(tmp_path / "al")]
+    command = ["eos", "Al", "--ecut", "200", "--kpts", "4,4,4", "--pseudos", "gth-pbe", "--points", "5"]
+    command += ["--span", "0.2", "-o", str(tmp_path / "al")]
     done = in_another_process([*torchrun, *command])
     assert done.stdout.count("lattice constant") == 1
     points = (tmp_path / "al" / "points.jsonl").read_text()
