@@ -24,7 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Imports point down: a part may import itself and the parts on lines above its own. What is imported from the package
 # itself counts as "version" and "calculator". A new part is put on a line here.
 LAYERS = (
-    {"version", "units", "folder_lock", "regular_files", "_moved"},
+    {"version", "units", "folder_lock", "regular_files", "ranks", "_moved"},
     {"xc"},
     {"atoms"},
     {"pseudopotentials"},
@@ -47,6 +47,7 @@ KNOWN_BELOW = (
     "ase_nnxc.xc.functional.",
     "ase_nnxc.pseudopotentials.protocol.",
     "ase_nnxc.pseudopotentials.radial.",
+    "ase_nnxc.ranks.",
     "ase_nnxc._moved.",
 )
 CORE_LIBRARIES = {"torch", "numpy", "scipy", "spglib"}

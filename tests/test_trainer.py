@@ -305,6 +305,8 @@ def test_what_cannot_be_trained_is_refused(aluminium):
         trainer([aluminium], [ReactionEnergy()])
     with pytest.raises(InputError, match="same name"):
         trainer([aluminium, pbe_record(a=4.0)])
+    with pytest.raises(InputError, match="share_kpoints"):
+        trainer([aluminium], calculator=TINY | {"share_kpoints": True})
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +28,7 @@ from .mesh import band_path
 from .parameters import DEFAULTS, LOCAL, check_nbands, check_versions, checked, for_files
 from .plan import digests
 from .restart import RestartFiles, check_target
-from .results import RelaxationWatch, derivatives, energies
+from .results import RelaxationWatch, charges, derivatives, energies
 
 SUFFIX = ".nnxc"
 RESPONSE = 6e-5  # largest tolerance of the response that gradients need, see `ks.adjoint.differentiable`
@@ -104,12 +104,16 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
     device : str
         "auto" (default), "cpu", "cuda", "cuda:1" ... With "auto" the calculation runs on a GPU if there is one that
         passes a small check of its FFT, eigensolver and double precision; else on the CPU, and the log reports why.
+    share_kpoints : bool
+        Share the k-points among all processes of torch.distributed, as started by `torchrun`. All of them must make the
+        same calls; rank 0 alone writes logs and restart files. Default: False.
     txt : None, "-", path or open file
         Log: none, standard output, or a file, to which it is appended.
     restart : str or PathLike, optional
         Restart file, from which parameters, atoms, results and ground state are taken: its path, or the label of the
-        calculation ("dir/name" for dir/name.nnxc) if there is no file of this name. Only `txt`, `device`, `label`,
-        `directory`, `atoms` and the functional object that the file was written with can be given together with it.
+        calculation ("dir/name" for dir/name.nnxc) if there is no file of this name. Only `txt`, `device`,
+        `share_kpoints`, `label`, `directory`, `atoms` and the functional object that the file was written with can be
+        given together with it.
     label : str, optional
         Name of the log, "label.txt", unless `txt` is given, and of a restart file, "label.nnxc". It may begin with the
         directory, which is created. The restart file is written, as by `write`, once for each new ground state, when
@@ -170,6 +174,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         convergence: Mapping[str, float] | None = None,
         maxiter: int | None = None,
         device: str | None = None,
+        share_kpoints: bool | None = None,
         txt: str | os.PathLike[str] | IO[str] | None = None,
         restart: str | os.PathLike[str] | None = None,
         label: str | None = None,
@@ -255,8 +260,10 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
             check_versions(versions, xc.describe())
         self._xc, self._bandpath = xc, bandpath
         changed = super().set(**kwargs)
-        if "txt" in changed:
-            self._log = Log(changed["txt"], self.directory)
+        if changed.keys() & {"txt", "share_kpoints"}:
+            self._log = Log(self.parameters["txt"] if self.ranks.number == 0 else None, self.directory)
+        if "share_kpoints" in changed:  # the orbitals of the ground state belong to other ranks
+            self._calculation = self._calculation.without_state()
         if changed.keys() & {"xc", "pseudos", "radial_cutoff"}:
             self._tables = {}
         if changed.keys() - {"txt"}:
@@ -335,23 +342,27 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         with torch.inference_mode(False), torch.no_grad():
             state = self._ground_state(self.atoms, without_symmetry)
             is_new = not self.results  # an SCF and a change of parameters discard them
-            # each set of results is complete or absent
+            # each set of results is complete or absent, and the same on all ranks
             if is_new:
-                self.results.update(energies(self.atoms, state))
+                self._add_results(energies, self.atoms, state)
                 if state.crystal.nspin == 2:
                     self._log.magnetisation(self.results["magmom"], self.results["magmoms"])
             if {"forces", "stress"} & set(properties) and "forces" not in self.results:
-                self.results.update(derivatives(self.atoms, state))
+                self._add_results(derivatives, self.atoms, state)
                 self._log.derivatives(self.results["forces"], self.results.get("stress"))
             if set(LEVELS) & set(properties) and "eigenvalues" not in self.results:
-                self.results.update(self._calculation.bands.levels())
+                self._add_results(self._calculation.bands.levels)
             if "charges" in properties and "charges" not in self.results:
-                self.results["charges"] = state.atomic_charges().cpu().numpy()
+                self._add_results(charges, state)
             if "stress" in properties:
                 self._watch.stress_asked(self.atoms, state)
         if file is not None and is_new:
             self.write(file)
         return state
+
+    def _add_results(self, compute: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+        """Add the results that a function returns, which all ranks call, on rank 0."""
+        self.results.update(self.ranks.gather(lambda: compute(*arguments))[0])
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what has changed since the last calculation, in the atoms and in a functional object.

@@ -10,9 +10,9 @@ import torch
 from ase import Atoms
 
 from .. import __version__
-from ..ks.basis import Basis
 from ..ks.convergence import Step
 from ..ks.ground_state import GroundState
+from ..ks.system import System
 from ..units import BOHR, GPA, HARTREE
 from .mesh import Mesh
 from .plan import Plan, digests
@@ -94,21 +94,21 @@ def _way_of(step: Step) -> str:
 
 
 def facts_of(
-    plan: Plan, basis: Basis, atoms: Atoms, functional: str, smearing: Mapping[str, object], device: torch.device
+    plan: Plan, system: System, atoms: Atoms, functional: str, smearing: Mapping[str, object]
 ) -> dict[str, str]:
     """Return what the header of the log states of a calculation: name -> value.
 
     Parameters
     ----------
-    plan, basis, atoms
+    plan, system, atoms
         What is calculated.
     functional : str
         Name, version and hash of the functional.
     smearing : mapping
         `name` and `width` (eV).
-    device : torch.device
-        Where it is calculated.
     """
+    basis = system.basis
+    ranks = f", {system.ranks.count} ranks" if system.ranks.count > 1 else ""
     tables = (f"{s} {plan.tables[s].name} (sha256 {digest[:12]})" for s, digest in digests(plan.tables).items())
     kpts = plan.mesh.kpts if isinstance(plan.mesh.kpts, dict) else "as given"
     operations = len(basis.symmetry)
@@ -125,7 +125,7 @@ def facts_of(
         "plane waves": f"{min(waves)} to {max(waves)}",
         "smearing": "{name}, {width} eV".format(**smearing),
         "spin": "paired" if plan.crystal.magmoms is None else "polarised",
-        "device": f"{device}, {torch.get_num_threads()} threads",
+        "device": f"{system.crystal.device}, {torch.get_num_threads()} threads{ranks}",
     }
     if not atoms.pbc.all():
         lengths = np.linalg.norm(plan.crystal.lattice.numpy() * BOHR, axis=1)

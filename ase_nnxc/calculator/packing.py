@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..ks.ground_state import GroundState
 from ..ks.total_energy import TotalEnergy
+from ..ranks import Ranks
 from ..xc.functional import Functional
 from .plan import Plan
 
@@ -34,6 +35,7 @@ def pack(state: GroundState, fingerprint: tuple[bytes, ...] | None) -> dict[str,
         without the symmetry of the crystal; `solved`, the fingerprint as hexadecimal text.
     """
     return {name: getattr(state, name) for name in _PACKED} | {
+        "orbitals": state.system.kpoints.collect(state.orbitals),
         "lattice": state.crystal.lattice,
         "general": len(state.basis.symmetry) == 1,
         "solved": [part.hex() for part in fingerprint or ()],
@@ -46,7 +48,9 @@ def check_packed(data: Mapping[str, Any]) -> None:
         raise InputError(f"a packed ground state must have {', '.join((*_PACKED, *_CONTEXT))}; got {', '.join(data)}")
 
 
-def unpack(data: Mapping[str, Any], plan: Plan, functional: Functional, device: torch.device) -> GroundState:
+def unpack(
+    data: Mapping[str, Any], plan: Plan, functional: Functional, device: torch.device, ranks: Ranks
+) -> GroundState:
     """Return the ground state of `pack`, on a device.
 
     Parameters
@@ -59,6 +63,8 @@ def unpack(data: Mapping[str, Any], plan: Plan, functional: Functional, device: 
         On the device.
     device : torch.device
         Where the state is put.
+    ranks : Ranks
+        Processes that share the k-points.
 
     Raises
     ------
@@ -67,8 +73,9 @@ def unpack(data: Mapping[str, Any], plan: Plan, functional: Functional, device: 
     """
     if data["general"]:
         plan = plan.without_symmetry()
-    system = plan.system(functional, device)
+    system = plan.system(functional, device, ranks)
     quantities = {name: _to_device(data[name], device) for name in _PACKED}
+    quantities["orbitals"] = system.kpoints.select(quantities["orbitals"])
     state = GroundState(system=system, smearing=plan.smearing, **quantities, history=[])
     if not _has_size_of_basis(state):
         raise InputError("the ground state is not one of these atoms with these parameters")

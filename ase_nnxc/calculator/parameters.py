@@ -30,9 +30,10 @@ DEFAULTS: dict[str, Any] = {
     "convergence": {"energy": 1e-6},
     "maxiter": 200,
     "device": "auto",
+    "share_kpoints": False,
     "txt": None,
 }
-LOCAL = frozenset({"txt", "device"})
+LOCAL = frozenset({"txt", "device", "share_kpoints"})
 """Parameters that change no result and are not written to files."""
 
 LARGEST_CUTOFF = 1e6  # eV
@@ -228,5 +229,6 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "convergence": _check_convergence,
     "maxiter": _count("maxiter"),
     "device": _check_device,
+    "share_kpoints": _flag("share_kpoints"),
     "txt": _check_txt,
 }

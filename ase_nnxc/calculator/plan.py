@@ -23,6 +23,7 @@ from ..ks.occupations import Smearing
 from ..ks.symmetry import Symmetry, find_symmetry, identity
 from ..ks.system import System
 from ..pseudopotentials import RADIAL_CUTOFF, Pseudopotential, find_pseudos, recommended_cutoff
+from ..ranks import Ranks
 from ..registry import Resolved, get_functional, named_family, pseudo_family
 from ..units import BOHR, HARTREE
 from ..xc.functional import Functional, grid_fineness
@@ -73,11 +74,14 @@ class Plan:
         symmetry = identity(len(self.crystal.potentials), time_reversal=self.symmetry.time_reversal)
         return replace(self, symmetry=symmetry)
 
-    def system(self, functional: Functional, device: torch.device) -> System:
-        """Return the crystal and its plane waves on a device, with a functional that is there."""
+    def system(self, functional: Functional, device: torch.device, ranks: Ranks | None = None) -> System:
+        """Return the crystal and its plane waves on a device, with a functional that is there.
+
+        The `ranks` share the k-points.
+        """
         crystal = self.crystal.to(device)
         basis = make_basis(crystal, self.ecut, self.mesh.points, self.symmetry, self.box, self.smooth_cutoff)
-        return System(crystal, basis, functional)
+        return System(crystal, basis, functional, ranks=ranks or Ranks())
 
     def explicit(self, parameters: Mapping[str, Any], xc: Resolved) -> dict[str, Any]:
         """Return the parameters for files, with everything that was chosen made explicit."""
@@ -299,6 +303,14 @@ def _checked_box(gpts: Sequence[int], crystal: Crystal, ecut: float) -> tuple[in
         needed = fft_box(crystal.lattice, ecut)
         raise InputError(f"gpts={(n1, n2, n3)} cannot hold the density: at least {needed} are needed")
     return n1, n2, n3
+
+
+def check_ranks(system: System) -> None:
+    """Raise InputError unless each rank gets k-points."""
+    try:
+        _ = system.kpoints
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def check_bands(nbands: int | None, system: System) -> None:

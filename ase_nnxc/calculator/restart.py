@@ -219,7 +219,8 @@ class RestartFiles(GroundStateSolver, ABC):
             "atoms": atoms,
             "results": self.results,
         }
-        write_restart(path, self.pack_state(), facts)
+        packed = self.pack_state()  # by all ranks
+        self.ranks.first(lambda: write_restart(path, packed, facts))
 
     def read(self, label: str | os.PathLike[str]) -> None:
         """Take atoms, results, parameters and ground state from a restart file; `txt` and `device` stay as they are.

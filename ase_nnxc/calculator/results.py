@@ -41,6 +41,11 @@ def energies(atoms: Atoms, state: GroundState) -> dict[str, Any]:
     return results
 
 
+def charges(state: GroundState) -> dict[str, np.ndarray]:
+    """Return the charges of the atoms."""
+    return {"charges": state.atomic_charges().cpu().numpy()}
+
+
 def derivatives(atoms: Atoms, state: GroundState) -> dict[str, np.ndarray]:
     """Return the forces and, where it is defined, the stress.
 

@@ -12,13 +12,15 @@ from torch import Tensor
 from ..ks.convergence import Step
 from ..ks.ground_state import GroundState
 from ..pseudopotentials import Pseudopotential
+from ..ranks import Ranks, world
 from ..registry import Resolved
-from .calculation import Calculation, solve
+from .calculation import Calculation, Fingerprint, solve
 from .device import choose_device, on_device, torch_device
 from .geometry import fingerprint
 from .log import Log, facts_of, notes_of
 from .packing import check_packed, pack, packed_fingerprint, unpack
-from .plan import Plan, check_bands, find_tables, lattice_of_same_atoms, make_plan
+from .parameters import for_files
+from .plan import Plan, check_bands, check_ranks, find_tables, lattice_of_same_atoms, make_plan
 
 
 class GroundStateSolver(Calculator):
@@ -40,6 +42,11 @@ class GroundStateSolver(Calculator):
     def history(self) -> list[Step]:
         """Steps of the last SCF (`ase_nnxc.ks.convergence.Step`, Hartree), converged or not; empty before the first."""
         return list(self._calculation.history)
+
+    @property
+    def ranks(self) -> Ranks:
+        """Processes that share the k-points (`share_kpoints`)."""
+        return world() if self.parameters["share_kpoints"] else Ranks()
 
     @property
     def held_state(self) -> GroundState | None:
@@ -86,13 +93,22 @@ class GroundStateSolver(Calculator):
     def _ground_state(self, atoms: Atoms, without_symmetry: bool) -> GroundState:
         """Return the ground state of the present atoms and functional, solved for unless it is held."""
         wanted = self._fingerprint(atoms)
+        self._check_ranks_agree(wanted)
         if not self._calculation.is_of(wanted, without_symmetry):
             # if the SCF fails, the old results must not stay: they are not those of these atoms
             self._calculation, self.results = self._calculation.outdated(), {}
-            state = self._solve(atoms, without_symmetry)
+            state = self.ranks.together(lambda: self._solve(atoms, without_symmetry))
             self._calculation = self._calculation.solved(state, wanted)
         assert self._calculation.state is not None
         return self._calculation.state
+
+    def _check_ranks_agree(self, wanted: Fingerprint) -> None:
+        """Raise InputError unless all ranks want the ground state of this fingerprint with the same parameters."""
+        parameters = {name: value for name, value in for_files(self.parameters).items() if name != "xc"}
+        if len(set(self.ranks.gather(lambda: (wanted, repr(parameters))))) > 1:
+            raise InputError(
+                "ranks that share k-points must calculate the same, but their atoms, functionals or parameters differ"
+            )
 
     def _solve(self, atoms: Atoms, without_symmetry: bool) -> GroundState:
         """Run an SCF that starts from the ground state that is held, if it suits."""
@@ -103,9 +119,10 @@ class GroundStateSolver(Calculator):
             plan = plan.without_symmetry()
         device, gpu_fault = choose_device(parameters["device"])
         functional = on_device(self._xc.functional, device)
-        system = plan.system(functional, device)
+        system = plan.system(functional, device, self.ranks)
+        check_ranks(system)
         check_bands(parameters["nbands"], system)
-        facts = facts_of(plan, system.basis, atoms, self._xc.describe(), parameters["smearing"], device)
+        facts = facts_of(plan, system, atoms, self._xc.describe(), parameters["smearing"])
         self._log.header(facts, notes_of(plan, atoms, earlier.mesh, gpu_fault))
         self._calculation = earlier.begun(plan.mesh, plan.explicit(parameters, self._xc))
         steps: list[Step] = []
@@ -158,7 +175,7 @@ class GroundStateSolver(Calculator):
         check_packed(data)
         with torch.inference_mode(False):
             plan, device = self._plan(atoms, data["lattice"]), torch_device(self.parameters["device"])
-            state = unpack(data, plan, on_device(self._xc.functional, device), device)
+            state = unpack(data, plan, on_device(self._xc.functional, device), device, self.ranks)
         self.reset()
         begun = self._calculation.begun(plan.mesh, plan.explicit(self.parameters, self._xc))
         self._calculation = begun.solved(state, packed_fingerprint(data))

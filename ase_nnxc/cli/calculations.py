@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from .arguments import count, kpoints, positive, pseudopotentials, smearing, three_counts
-from .common import Parser, UsageError, complain, table_row
+from .common import Parser, UsageError, complain, is_first_rank, table_row
 from .structures import PROTOTYPES, parse_magmoms, read_structure
 
 if TYPE_CHECKING:
@@ -126,15 +128,25 @@ def _run(args: argparse.Namespace) -> int:
     atoms, name = read_structure(args.structure_or_name, args.structure, args.a)
     if args.magmom is not None:
         atoms.set_initial_magnetic_moments(parse_magmoms(args.magmom, atoms.get_chemical_symbols()))
-    folder = args.output or Path(f"nnxc-{args.command}-{name}")
-    return int(args.calculate(args, atoms, folder, options))
+    with _output_folder(args.output or Path(f"nnxc-{args.command}-{name}")) as folder:
+        return int(args.calculate(args, atoms, folder, options))
+
+
+@contextmanager
+def _output_folder(folder: Path) -> Iterator[Path]:
+    """Yield the output folder on rank 0, and one that is deleted again on the other ranks, which do the same."""
+    if is_first_rank():
+        yield folder
+        return
+    with TemporaryDirectory() as unused:
+        yield Path(unused)
 
 
 def make_calculator(**options: Any) -> Calculator:
-    """Return the calculator of the commands."""
+    """Return the calculator of the commands, whose k-points the processes of `torchrun` share."""
     from ase_nnxc.calculator import NNXCCalculator
 
-    return NNXCCalculator(**options)
+    return NNXCCalculator(**options, share_kpoints=True)
 
 
 def logging_calculator(args: argparse.Namespace, folder: Path, options: dict[str, Any]) -> Calculator:

@@ -7,23 +7,39 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 from . import calculations, clone, eos, models, pseudo, train
-from .common import Parser, UsageError, add_import_option, complain, import_modules, printable
+from .common import (
+    Parser,
+    UsageError,
+    add_import_option,
+    complain,
+    import_modules,
+    is_first_rank,
+    is_one_of_several,
+    printable,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     The code is 0 on success, 1 for a failed calculation, 2 for invalid input, 130 if the command was interrupted, and
-    141 if standard output was closed before everything was written.
+    141 if standard output was closed before everything was written. Of several processes, started by `torchrun`, only
+    rank 0 prints.
     """
-    try:
-        return _run(_parser().parse_args(argv))
-    except UsageError as error:
-        return complain(error, 2)
-    except KeyboardInterrupt:
-        return complain("interrupted", 130)
+    with ExitStack() as stack:
+        if not is_first_rank():
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        try:
+            return _run(_parser().parse_args(argv))
+        except UsageError as error:
+            return complain(error, 2)
+        except KeyboardInterrupt:
+            return complain("interrupted", 130)
 
 
 def _parser() -> Parser:
@@ -53,7 +69,7 @@ def _run(args: argparse.Namespace) -> int:
         warnings.showwarning = _show_warning
         try:
             import_modules(getattr(args, "imports", ()))
-            code = int(args.run(args))
+            code = _run_together(args)
             sys.stdout.flush()
             return code
         except BrokenPipeError:  # as with `| head`; Python must not write again at exit
@@ -63,6 +79,18 @@ def _run(args: argparse.Namespace) -> int:
             return complain(error, 1)
         except (CalculatorError, PropertyNotImplementedError, OSError) as error:
             return complain(error, 2)
+
+
+def _run_together(args: argparse.Namespace) -> int:
+    """Call the function of the subcommand; if it fails on one of several processes, end all with its message."""
+    if not is_one_of_several():
+        return int(args.run(args))
+    from ase_nnxc.ranks import RankError, world
+
+    try:
+        return int(world().together(lambda: args.run(args)))
+    except RankError as error:
+        return complain(error, 1)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

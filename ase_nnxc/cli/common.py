@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,7 +37,6 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
 def import_modules(names: Iterable[str]) -> None:
     """Import modules by name from where `python -m` finds them, which includes the working folder."""
     import importlib
-    import os
 
     for name in names:
         if os.getcwd() not in sys.path:
@@ -67,6 +67,16 @@ def folder_of_new_model(args: argparse.Namespace) -> Path:
     if (root / name).exists():
         raise UsageError(f"{root / name} exists: versions are never overwritten, use the next one")
     return root
+
+
+def is_one_of_several() -> bool:
+    """Whether `torchrun` started several processes for a command."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_first_rank() -> bool:
+    """Whether this is the only process of a command, or the first of those that `torchrun` started."""
+    return not is_one_of_several() or os.environ.get("RANK") == "0"
 
 
 def printable(text: str) -> str:

@@ -157,8 +157,6 @@ def _train(args: argparse.Namespace) -> int:
     history = run.trainer.run()
     folder = run.save()
     last = history[-1]
-    if run.trainer.rank != 0:  # only rank 0 prints
-        return 0
     if args.json:
         print(json.dumps({"model": folder.name, "folder": str(folder), "epochs": len(history), "last": last}))
     else:

@@ -22,6 +22,7 @@ from ase.calculators.calculator import CalculationFailed, Calculator, InputError
 from tqdm import tqdm
 
 from ..folder_lock import folder_lock
+from ..ranks import Ranks
 from .faults import faults
 from .fit import ase_fit, doubts, fit_energies, nearest
 from .points import Point, PointFile
@@ -66,7 +67,8 @@ def scan_eos(
         Start structure, periodic in three directions; left as it is.
     calc : Calculator
         Any ASE calculator with an energy. If it has a method ``resolve``, its k-point mesh is fixed at that of the
-        start structure and its FFT box at that of the largest volume. Its own parameters are restored at the end.
+        start structure and its FFT box at that of the largest volume. Its own parameters are restored at the end. If
+        ranks share its k-points, all of them call this function, and rank 0 reads and writes the folder.
     folder : path, optional
         Folder for ``points.jsonl`` (a line for each finished point, from which an interrupted scan resumes),
         ``eos.json``, ``eos.traj`` and ``eos.png``. Nothing is written without it.
@@ -107,17 +109,22 @@ def scan_eos(
         raise InputError(f"span={span}: expected a relative change of volume from 0.005 to 0.3")
     if order not in ("up", "down"):
         raise InputError(f"order={order!r}: expected 'up' or 'down'")
-    path = None if folder is None else Path(folder)
-    with folder_lock(path), parameters_kept(calc):
-        if "smooth_cutoff" in calc.parameters:
-            calc.set(smooth_cutoff=smooth_cutoff)
-            logger.info("smooth_cutoff: %s", smooth_cutoff)
-        scan = _Scan(atoms, calc, path, points // 2, span, order, max_points, force)
-        result = scan.run()
+    ranks = getattr(calc, "ranks", Ranks())
+    path = None if folder is None or ranks.number > 0 else Path(folder)
+
+    def scan() -> EOSResult:
+        with folder_lock(path), parameters_kept(calc):
+            if "smooth_cutoff" in calc.parameters:
+                calc.set(smooth_cutoff=smooth_cutoff)
+                logger.info("smooth_cutoff: %s", smooth_cutoff)
+            result = _Scan(atoms, calc, ranks, path, points // 2, span, order, max_points, force).run()
+        if path is not None:
+            write_result(result, path)
+        return result
+
+    result = ranks.together(scan)
     for message in result.warnings:
         warnings.warn(message, stacklevel=2)
-    if path is not None:
-        write_result(result, path)
     return result
 
 
@@ -128,6 +135,7 @@ class _Scan:
         self,
         atoms: Atoms,
         calc: Calculator,
+        ranks: Ranks,
         folder: Path | None,
         half: int,
         span: float,
@@ -135,18 +143,23 @@ class _Scan:
         max_points: int,
         force: bool,
     ) -> None:
-        self.start, self.calc = without_calculator(atoms), calc
+        self.start, self.calc, self.ranks = without_calculator(atoms), calc, ranks
         self.half, self.ratio = half, (1 + span) ** (1 / half)
         self.order, self.max_points = order, max_points
         self.settings = CommonSettings(calc, self.start, self.ratio, self.ratio**half)
         self.file = PointFile(None if folder is None else folder / "points.jsonl", self.settings.fingerprint, force)
-        self.finished = self.file.finished(self.settings.fingerprint)
+        self.finished = self._read()
         self.failed: dict[int, str] = {}
+
+    def _read(self) -> dict[int, Point]:
+        """Return the points that rank 0 has in its file."""
+        return self.ranks.first(lambda: self.file.finished(self.settings.fingerprint))
 
     def run(self) -> EOSResult:
         """Extend the window until it contains the minimum, then fit."""
         low, high = -self.half, self.half
-        with tqdm(desc=self.start.get_chemical_formula(), unit="point", disable=None) as bar:
+        silent = True if self.ranks.number > 0 else None  # None: if there is no terminal
+        with tqdm(desc=self.start.get_chemical_formula(), unit="point", disable=silent) as bar:
             while True:
                 self._complete(low, high, bar)
                 inside = sorted(i for i in self.finished if low <= i <= high)
@@ -179,7 +192,7 @@ class _Scan:
     def _complete(self, low: int, high: int, bar: tqdm) -> None:
         """Compute what is missing of low ... high: the first window in the order asked for, then outward."""
         if self.settings.extend(self.ratio**high):
-            self.finished, self.failed = self.file.finished(self.settings.fingerprint), {}
+            self.finished, self.failed = self._read(), {}
         missing = [i for i in range(low, high + 1) if i not in self.finished and i not in self.failed]
         if not self.finished:
             missing.sort(reverse=self.order == "down")

@@ -21,7 +21,7 @@ HEADROOM = 1.08
 # parameters that a calculator's resolve() makes explicit, whatever it has computed before
 RESOLVED = ("ecut", "gpts", "kpts", "pseudos")
 # parameters that do not change a number; two scans that differ in these only are the same
-NEUTRAL = {"txt", "directory", "label", "device"}
+NEUTRAL = {"txt", "directory", "label", "device", "share_kpoints"}
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def fields_of_orbitals(
     waves = basis.grid.to_fourier(basis.orbits.symmetrize(fields))
     if with_tau:
         waves[:, 1] -= 0.25 * basis.grid.wavevectors(crystal.reciprocal).square().sum(-1) * waves[:, 0]
-    return waves.transpose(0, 1).flatten(0, 1)
+    return kpoints.same(waves.transpose(0, 1).flatten(0, 1))
 
 
 def kinetic_tensors(

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
+from ..ranks import Ranks
 from .basis import Sphere
 from .parallel import iterate
 
@@ -57,10 +58,10 @@ class KPoints:
     contributions. `map_batches` hands several k-points to a function that is written over a leading axis: on a CPU so
     many that a batch stays in its cache, on a GPU so many that a batch fits its memory.
 
-    Every loop over the k-points of the orbitals goes through this class; it is where ranks of torch.distributed come
-    in: `blocks` holds those of one rank, at least one of each spin. `gather` is an all-gather in the order of
-    `Block.number`; `sum` and `sum_of_spins` add the sums of the ranks in the order of the ranks; `entry` fetches from
-    the rank that holds it. Writing a ground state (`calculator/packing.py`) then collects orbitals on one rank.
+    Every loop over the k-points of the orbitals goes through this class, so that it can share them among ranks: each
+    rank has its own `blocks`. All ranks must call the methods in the same order, and not in functions of a block. An
+    error on one rank is raised on all (`Ranks.together`). Sums, `gather`, `same`, `entry` and `collect` return the same
+    on all ranks.
 
     Parameters
     ----------
@@ -70,25 +71,58 @@ class KPoints:
         Plane waves of each k-point.
     device : torch.device
         Device on which functions of the blocks run.
+    ranks : Ranks, optional
+        Processes that share the blocks; default: this one alone.
 
     Attributes
     ----------
     blocks : tuple of Block
-        The blocks, in the order in which sums add them.
+        The blocks of this rank, in the order in which sums add them. Each rank has about the same number of blocks that
+        follow each other.
     weights : Tensor
         (nk,) weights of the k-points, adding up to one.
+
+    Raises
+    ------
+    ValueError
+        If there are more ranks than blocks.
     """
 
-    def __init__(self, nspin: int, spheres: Sequence[Sphere], device: torch.device):
-        self.nspin, self.nk, self.device = nspin, len(spheres), device
-        self.blocks = tuple(
+    def __init__(self, nspin: int, spheres: Sequence[Sphere], device: torch.device, ranks: Ranks | None = None):
+        self.nspin, self.nk, self.device, self._ranks = nspin, len(spheres), device, ranks or Ranks()
+        self._all = [
             Block(spin * self.nk + k, spin, k, sphere) for spin in range(nspin) for k, sphere in enumerate(spheres)
-        )
+        ]
+        rank, count = self._ranks.number, self._ranks.count
+        if count > len(self._all):
+            raise ValueError(
+                f"{count} ranks cannot share {self.nk} irreducible k-points of {nspin} spin channel"
+                f"{'s' * (nspin - 1)}: use at most {len(self._all)} ranks"
+            )
+        self._own = slice(len(self._all) * rank // count, len(self._all) * (rank + 1) // count)
+        self.blocks = tuple(self._all[self._own])
         self.weights = torch.tensor([s.weight for s in spheres], dtype=torch.float64, device=device)
 
-    def entry(self, entries: Sequence[Result], spin: int, k: int) -> Result:
-        """Return the entry of one block in a list with an entry for each block."""
-        return entries[spin * self.nk + k]
+    def entry(self, entries: Sequence[Tensor], spin: int, k: int) -> Tensor:
+        """Return the orbitals (nbands, npw) of one block, from those of each block of this rank."""
+        wanted = self._all[spin * self.nk + k]
+        if wanted in self.blocks:
+            own = entries[self.blocks.index(wanted)]
+        else:
+            own = entries[0].new_zeros(len(entries[0]), wanted.sphere.npw)
+        return self._ranks.sum(own)
+
+    def collect(self, entries: Sequence[Tensor]) -> list[Tensor]:
+        """Return the orbitals of the blocks of all ranks, from those of each block of this rank."""
+        return [self.entry(entries, block.spin, block.k) for block in self._all]
+
+    def select(self, entries: Sequence[Tensor]) -> list[Tensor]:
+        """Return the orbitals of the blocks of this rank, from those of all ranks."""
+        return list(entries[self._own])
+
+    def same(self, tensor: Tensor) -> Tensor:
+        """Return one tensor on all ranks, where they may differ by rounding; a GPU adds numbers in any order."""
+        return self._ranks.of_first(tensor)
 
     def map(self, function: Callable[..., Result], *lists: Sequence[Any]) -> list[Result]:
         """Return the results of `function(block, *entries)` for all blocks, computed without gradients.
@@ -100,7 +134,7 @@ class KPoints:
         *lists : sequence
             Lists with one entry for each block; the entries are passed to `function`.
         """
-        return list(self._iterate(function, lists))
+        return self._ranks.together(lambda: list(self._iterate(function, lists)))
 
     def map_batches(self, function: Callable[..., list[Result]], memory: int, *lists: Sequence[Any]) -> list[Result]:
         """Return results for all blocks, computed without gradients in batches of k-points of one spin channel.
@@ -117,7 +151,7 @@ class KPoints:
         """
         rows = list(zip(self.blocks, *lists, strict=True))
         items = [tuple(zip(*rows[start:end])) for start, end in self._batches(memory)]
-        parts = iterate(lambda entries: function(*entries), items, self.device)
+        parts = self._ranks.together(lambda: list(iterate(lambda entries: function(*entries), items, self.device)))
         return [result for part in parts for result in part]
 
     def _batches(self, memory: int) -> list[tuple[int, int]]:
@@ -125,13 +159,20 @@ class KPoints:
         size = max(1, _available(self.device) // memory)
         if self.device.type == "cpu":
             size = min(size, math.ceil(len(self.blocks) / torch.get_num_threads()))
-        number = math.ceil(self.nk / size)
-        bounds = [self.nk * i // number + spin * self.nk for spin in range(self.nspin) for i in range(number + 1)]
-        return [(start, end) for start, end in pairwise(bounds) if start < end]
+        batches: list[tuple[int, int]] = []
+        for _, channel in groupby(range(len(self.blocks)), lambda i: self.blocks[i].spin):
+            first, *others = channel
+            count = 1 + len(others)
+            number = math.ceil(count / size)
+            batches += pairwise(first + count * i // number for i in range(number + 1))
+        return batches
 
     def gather(self, entries: Sequence[Tensor]) -> Tensor:
         """Return the tensors of all blocks, which have the same shape, as one tensor (nspin, nk, ...)."""
-        return torch.stack(list(entries)).unflatten(0, (self.nspin, self.nk))
+        own = torch.stack(list(entries))
+        complete = own.new_zeros(len(self._all), *own.shape[1:])
+        complete[self._own] = own
+        return self._ranks.sum(complete).unflatten(0, (self.nspin, self.nk))
 
     @overload
     def sum(self, function: Callable[..., Tensor], *lists: Sequence[Any]) -> Tensor: ...
@@ -140,27 +181,36 @@ class KPoints:
     def sum(self, function: Callable[..., list[Tensor]], *lists: Sequence[Any]) -> list[Tensor]: ...
 
     def sum(self, function: Callable[..., Any], *lists: Sequence[Any]) -> Any:
-        """Return the sum of `function(block, *entries)`, a tensor or a list of tensors, over the blocks in order.
+        """Return the sum of `function(block, *entries)`, a tensor or a list of tensors, over all blocks.
 
         The parameters are those of `map`.
         """
-        with closing(self._iterate(function, lists)) as contributions:
-            total = next(contributions)
-            for part in contributions:
-                total = total + part if isinstance(part, Tensor) else [a + b for a, b in zip(total, part)]
-        return total
+
+        def own_sum() -> Any:
+            with closing(self._iterate(function, lists)) as contributions:
+                total = next(contributions)
+                for part in contributions:
+                    total = total + part if isinstance(part, Tensor) else [a + b for a, b in zip(total, part)]
+            return total
+
+        total = self._ranks.together(own_sum)
+        return self._ranks.sum(total) if isinstance(total, Tensor) else [self._ranks.sum(t) for t in total]
 
     def sum_of_spins(self, function: Callable[..., Tensor], *lists: Sequence[Any]) -> Tensor:
         """Return the sums (nspin, ...) over the k-points of each spin channel.
 
         The parameters are those of `map`, but the results of `function` must be new tensors: sums are made in them.
         """
-        totals: list[Tensor | None] = [None] * self.nspin
-        with closing(self._iterate(function, lists)) as contributions:
-            for part, block in zip(contributions, self.blocks):
-                total = totals[block.spin]
-                totals[block.spin] = part if total is None else total.add_(part)
-        return torch.stack([total for total in totals if total is not None])
+
+        def own_sums() -> Tensor:
+            totals: dict[int, Tensor] = {}
+            with closing(self._iterate(function, lists)) as contributions:
+                for part, block in zip(contributions, self.blocks):
+                    totals[block.spin] = totals[block.spin].add_(part) if block.spin in totals else part
+            zero = torch.zeros_like(next(iter(totals.values())))  # this rank may have blocks of one spin only
+            return torch.stack([totals.get(spin, zero) for spin in range(self.nspin)])
+
+        return self._ranks.sum(self._ranks.together(own_sums))
 
     def _iterate(
         self, function: Callable[..., Result], lists: Sequence[Sequence[Any]]

@@ -96,7 +96,7 @@ class EnergyOfOrbitals:
 
         slopes = self.kpoints.map(gradient, orbitals)
         self.applications += int((self.electrons != 0).sum())
-        largest = torch.stack(self.kpoints.map(self._largest, slopes, self.kinetic))
+        largest = self.kpoints.gather(self.kpoints.map(self._largest, slopes, self.kinetic))
         total = sum(energy.components(orbitals, self.electrons, fields, 0.0).values())
         return Point(orbitals, fields, total, slopes, float(largest.max()))
 

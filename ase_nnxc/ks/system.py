@@ -1,12 +1,13 @@
 """The definition of a calculation: a crystal, its plane waves, a functional, and the terms of the energy."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..ranks import Ranks
 from ..xc.functional import Functional
 from .basis import Basis
 from .coulomb import coulomb_kernel
@@ -32,17 +33,20 @@ class System:
         Exchange-correlation functional.
     terms : tuple of callable
         Each one takes the system and returns a term of the energy; see `terms.term`.
+    ranks : Ranks
+        Processes that share the k-points.
     """
 
     crystal: Crystal
     basis: Basis
     functional: Functional
     terms: "tuple[Callable[[System], Term], ...]" = STANDARD_TERMS
+    ranks: Ranks = field(default_factory=Ranks)
 
     @cached_property
     def kpoints(self) -> KPoints:
         """Spin channels and k-points."""
-        return KPoints(self.crystal.nspin, self.basis.spheres, self.crystal.device)
+        return KPoints(self.crystal.nspin, self.basis.spheres, self.crystal.device, self.ranks)
 
     @cached_property
     def coulomb(self) -> Tensor:

@@ -33,6 +33,8 @@ class TotalEnergy:
     ------
     TypeError
         If an entry of `system.terms` does not return a term.
+    NotImplementedError
+        If ranks share the k-points and the operator of a term depends on the orbitals.
     """
 
     def __init__(self, system: System):
@@ -42,6 +44,12 @@ class TotalEnergy:
         self.density_terms = [term for term in terms if isinstance(term, DensityTerm)]
         self.orbital_terms = [term for term in terms if isinstance(term, OrbitalTerm)]
         _check_terms(terms)
+        nonlinear = [term.name for term in self.orbital_terms if term.made_of_orbitals]
+        if system.ranks.count > 1 and nonlinear:
+            raise NotImplementedError(
+                f"ranks cannot share the k-points of {', '.join(nonlinear)}, whose operators depend on the orbitals: "
+                "use one process"
+            )
 
     @property
     def with_tau(self) -> bool:

@@ -20,7 +20,7 @@ from .settings import TrainerSettings
 CHANGEABLE_SETTINGS = ("epochs", "patience", "memory", "tolerated_failures")
 """Settings that a resumed run may change."""
 
-CHANGEABLE_PARAMETERS = ("xc", "txt", "device")
+CHANGEABLE_PARAMETERS = ("xc", "txt", "device", "share_kpoints")
 """Parameters of the calculator that a resumed run may change; the functional is compared separately."""
 
 
@@ -53,6 +53,8 @@ class Arguments:
         if not any(id(p) in optimized for p in self.functional.parameters() if p.requires_grad):
             raise InputError("the optimizer has no trainable parameter of the calculator's functional")
         check_optimizer(self.optimizer, self.scheduler)
+        if self.calculator.parameters["share_kpoints"]:
+            raise InputError("share_kpoints=True: the ranks of a training share its records; leave it out")
         pseudos = fixed_pseudos(self.calculator)
         if GENERATED in (pseudos.values() if isinstance(pseudos, dict) else [pseudos]):
             raise InputError(

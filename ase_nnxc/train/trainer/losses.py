@@ -14,11 +14,11 @@ from torch import Tensor
 from ...calculator import NNXCCalculator
 from ...eos.birch_murnaghan import NoMinimumError
 from ...ks.response import ResponseError
+from ...ranks import Ranks
 from ...xc import Functional
 from ..identity import check_comparable, plain, short_name
 from ..objectives import Objective
 from ..prediction import Prediction
-from ..ranks import Ranks
 from ..records import Record
 from ..warm import WarmCalculators
 from .metrics import Totals

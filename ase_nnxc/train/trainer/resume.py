@@ -17,9 +17,9 @@ from typing import Any
 from ase.calculators.calculator import InputError
 
 from ...folder_lock import hold_folder
+from ...ranks import Ranks
 from ...regular_files import check_replaceable, complete_or_absent, read_regular_file
 from ..identity import check_identity
-from ..ranks import Ranks
 from ..tensor_files import load_tensors, save_tensors
 from ..warm import WarmCalculators
 from .metrics import Totals, plot_learning_curve

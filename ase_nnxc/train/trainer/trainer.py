@@ -23,11 +23,12 @@ from tqdm import tqdm
 from ...calculator import NNXCCalculator
 from ...checkpoints import save_functional
 from ...pseudopotentials import is_family, is_generated
+from ...ranks import world
 from ...xc import Functional
 from ..identity import check_identity, plain
-from ..ranks import Ranks, shares
 from ..records import Record, digest, fixed_pseudos
 from ..schema import writable_folder
+from ..shares import shares
 from ..warm import WarmCalculators
 from .arguments import Arguments, trainable_functional
 from .losses import AllRecordsFailed, Loss, LossFunction, Objectives, Penalty, TrainingError
@@ -115,7 +116,7 @@ class Trainer:
             writable_folder(self.folder, "folder")
 
         self._identity = arguments.identity()
-        self._ranks = Ranks()
+        self._ranks = world()
         self.rank = self._ranks.number
         self._synchronise_ranks()
         self._warm = WarmCalculators(calculator, self.settings.memory)
