@@ -91,6 +91,7 @@ def gaussians(name: str, charge: int = 0, pseudo: str | None = None, xc: str = "
             pseudo=pseudo,
             charge=charge,
             spin=spin(name, charge),
+            verbose=0,
         )
         field = dft.UKS(gas, xc=xc).density_fit(auxbasis="def2-universal-jkfit")
         field.grids.level = 3 if xc == "PBE" else 6
