@@ -60,8 +60,7 @@ def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated
     UserWarning
         Once, if the folder cannot be written.
     """
-    inputs = load_inputs(symbol)
-    parent = parent_of(functional)
+    inputs, parent = inputs_for(symbol, functional), parent_of(functional)
     key = _key(inputs, parent)
     if key is not None and (key, name) in _tables:
         return _tables[key, name]
@@ -79,6 +78,12 @@ def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated
             del _tables[next(iter(_tables))]
         _tables[key, name] = table
     return table
+
+
+def inputs_for(symbol: str, functional: Functional) -> Inputs:
+    """Return the inputs of an element for a functional; raise InputError if there are none."""
+    inputs = load_inputs(symbol)
+    return inputs.for_tau if "tau" in functional.features else inputs
 
 
 def parent_of(functional: Functional) -> Functional:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -79,10 +79,13 @@ class ModelCoreInputs:
         Density at r = 0, relative to that where core and valence densities are equal.
     scale : float
         Length of the model, relative to the radius where they are equal.
+    scale_tau : float or None
+        The same for functionals that depend on tau; None if it is `scale`.
     """
 
     height: float
     scale: float
+    scale_tau: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,13 @@ class Inputs:
     def radii(self) -> tuple[float, ...]:
         """All radii beyond which something is as in the all-electron atom, bohr, in increasing order."""
         return tuple(sorted({self.local.radius, *(channel.radius for channel in self.channels)}))
+
+    @property
+    def for_tau(self) -> "Inputs":
+        """The inputs for functionals that depend on tau."""
+        if self.model_core is None or self.model_core.scale_tau is None:
+            return self
+        return replace(self, model_core=ModelCoreInputs(self.model_core.height, self.model_core.scale_tau))
 
     def core_shells(self, l: int) -> int:  # noqa: E741
         """Return the number of core shells with an angular momentum."""

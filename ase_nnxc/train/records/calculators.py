@@ -54,11 +54,11 @@ def fixed_pseudos(calculator: NNXCCalculator) -> str | dict[str, str]:
     """Return `pseudos` of a calculator, with pseudopotentials that stay as they are when its functional changes.
 
     By default pseudopotentials are generated for the functional, and would change with it in a training. In their place
-    are those generated for PBE, for LDA if the functional depends on the density only, and for PBEsol if it depends on
-    tau, as in all calculations with meta-GGAs.
+    are those generated for PBE, for LDA if the functional depends on the density only, and for r2SCAN if it depends on
+    tau, which are those of all meta-GGAs.
     """
     features = set(get_functional(calculator.parameters["xc"]).features)
-    default = "oncv-LDA" if features == {"density"} else "oncv-PBEsol" if "tau" in features else "oncv-PBE"
+    default = "oncv-LDA" if features == {"density"} else "oncv-r2SCAN" if "tau" in features else "oncv-PBE"
     pseudos = calculator.parameters["pseudos"]
     if pseudos is None or isinstance(pseudos, str):
         return pseudos or default
