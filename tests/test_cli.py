@@ -594,3 +594,10 @@ def test_help_does_not_load_torch(command):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "usage: nnxc" in run.stdout
+
+
+def test_command_that_cannot_be_shared_refuses_several_processes(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert cli.main(["clone", "PBE", "--name", "mine"]) == 2
+    assert "clone runs in one process: start it without torchrun (energy, eos," in capsys.readouterr().err

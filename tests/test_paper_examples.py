@@ -201,6 +201,7 @@ def test_sets_of_molecules_have_the_names_of_their_formulas(experiment, tmp_path
     assert data.reported_errors(tmp_path / "errors.csv") == {"PBE": {"H2": -4.5, "H+": 0.5}}
 
 
+@pytest.mark.slow  # PySCF's integrals of a crystal take seconds
 def test_crystal_of_sys_desc_is_calculated_in_its_basis(experiment, tmp_path):
     basis_error = experiment("basis_error.__main__")
     path = tmp_path / "basis_error.json"

@@ -179,6 +179,7 @@ def test_restart_file_of_two_ranks_is_read_by_one(two):
     calc = NNXCCalculator(restart=folder / "metal")
     assert len(calc.held_state.orbitals) == calc.held_state.system.kpoints.nk
     assert calc.get_potential_energy(calc.get_atoms()) / Hartree == first["metal"]["energy"]
+    np.testing.assert_allclose(calc.get_forces() * Bohr / Hartree, first["metal"]["forces"], atol=TOLERANCE)
 
 
 def test_error_on_one_rank_is_raised_on_all(two):

@@ -25,6 +25,8 @@ from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
 import ase_nnxc
 from ase_nnxc import NNXCCalculator, load_functional
 from ase_nnxc.ks.response import ResponseError
+from ase_nnxc.pseudopotentials.oncv import generate
+from ase_nnxc.pseudopotentials.oncv.inputs import load_inputs
 from ase_nnxc.train.objectives import EnergyDifferences, EnergyPerAtom, LatticeConstant, ReactionEnergy, TotalEnergy
 from ase_nnxc.train.penalties import Bounds, KernelSize, ParameterAnchor
 from ase_nnxc.train.records import Record, digest, label, scaled_structures
@@ -532,6 +534,14 @@ def test_generator_of_the_user_is_left_alone():
 def test_run_with_other_arguments_is_not_resumed(interrupted, changes, complaint):
     with pytest.raises(InputError, match=complaint):
         small_run(interrupted, **changes)
+
+
+def test_run_with_other_pseudopotentials_is_not_resumed(interrupted, monkeypatch):
+    inputs = load_inputs("Al")
+    changed = replace(inputs, model_core=replace(inputs.model_core, scale=1.0))
+    monkeypatch.setattr(generate, "load_inputs", lambda symbol: changed)
+    with pytest.raises(InputError, match="different pseudopotentials"):
+        small_run(interrupted)
 
 
 @pytest.fixture(scope="module")

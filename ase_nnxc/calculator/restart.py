@@ -223,7 +223,9 @@ class RestartFiles(GroundStateSolver, ABC):
         self.ranks.first(lambda: write_restart(path, packed, facts))
 
     def read(self, label: str | os.PathLike[str]) -> None:
-        """Take atoms, results, parameters and ground state from a restart file; `txt` and `device` stay as they are.
+        """Take atoms, results, parameters and ground state from a restart file.
+
+        `txt`, `device` and `share_kpoints` stay as they are.
 
         Parameters
         ----------

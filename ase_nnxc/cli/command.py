@@ -21,6 +21,8 @@ from .common import (
     printable,
 )
 
+OF_SEVERAL = ("energy", "eos", "relax", "bands", "train")  # commands whose work several processes can share
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
@@ -85,6 +87,8 @@ def _run_together(args: argparse.Namespace) -> int:
     """Call the function of the subcommand; if it fails on one of several processes, end all with its message."""
     if not is_one_of_several():
         return int(args.run(args))
+    if args.command not in OF_SEVERAL:
+        raise UsageError(f"{args.command} runs in one process: start it without torchrun ({', '.join(OF_SEVERAL)} can)")
     from ase_nnxc.ranks import RankError, world
 
     try:

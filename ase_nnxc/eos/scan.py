@@ -109,7 +109,8 @@ def scan_eos(
         raise InputError(f"span={span}: expected a relative change of volume from 0.005 to 0.3")
     if order not in ("up", "down"):
         raise InputError(f"order={order!r}: expected 'up' or 'down'")
-    ranks = getattr(calc, "ranks", Ranks())
+    ranks = getattr(calc, "ranks", None)
+    ranks = ranks if isinstance(ranks, Ranks) else Ranks()
     path = None if folder is None or ranks.number > 0 else Path(folder)
 
     def scan() -> EOSResult:

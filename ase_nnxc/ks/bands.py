@@ -58,7 +58,7 @@ def bands_at(state: GroundState, kpoints: Tensor, nbands: int | None = None) -> 
     ConvergenceError
         If some bands do not converge.
     ValueError
-        If `nbands` is larger than the number of plane waves.
+        If `nbands` is larger than the number of plane waves, or if there are fewer k-points than ranks.
     """
     crystal, shape = state.crystal, state.basis.grid.shape
     points = kpoints.to(crystal.device)

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from ase import Atoms
 from ase.calculators.calculator import InputError
 
 from ...calculator import NNXCCalculator, torch_device
@@ -83,7 +85,19 @@ class Arguments:
             "scheduler": describe_scheduler(self.scheduler),
             "settings": {k: v for k, v in asdict(self.settings).items() if k not in CHANGEABLE_SETTINGS},
             "calculator": json.loads(json.dumps(parameters)),
+            "pseudopotentials": self._pseudopotential_digests(),
         }
+
+    def _pseudopotential_digests(self) -> dict[str, str]:
+        """Return the digest of the pseudopotential of each element; a record that lacks one fails when it is used."""
+        records = [record for record in (*self.training, *self.validation) if not record.is_all_electron]
+        symbols = {symbol for record in records for atoms in record.structures for symbol in atoms.symbols}
+        parameters = self.calculator.parameters | {"pseudos": fixed_pseudos(self.calculator)}
+        calculator, digests = NNXCCalculator(**parameters), {}
+        for symbol in sorted(symbols):
+            with suppress(InputError):
+                digests |= calculator.pseudopotential_digests(Atoms(symbol))
+        return digests
 
 
 def trainable_functional(calculator: NNXCCalculator) -> Functional:

@@ -313,7 +313,9 @@ class Trainer:
         )
 
     def _pseudos(self) -> str | None:
-        """Return the pseudopotentials of the training, if one family or generation serves all elements."""
+        """Return the pseudopotentials of the training, if there are some and one family or generation serves all."""
+        if all(record.is_all_electron for record in self.training):
+            return None
         pseudos = fixed_pseudos(self.calculator)
         return pseudos if isinstance(pseudos, str) and (is_generated(pseudos) or is_family(pseudos)) else None
 
