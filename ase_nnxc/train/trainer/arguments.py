@@ -93,7 +93,8 @@ class Arguments:
         records = [record for record in (*self.training, *self.validation) if not record.is_all_electron]
         symbols = {symbol for record in records for atoms in record.structures for symbol in atoms.symbols}
         parameters = self.calculator.parameters | {"pseudos": fixed_pseudos(self.calculator)}
-        calculator, digests = NNXCCalculator(**parameters), {}
+        calculator = NNXCCalculator(**parameters)
+        digests: dict[str, str] = {}
         for symbol in sorted(symbols):
             with suppress(InputError):
                 digests |= calculator.pseudopotential_digests(Atoms(symbol))
