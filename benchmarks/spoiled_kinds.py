@@ -216,7 +216,7 @@ def read_state(path: Path) -> Any:
     """Return all that a resumed training continues from."""
     folder = next(parent for parent in path.parents if parent.name == "run").parent
     run = trainer(folder)
-    states = [calc.pack_state() for _, calc in run._warm._held.values()]
+    states = [calc.pack_state() for calc in run._warm._held]
     return run.functional.state_dict(), run.optimizer.state_dict(), run.history, states
 
 

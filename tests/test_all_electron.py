@@ -1,17 +1,20 @@
 """Records of molecules with all electrons: predictions by PySCF in training, beside solids in plane waves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.calculators.calculator import InputError
+from ase.calculators.calculator import InputError, SCFError
 
 from ase_nnxc import NNXCCalculator, PySCFCalculator
 from ase_nnxc.calculator import molecule as calculator_module
 from ase_nnxc.train import all_electron as warm_module
-from ase_nnxc.train.objectives import EnergyDifferences, ReactionEnergy
+from ase_nnxc.train.objectives import EnergyDifferences, ReactionEnergy, TotalEnergy
 from ase_nnxc.train.records import (
+    Provenance,
     Record,
     all_electron,
     atomization_energy,
@@ -19,8 +22,9 @@ from ase_nnxc.train.records import (
     read_records,
     write_records,
 )
+from ase_nnxc.train.tensor_files import load_tensors, save_tensors
 from ase_nnxc.train.trainer import Trainer, TrainerSettings
-from ase_nnxc.train.warm import WarmCalculators
+from ase_nnxc.train.warm import WarmCalculators, _size
 from ase_nnxc.xc import PBE
 
 TINY = {"ecut": 100, "convergence": {"energy": 1e-12}}
@@ -78,6 +82,76 @@ def test_scf_starts_from_the_density_before_and_is_not_repeated(solver_calls):
     assert [start.ndim for start in solver_calls[2:]] == [2, 3]
 
 
+@pytest.fixture
+def hydrides():
+    """H2, and LiH that has the free atom H in common with it."""
+    return [all_electron(atomization_energy(name, molecule(name), 3.0), "sto-3g", **TIGHT) for name in ("H2", "LiH")]
+
+
+def test_molecule_of_two_records_is_held_once(hydrides, tmp_path):
+    calculator = NNXCCalculator(PBE(trainable=("kappa",)), **TINY)
+    ample = WarmCalculators(calculator, 1.0)
+    ample.predict(hydrides[1])
+    warm = WarmCalculators(calculator, 1.01 * sum(_size(one.held_state) for one in ample._held) / 2**30)
+    for record in hydrides:
+        warm.predict(record)
+    assert warm.save(tmp_path, None).keys() == {"LiH/0", "LiH/1", "LiH/2"}
+
+
+def test_failed_molecule_of_two_records_is_not_saved(hydrides, tmp_path, monkeypatch):
+    functional = PBE(trainable=("kappa",))
+    warm = WarmCalculators(NNXCCalculator(functional, **TINY), 1.0)
+    warm.predict(hydrides[1])
+
+    def fail(atoms, *rest):
+        if len(atoms) == 1:
+            raise SCFError
+        return calculator_module.solve(atoms, *rest)
+
+    monkeypatch.setattr(warm_module, "solve", fail)
+    functional.kappa.data += 0.01
+    with pytest.raises(SCFError):
+        warm.predict(hydrides[0])
+    assert warm.save(tmp_path, None).keys() == {"LiH/0", "LiH/1", "H2/0"}
+
+
+def test_unchanged_density_of_two_records_is_linked_and_loaded(hydrides, tmp_path, solver_calls):
+    calculator = NNXCCalculator(PBE(trainable=("kappa",)), **TINY)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    warm, again = WarmCalculators(calculator, 1.0), WarmCalculators(calculator, 1.0)
+    warm.predict(hydrides[1])
+    warm.save(folders[0], None)
+    warm.predict(hydrides[0])
+    names = warm.save(folders[1], folders[0])
+    assert names.keys() == {"LiH/0", "LiH/1", "H2/0", "H2/1"}
+    assert sum(file.stat().st_nlink == 2 for file in folders[1].iterdir()) == 3
+    again.load(folders[1], names, {record.name: record for record in hydrides})
+    solver_calls.clear()
+    for record in hydrides:
+        again.predict(record)
+    assert solver_calls == []
+
+
+def test_loaded_density_is_on_the_device_of_the_functional():
+    settings = {"basis": "sto-3g", **TIGHT}
+    molecule = warm_module.WarmMolecule(PBE(trainable=("kappa",)), settings)
+    molecule.solve(Atoms("He"))
+    functional = PBE(trainable=("kappa",))
+    other = warm_module.WarmMolecule(functional, settings)
+    functional.to("meta")
+    other.unpack_state(Atoms("He"), molecule.pack_state())
+    state = other.held_state
+    assert [x.device.type for x in (state.channels, state.weights, state.matrices)] == ["meta", "meta", "cpu"]
+
+
+def test_density_of_a_gpu_is_loaded_on_any_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+    digest = save_tensors({"weights": torch.ones(2)}, tmp_path / "state.pt")
+    assert load_tensors(tmp_path / "state.pt", digest)["weights"].device.type == "cpu"
+
+
 def run(folder, epochs):
     """Train kappa on a solid and a molecule; return kappa and the losses."""
     functional = PBE(kappa=0.7, trainable=("kappa",))
@@ -130,3 +204,60 @@ def test_what_cannot_be_calculated_with_all_electrons_is_refused(changes, compla
 def test_charge_of_all_structures_at_once_is_refused():
     with pytest.raises(InputError, match="charge: that of each structure"):
         all_electron(atomization_energy("H2", molecule("H2"), 4.5), "sto-3g", charge=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"), [("basis", ("sto-3g", "6-31g")), ("grid_level", (3, 1)), ("density_fit", (0, 1))]
+)
+def test_structures_that_cannot_be_compared_are_refused(key, values):
+    settings = tuple({"basis": "sto-3g"} | {key: type(PySCFCalculator.default_parameters[key])(v)} for v in values)
+    with pytest.raises(
+        InputError, match=rf"record 'He': the structures have {key}=\w.* and \w.*; expected one for all"
+    ):
+        Record("He", (Atoms("He"), Atoms("He")), {}, settings=settings, calculator="nnxc-pyscf")
+
+
+def test_default_of_a_keyword_equals_its_value():
+    settings = ({"basis": "sto-3g"}, {"basis": "sto-3g", "grid_level": 3})
+    Record("He", (Atoms("He"), Atoms("He")), {}, settings=settings, calculator="nnxc-pyscf")
+
+
+def test_energies_of_pseudopotentials_are_not_compared_with_those_of_all_electrons():
+    provenance = Provenance("ase_nnxc", "PBE", {"He": "0123"})
+    record = all_electron(Record("He", (Atoms("He"),), {"energy": [-78.0]}, provenance=provenance), "sto-3g")
+    calculator = NNXCCalculator(PBE(trainable=("kappa",)), **TINY)
+    assert "those of all electrons: they belong to a pseudopotential of He" in TotalEnergy().obstacle(
+        record, calculator
+    )
+    assert EnergyDifferences().obstacle(record, calculator) is None
+    assert TotalEnergy().obstacle(replace(record, provenance=Provenance("PySCF", "PBE")), calculator) is None
+
+
+OXYGEN = molecule("O2")  # with the moments 1 and 1
+
+
+def of_settings(atoms, **settings):
+    return all_electron(Record("one", (atoms,), {}, settings=(settings,)), "sto-3g")
+
+
+@pytest.mark.parametrize(
+    ("atoms", "fixed", "total"),
+    [(OXYGEN, True, 2), (OXYGEN, 2.0, 2), (OXYGEN, False, 2), (Atoms("N2"), True, 0), (Atoms("N2"), 2.0, 2)],
+)
+def test_fixed_moment_is_the_number_of_unpaired_electrons(atoms, fixed, total):
+    (structure,) = of_settings(atoms, fixed_magmom=fixed).structures
+    assert structure.get_initial_magnetic_moments().sum() == total
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"fixed_magmom": 0}, "fixed_magmom=0 of O2: the initial magnetic moments add up to 2"),
+        ({"fixed_magmom": 4.0}, "fixed_magmom=4 of O2: the initial magnetic moments add up to 2"),
+        ({"fixed_magmom": 1.5}, r"fixed_magmom=1.5: expected a whole number"),
+        ({"charge": 0.5}, r"charge=0.5: expected a whole number"),
+    ],
+)
+def test_charge_and_moment_that_all_electrons_cannot_have_are_refused(settings, complaint):
+    with pytest.raises(InputError, match=complaint):
+        of_settings(OXYGEN, **settings)

@@ -96,7 +96,7 @@ def rank_of_two(rank, folder):
         "warnings": warned,
         "history": history,
         "parameters": parameters(whole),
-        "states": list(whole._warm._held),
+        "states": list(whole._warm._held.values()),
         "error": failing(),
     }
     (folder / f"{rank}.json").write_text(json.dumps(results))
@@ -145,7 +145,7 @@ def test_each_rank_keeps_the_ground_states_of_its_own_records(two, one):
     assert first
     assert second
     assert first.isdisjoint(second)
-    assert first | second == set(one._warm._held)
+    assert first | second == set(one._warm._held.values())
     assert len((folder / "whole" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
@@ -169,7 +169,7 @@ def test_exception_on_one_rank_ends_all_ranks(two):
 def test_run_of_two_ranks_is_resumed_with_one(two):
     folder, results = two
     run = trainer(folder / "cut", epochs=2)
-    assert set(run._warm._held) == {*results[0]["states"], *results[1]["states"]}
+    assert set(run._warm._held.values()) == {*results[0]["states"], *results[1]["states"]}
     messages(run.run)
     assert parameters(run) == pytest.approx(results[0]["parameters"], rel=1e-7)
 

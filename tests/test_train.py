@@ -101,7 +101,8 @@ def test_digest_sees_a_moved_atom_a_changed_target_and_a_setting():
         ({"settings": ({"charge": 1},)}, "expected one of the settings for each of the 5 structures, got 1"),
         ({"settings": ({"hunt": True},) * 5}, "did you mean 'hund'"),
         ({"settings": ({"charge": "+1"},) * 5}, r"charge='\+1'"),
-        ({"settings": ({"ecut": 300, "hund": True},) * 5}, "ecut must be the same"),
+        ({"settings": ({"ecut": 300, "hund": True},) * 5}, "ecut cannot be a setting of a structure"),
+        ({"settings": ({"share_kpoints": True},) * 5}, "share_kpoints cannot be a setting of a structure"),
         ({"settings": ("hund",) * 5}, "record 'Al'"),
     ],
 )

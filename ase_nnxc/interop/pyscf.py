@@ -153,7 +153,7 @@ def freeze_density(mf: "KohnShamDFT") -> FrozenDensity:
         integration.recorded = None
     functional = integration.functional
     with torch.inference_mode(False), torch.no_grad():
-        channels = torch.tensor(np.concatenate(blocks, axis=-1), device=_device(functional))
+        channels = torch.tensor(np.concatenate(blocks, axis=-1), device=device_of(functional))
         weights = torch.tensor(mf.grids.weights, device=channels.device)
         other = float(mf.e_tot) - float(_integral(functional, channels, weights))
         return FrozenDensity(functional, torch.tensor(matrices), channels, weights, other)
@@ -425,7 +425,7 @@ def _evaluate(functional: "Functional", rho: np.ndarray, order: int = 1) -> tupl
     (2, rows, 2, rows, n).
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = torch.tensor(rho, dtype=torch.float64, device=_device(functional), requires_grad=True)
+        leaf = torch.tensor(rho, dtype=torch.float64, device=device_of(functional), requires_grad=True)
         channels = 0.5 * leaf[None] if rho.ndim == 2 else leaf
         energy = functional(_features(channels, functional.features))
         values = [energy / spin_sum(channels[:, 0]).clamp(min=torch.finfo(leaf.dtype).tiny)]
@@ -447,8 +447,8 @@ def _gradient(values: Tensor, leaf: Tensor, create_graph: bool = False) -> Tenso
     return derivative
 
 
-def _device(functional: "Functional") -> torch.device:
-    """The device of the tensors of a functional."""
+def device_of(functional: "Functional") -> torch.device:
+    """Return the device of the tensors of a functional."""
     return next((tensor.device for tensor in functional.state_dict().values()), torch.device("cpu"))
 
 

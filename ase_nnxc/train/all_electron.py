@@ -7,7 +7,7 @@ from ase import Atoms
 
 from ..calculator import PySCFCalculator
 from ..calculator.molecule import solve
-from ..interop.pyscf import FrozenDensity, freeze_density
+from ..interop.pyscf import FrozenDensity, device_of, freeze_density
 from ..registry import resolve
 from ..xc import Functional
 
@@ -60,7 +60,8 @@ class WarmMolecule:
         return data | {"fingerprint": self._fingerprint}
 
     def unpack_state(self, atoms: Atoms, data: Mapping[str, Any]) -> None:
-        """Hold the density that `pack_state` returned for the same atoms."""
-        tensors = {key: value for key, value in data.items() if key != "fingerprint"}
-        self.held_state = FrozenDensity(self._xc.functional, **tensors)
+        """Hold the density that `pack_state` returned for the same atoms, on the device of the functional."""
+        functional, device = self._xc.functional, device_of(self._xc.functional)
+        channels, weights = data["channels"].to(device), data["weights"].to(device)
+        self.held_state = FrozenDensity(functional, data["matrices"], channels, weights, data["other_energy"])
         self._fingerprint = data["fingerprint"]

@@ -81,10 +81,15 @@ class Objective:
         symbol = other_table(record, calculator) if self.absolute else None
         if symbol is None:
             return None
+        what = f"absolute energies and densities of record {record.name!r} ({record.provenance.code})"
+        if record.is_all_electron:
+            return (
+                f"{what} cannot be compared with those of all electrons: they belong to a pseudopotential of {symbol}. "
+                "Use differences of energies"
+            )
         return (
-            f"absolute energies and densities of record {record.name!r} ({record.provenance.code}) cannot be compared: "
-            f"its pseudopotential of {symbol} is different or unknown. Use differences of energies, or align_energies "
-            "(nnxc dataset --align)"
+            f"{what} cannot be compared: its pseudopotential of {symbol} is different or unknown. Use differences of "
+            "energies, or align_energies (nnxc dataset --align)"
         )
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:

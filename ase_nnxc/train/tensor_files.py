@@ -20,7 +20,7 @@ def save_tensors(data: Any, path: Path) -> str:
 
 
 def load_tensors(path: Path, digest: str) -> Any:
-    """Return what `save_tensors` wrote.
+    """Return what `save_tensors` wrote, with all tensors on the CPU.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def load_tensors(path: Path, digest: str) -> Any:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if found != digest:
         raise InputError(f"{path} is damaged or was changed: it does not have its SHA-256")
-    return torch.load(path, weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _digest(path: Path) -> str:

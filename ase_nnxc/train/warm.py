@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, InputError
 
 from ..calculator import NNXCCalculator
@@ -41,9 +40,10 @@ class WarmCalculators:
         self.calculator, self.memory = calculator, memory * 2**30
         self._calculators: dict[str, Sequence[_Warm]] = {}  # by the name of the record
         self._molecules: dict[str, WarmMolecule] = {}  # by structure and settings
-        self._held: OrderedDict[str, tuple[Atoms, _Warm]] = OrderedDict()  # by structure, oldest first
-        # ground states in the folder that was saved last, and the SHA-256 of their files
-        self._written: dict[str, tuple[GroundState | FrozenDensity, str]] = {}
+        # calculators with a ground state, oldest first, and the name of the structure that was calculated last
+        self._held: OrderedDict[_Warm, str] = OrderedDict()
+        # ground states in the folder that was saved last, with the names and the SHA-256 of their files
+        self._written: dict[_Warm, tuple[GroundState | FrozenDensity, str, str]] = {}
 
     def predict(self, record: Record, fixed_density: bool = False) -> Prediction:
         """Return the predictions of the functional for the structures, with gradients by its parameters.
@@ -69,7 +69,6 @@ class WarmCalculators:
     def _predict(self, record: Record, fixed_density: bool) -> Prediction:
         solved, energies = [], []
         for i, (atoms, calculator) in enumerate(zip(record.structures, self._calculators_of(record))):
-            key = f"{record.name}/{i}"
             try:
                 if fixed_density and calculator.held_state is not None:
                     energies.append(calculator.held_state.energy_tensor() * HARTREE)
@@ -80,9 +79,9 @@ class WarmCalculators:
                     energies.append(solved[-1].free_energy)
             except Exception:  # of any type: the next calculation must not start from this state
                 calculator.reset()
-                self._held.pop(key, None)
+                self._held.pop(calculator, None)
                 raise
-            self._hold(key, atoms, calculator)
+            self._hold(calculator, f"{record.name}/{i}")
         return Prediction(torch.stack(energies), None if fixed_density or record.is_all_electron else solved)
 
     def _calculators_of(self, record: Record) -> Sequence[_Warm]:
@@ -103,16 +102,16 @@ class WarmCalculators:
             self._molecules[key] = WarmMolecule(get_functional(self.calculator.parameters["xc"]), settings)
         return self._molecules[key]
 
-    def _hold(self, key: str, atoms: Atoms, calculator: _Warm) -> None:
+    def _hold(self, calculator: _Warm, name: str) -> None:
         """Keep the ground state of a calculator, and drop the oldest ones until all fit in the memory."""
-        self._held[key] = (atoms, calculator)
-        self._held.move_to_end(key)
-        sizes = [_size(kept.held_state) for _, kept in self._held.values()]
+        self._held[calculator] = name
+        self._held.move_to_end(calculator)
+        sizes = [_size(kept.held_state) for kept in self._held]
         total = sum(sizes)
         for size in sizes[:-1]:
             if total <= self.memory:
                 return
-            _, (_, oldest) = self._held.popitem(last=False)
+            oldest, _ = self._held.popitem(last=False)
             oldest.reset()
             total -= size
 
@@ -122,20 +121,20 @@ class WarmCalculators:
         Returns
         -------
         dict
-            SHA-256 of the files by the names of the ground states.
+            SHA-256 of the files by the names of the structures.
         """
         written = {}
-        for key, (_, calculator) in self._held.items():
-            state, file = calculator.held_state, folder / _file_of(key)
+        for calculator, name in self._held.items():
+            state, file = calculator.held_state, folder / _file_of(name)
             assert state is not None
-            before, digest = self._written.get(key, (None, ""))
+            before, name_before, digest = self._written.get(calculator, (None, "", ""))
             if previous is None or before is not state:
                 digest = save_tensors(calculator.pack_state(), file)
             else:
-                os.link(previous / file.name, file)
-            written[key] = state, digest
+                os.link(previous / _file_of(name_before), file)
+            written[calculator] = state, name, digest
         self._written = written
-        return {key: digest for key, (_, digest) in written.items()}
+        return {name: digest for _, name, digest in written.values()}
 
     def load(self, folder: Path, digests: Mapping[str, str], records: Mapping[str, Record]) -> None:
         """Load the ground states of these records, by name, that `save` wrote and whose digests it returned.
@@ -145,21 +144,21 @@ class WarmCalculators:
         InputError
             If a file is not as it was written.
         """
-        for key, digest in digests.items():
-            name, _, i = key.rpartition("/")
-            if name not in records:
+        for name, digest in digests.items():
+            record_name, _, i = name.rpartition("/")
+            if record_name not in records:
                 continue
-            record = records[name]
+            record = records[record_name]
             atoms, calculator = record.structures[int(i)], self._calculators_of(record)[int(i)]
-            calculator.unpack_state(atoms, load_tensors(folder / _file_of(key), digest))
-            self._held[key] = (atoms, calculator)
+            calculator.unpack_state(atoms, load_tensors(folder / _file_of(name), digest))
             assert calculator.held_state is not None
-            self._written[key] = calculator.held_state, digest
+            self._held[calculator] = name
+            self._written[calculator] = calculator.held_state, name, digest
 
 
-def _file_of(key: str) -> str:
+def _file_of(name: str) -> str:
     """Return a file name for a structure, as the name of its record may contain any character."""
-    return hashlib.sha256(key.encode()).hexdigest()[:32] + ".pt"
+    return hashlib.sha256(name.encode()).hexdigest()[:32] + ".pt"
 
 
 def _size(state: GroundState | FrozenDensity | None) -> int:

@@ -15,8 +15,11 @@ from ..schema import text
 from ..targets import target_from_data, target_to_data
 from .schema import check_calculator, check_coefficients, check_provenance, check_record, check_structure
 
-SHARED = ("xc", "ecut", "pseudos", "smooth_cutoff", "device", "txt")
+SHARED = ("xc", "ecut", "pseudos", "smooth_cutoff", "device", "share_kpoints", "txt")
 """Keywords of the calculator that a structure cannot change: differences of energies need one value for all."""
+
+COMPARABLE = ("basis", "grid_level", "density_fit")
+"""Keywords of `PySCFCalculator` that must be equal in all structures of a record: energies depend on them."""
 
 STATIONARY = ("energy", "reaction_energy")
 """Targets of records of all electrons, whose gradient needs no response of the density."""
@@ -94,8 +97,8 @@ class Record:
         If a structure has no atoms, an atomic number that is not from 1 to 118, or a position, cell or moment that is
         not finite; if a target is unknown, not finite, or has a shape that does not fit the structures; if a setting is
         unknown or has a wrong value; if there is not one finite coefficient or one mapping of settings for each
-        structure; if a record of all electrons has a periodic structure, no basis, or targets that are not in
-        `STATIONARY`.
+        structure; if a record of all electrons has a periodic structure, no basis, settings in `COMPARABLE` that differ
+        between its structures, or targets that are not in `STATIONARY`.
     """
 
     name: str
@@ -150,6 +153,13 @@ class Record:
             raise InputError(f"record {self.name!r}: a periodic structure cannot be calculated with all electrons")
         if self.settings is None or not all("basis" in settings for settings in self.settings):
             raise InputError(f"record {self.name!r}: with all electrons the settings of each structure need a basis")
+        for key in COMPARABLE:
+            values = sorted({settings.get(key, PySCFCalculator.default_parameters[key]) for settings in self.settings})
+            if len(values) > 1:
+                raise InputError(
+                    f"record {self.name!r}: the structures have {key}={' and '.join(map(str, values))}; expected one "
+                    "for all, as energies that differ in it cannot be compared"
+                )
 
     def _plain_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of one structure as plain data, as they are read from a file."""

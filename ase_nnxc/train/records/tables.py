@@ -26,8 +26,10 @@ def digests_of_record(record: Record, calculator: NNXCCalculator) -> dict[str, s
 
 
 def other_table(record: Record, calculator: NNXCCalculator) -> str | None:
-    """Return an element whose pseudopotential in the record's targets is unknown or not the calculator's, if any."""
-    for symbol, digest in digests_of_record(record, calculator).items():
-        if record.provenance.tables.get(symbol) != digest:
-            return symbol
-    return None
+    """Return an element whose pseudopotential in the record's targets is unknown or not the calculator's, if any.
+
+    Neither side has one if all electrons are calculated.
+    """
+    theirs, ours = record.provenance.tables, digests_of_record(record, calculator)
+    symbols = sorted({symbol for atoms in record.structures for symbol in atoms.symbols})
+    return next((symbol for symbol in symbols if theirs.get(symbol) != ours.get(symbol)), None)
