@@ -117,7 +117,7 @@ def table(results: dict[str, Any]) -> str:
                 cells.append(f"{median(sizes.values()):.{digits}f}; {names}")
         lines.append(f"| {fraction:.1f} | {' | '.join(cells)} |\n")
     head = "| fraction | a0, %, smooth | E, meV, smooth | a0, %, plain | E, meV, plain |\n| --- | --- | --- | --- | --- |\n"
-    return head + "".join(lines)
+    return f"{len(results)} elements:\n\n{head}{''.join(lines)}"
 
 
 def main() -> None:
