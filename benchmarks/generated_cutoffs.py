@@ -4,10 +4,10 @@
     python benchmarks/generated_cutoffs.py --page
 
 Each element is calculated at the volume of its own crystal, if this has at most two atoms in the cell, and else of an
-fcc crystal, and at volumes 4 % above and below: at fractions of the recommended cutoff, with the smooth cutoff and without, on a
-mesh of 4x4x4 k-points, with PBE. From the difference of the energies follow the error of the energy difference of the
-two outer volumes, meV per atom, and that of the lattice constant, per cent, against the smooth cutoff at 1.5 times the
-recommended one. A denser mesh would average the steps of the energy without the smooth cutoff.
+fcc crystal, and at volumes 4 % above and below: at fractions of the recommended cutoff, with the smooth cutoff and
+without, on a mesh of 4x4x4 k-points, with PBE. The errors of the energy difference of the two outer volumes, meV per
+atom, and of the lattice constant, per cent, are against the smooth cutoff at 1.5 times the recommended one. A denser
+mesh would average the steps of the energy without the smooth cutoff.
 
 The result of an element is saved as soon as it is calculated, and is not calculated again. --page rewrites the table in
 docs/pseudopotentials.md.
@@ -78,7 +78,7 @@ def measure(symbol: str) -> dict[str, Any]:
     errors = {}
     for fraction in FRACTIONS:
         differences = {mode: difference - reference for mode, (difference, _) in at(fraction).items()}
-        # E = c x^2 / (2 STRAIN^2), x = V/V0 - 1, and a slope dE / (2 STRAIN):  dx = -STRAIN dE / (2 c),  da / a = dx / 3
+        # E = c x^2 / (2 STRAIN^2), x = V/V0 - 1, and a slope dE / (2 STRAIN):  dx = -STRAIN dE / (2 c), da / a = dx / 3
         errors[f"{fraction:.1f}"] = {
             mode: {
                 "meV": round(1000 * difference, 3),
