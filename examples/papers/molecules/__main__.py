@@ -29,6 +29,7 @@ from ase_nnxc.train.objectives import ReactionEnergy
 from ase_nnxc.train.penalties import FunctionalAnchor
 from ase_nnxc.train.records import Record
 from ase_nnxc.train.trainer import Trainer, TrainerSettings
+from ase_nnxc.xc import Functional
 from benchmarks.results import read_results, write_results
 
 from ..points import Point, complete, write_table
@@ -113,7 +114,7 @@ def dissociation() -> dict[str, Atoms]:
     return structures
 
 
-def energy_of(xc: str) -> Callable[[Atoms], Point]:
+def energy_of(xc: str | Functional) -> Callable[[Atoms], Point]:
     """Return a function that calculates the energy of a molecule; it is NaN if the SCF does not converge."""
 
     def calculate(atoms: Atoms) -> Point:
@@ -165,10 +166,11 @@ def run(
     records = [*fitted, *validation, *test]
     structures = species(records) | dissociation()
     for name in (*PARENTS, *names):
-        xc, seconds = name, None
+        xc: str | Functional = name
+        seconds = None
         if name not in PARENTS:
             seconds = sum(epoch["seconds"] for epoch in train(name, fitted, validation, folder, passes))
-            xc = str(folder / "models" / RESULT.format(name))
+            xc = get_functional(folder / "models" / RESULT.format(name))  # its description has no path
         settings = {"functional": PySCFCalculator(xc).todict()["versions"]["functional"], "grid_level": GRID_LEVEL}
         points = complete(path, name, settings, structures, energy_of(xc))
         results = read_results(path)

@@ -4,6 +4,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def read_records(entries: Sequence[dict]) -> list[Record]:
 def with_grid(record: Record, level: int = GRID_LEVEL) -> Record:
     """Return a record whose structures are calculated on a grid of this level."""
     settings = tuple(one | {"grid_level": level} for one in record.settings)
-    return Record(**vars(record) | {"settings": settings})
+    return replace(record, settings=settings)
 
 
 def _formula(entry: dict) -> str:
