@@ -39,8 +39,8 @@ def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated
         Chemical symbol; inputs exist for 72 elements from H to Rn.
     functional : Functional
         Any functional of the density and its gradient, with its present parameters. For a functional that also depends
-        on tau the pseudopotential is that of PBEsol, with the inputs `Inputs.for_tau` and the kinetic energy density of the
-        model core.
+        on tau the pseudopotential is that of PBEsol, with the model core of `Inputs.for_tau` and its kinetic energy
+        density.
     name : str
         Name of the result.
 
