@@ -1,20 +1,22 @@
 """Test the convergence of the SCF for crystals of common elements, and write benchmarks/wide_set.json.
 
-    python benchmarks/wide_set.py [NAME ...]
+    python benchmarks/wide_set.py [NAME ...] [--xc r2SCAN --pseudos oncv]
 
 The crystals are fcc, bcc, simple cubic and diamond structures of elements, and cubic oxides of six compositions as in
 E. Bosoni et al., Nat. Rev. Phys. 6, 45 (2024): X2O (antifluorite), XO (rocksalt), X2O3 (Pn-3m, X on 4b and O on 6d),
 XO2 (fluorite), X2O5 (Pn-3m, also O on 4c), XO3 (Pm-3m). The distance between neighbours is the sum of their covalent
-radii. Settings are the defaults, except for inexpensive pseudopotentials (few electrons), cutoff and mesh. Cr, Mn, Fe,
-Co and Ni start with 3 Bohr magnetons per atom. Structures that are in the file are not calculated again.
+radii. Settings are the defaults, except for the cutoff, the mesh, and pseudopotentials: those of gth-pbe with few
+electrons unless others are named. Cr, Mn, Fe, Co and Ni start with 3 Bohr magnetons per atom. Structures that are in
+the file are not calculated again.
 """
 
+import argparse
 import json
-import sys
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from ase import Atoms
 from ase.build import bulk
@@ -68,12 +70,19 @@ def structures() -> Iterator[tuple[str, Atoms]]:
         yield from oxides(x)
 
 
-def converge(atoms: Atoms) -> dict[str, float | str]:
+def pseudopotentials(atoms: Atoms, name: str) -> dict[str, str]:
+    """Return the pseudopotentials by element, those with few electrons of gth-pbe."""
+    few = {s: f"{name}-q{FEW[s]}" for s in set(atoms.symbols) if s in FEW} if name == "gth-pbe" else {}
+    return few | {"default": name}
+
+
+def converge(atoms: Atoms, xc: str, pseudos: str) -> dict[str, float | str]:
     """Return the steps and seconds of the SCF, or its error message."""
     if set(atoms.symbols) & set(MAGNETIC):
         atoms.set_initial_magnetic_moments([3.0 if s in MAGNETIC else 0.0 for s in atoms.symbols])
-    pseudos = {s: f"gth-pbe-q{FEW[s]}" for s in set(atoms.symbols) if s in FEW} | {"default": "gth-pbe"}
-    atoms.calc = NNXCCalculator(ecut=600, kpts={"density": 1.5, "gamma": True}, pseudos=pseudos)
+    atoms.calc = NNXCCalculator(
+        xc, ecut=600, kpts={"density": 1.5, "gamma": True}, pseudos=pseudopotentials(atoms, pseudos)
+    )
     clock = time.process_time()
     try:
         found: dict[str, float | str] = {"energy_eV": round(atoms.get_potential_energy(), 6)}
@@ -84,15 +93,22 @@ def converge(atoms: Atoms) -> dict[str, float | str]:
 
 def main() -> None:
     """Calculate the missing structures and count those that converged."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="default: all")
+    parser.add_argument("--xc", default="PBE", help="functional")
+    parser.add_argument("--pseudos", default="gth-pbe", help="pseudopotentials")
+    arguments = parser.parse_args()
     results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    found = results.setdefault(f"{arguments.xc}, {arguments.pseudos}", {})
     for name, atoms in structures():
-        if name in results or (sys.argv[1:] and name not in sys.argv[1:]):
+        if name in found or (arguments.names and name not in arguments.names):
             continue
-        results[name] = converge(atoms)
-        print(name, results[name], flush=True)
+        found[name] = converge(atoms, arguments.xc, arguments.pseudos)
+        print(name, found[name], flush=True)
         OUTPUT.write_text(json.dumps(results, indent=0) + "\n")
-    failed = [name for name, result in results.items() if "error" in result]
-    print(f"{len(results) - len(failed)} of {len(results)} converged; not converged: {', '.join(failed) or 'none'}")
+    failed = [name for name, result in found.items() if "error" in result]
+    print(f"{len(found) - len(failed)} of {len(found)} converged; not converged: {', '.join(failed) or 'none'}")
+    print(f"steps: median {median(result['steps'] for result in found.values())}")
 
 
 if __name__ == "__main__":
