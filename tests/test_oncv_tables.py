@@ -108,12 +108,11 @@ def test_meta_gga_has_the_potential_of_pbesol():
     assert generate("Al", R2SCAN()).digest == generate("Al", pbesol()).digest
 
 
-def test_meta_gga_has_a_model_core_of_its_own():
-    """That of the other functionals is fitted to molecules, with which SCAN's solids are worse."""
-    density, wide = generate("O", R2SCAN()), generate("O", pbesol())
-    radii = np.array([0.3, 0.9])
-    assert density.core.in_space(radii)[0] == pytest.approx(wide.core.in_space(radii)[0], rel=0.3)
-    assert density.core.in_space(radii)[1] < 0.7 * wide.core.in_space(radii)[1]
+def test_meta_gga_has_no_model_core_of_oxygen():
+    """With one, r2SCAN's atomization energy of water is wrong by 1.5 kcal/mol per atom."""
+    assert generate("O", pbesol()).core is not None
+    assert generate("O", R2SCAN()).core is None
+    assert generate("B", R2SCAN()).core is not None
 
 
 def test_functional_with_other_features_is_an_error():

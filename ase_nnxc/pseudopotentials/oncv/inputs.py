@@ -79,13 +79,13 @@ class ModelCoreInputs:
         Density at r = 0, relative to that where core and valence densities are equal.
     scale : float
         Length of the model, relative to the radius where they are equal.
-    scale_tau : float or None
-        The same for functionals that depend on tau; None if it is `scale`.
+    with_tau : bool
+        Whether functionals that depend on tau have the model core, too.
     """
 
     height: float
     scale: float
-    scale_tau: float | None = None
+    with_tau: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,7 @@ class Inputs:
     @property
     def for_tau(self) -> "Inputs":
         """The inputs for functionals that depend on tau."""
-        if self.model_core is None or self.model_core.scale_tau is None:
-            return self
-        return replace(self, model_core=ModelCoreInputs(self.model_core.height, self.model_core.scale_tau))
+        return self if self.model_core is None or self.model_core.with_tau else replace(self, model_core=None)
 
     def core_shells(self, l: int) -> int:  # noqa: E741
         """Return the number of core shells with an angular momentum."""
