@@ -23,7 +23,7 @@ from pyscf.dft import libxc
 from ase_nnxc.ks.basis import Basis, DensityGrid, make_basis, make_sphere, smooth_size
 from ase_nnxc.ks.convergence import ConvergenceError, OrbitalTolerance, SCFSettings
 from ase_nnxc.ks.crystal import Crystal
-from ase_nnxc.ks.eigensolver import Eigenpairs
+from ase_nnxc.ks.eigensolver import Eigenpairs, in_double
 from ase_nnxc.ks.fields import Fields, strained_fields
 from ase_nnxc.ks.ground_state import GroundState
 from ase_nnxc.ks.hamiltonian import Hamiltonian
@@ -524,7 +524,7 @@ def dense(hamiltonian: Hamiltonian, psi: torch.Tensor, tolerance: float, nconver
         unit = torch.zeros(len(psi), npw, hamiltonian.npw, dtype=psi.dtype)
         unit[k, :, :npw] = torch.eye(npw)
         matrix = hamiltonian.apply(unit)[k, :, :npw].mT
-        energies, waves = torch.linalg.eigh(matrix.to(torch.complex128))
+        energies, waves = torch.linalg.eigh(in_double(matrix))
         values[k], vectors[k, :, :npw] = energies[: psi.shape[1]], waves[:, : psi.shape[1]].mT.to(psi.dtype)
     return Eigenpairs(values, vectors, torch.zeros_like(values), torch.zeros(len(psi), dtype=torch.int64))
 

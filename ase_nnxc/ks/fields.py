@@ -5,15 +5,17 @@ kinetic energy density tau = 1/2 sum_n f_n |grad psi_n|^2, the total tau and, wi
 Hartree bohr^-3.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .basis import Basis, DensityGrid
+from .basis import Basis, DensityGrid, Sphere
 from .crystal import Crystal
 from .kpoints import Block, KPoints
+from .real_orbitals import pack
 from .transforms import chunk_size, to_box
 
 
@@ -101,7 +103,7 @@ def fields_of_orbitals(
     crystal, basis, kpoints
         Cell, plane waves, and blocks of the orbitals.
     orbitals : sequence of Tensor
-        (nbands, npw) of each block.
+        (nbands, npw) of each block; real or complex, see `real_orbitals`.
     electrons : Tensor
         (nspin, nk, nbands) occupations including spin degeneracy and the weight of the k-point.
     with_tau : bool
@@ -118,24 +120,47 @@ def fields_of_orbitals(
         occupations = electrons[block.spin, block.k]
         filled = occupations.abs() > 1e-14
         psi, occupations = psi[filled], occupations[filled]
-        half_squares = block.sphere.half_squares(crystal.reciprocal).to(psi.dtype)
-        sums = torch.zeros(count, 2 * basis.grid.size, dtype=torch.float64, device=psi.device)  # real, imaginary parts
-        step = chunk_size(basis.grid.size, psi.device)
+        sphere, real = block.sphere, psi.dtype.to_real()
+        half_squares = sphere.half_squares(crystal.reciprocal).to(real)
+        sums = torch.zeros(count, basis.grid.size, 2, dtype=torch.float64, device=psi.device)  # of both parts
+        step = chunk_size(basis.grid.size, psi.device) * (1 if psi.is_complex() else 2)
         for start in range(0, len(psi), step):
-            chunk, factors = psi[start : start + step], occupations[start : start + step].to(psi.dtype.to_real())
-            waves = torch.cat((chunk, half_squares * chunk)) if with_tau else chunk
-            parts = torch.view_as_real(to_box(waves, block.sphere, shape)).flatten(1)
+            waves, weights = psi[start : start + step], occupations[None, start : start + step].to(real)
+            if not psi.is_complex():  # psi_1 + i psi_2
+                weights = torch.nn.functional.pad(weights, (0, len(waves) % 2)).view(2, -1)
+                waves = pack(waves, sphere)
             if with_tau:
-                sums[1] += factors @ parts[len(chunk) :].mul_(parts[: len(chunk)])
-            sums[0] += factors @ parts[: len(chunk)].square_()
+                waves = torch.cat((waves, half_squares * waves))
+            boxes = to_box(waves, sphere, shape)
+            if not psi.is_complex() and not sphere.is_gamma:
+                boxes *= _bloch_phase(sphere, shape)
+            of_psi, *of_t = torch.view_as_real(boxes).flatten(1).split(weights.shape[1])
+            if with_tau:
+                sums[1] += _sum_of_parts(weights, of_t[0].mul_(of_psi))
+            sums[0] += _sum_of_parts(weights, of_psi.square_())
         return sums
 
     sums = kpoints.sum_of_spins(of_block, orbitals)
-    fields = _total_and_moment(sums.view(crystal.nspin, count, *shape, 2).sum(-1) / crystal.volume)
+    fields = _total_and_moment(sums.sum(-1).view(crystal.nspin, count, *shape) / crystal.volume)
     waves = basis.grid.to_fourier(basis.orbits.symmetrize(fields))
     if with_tau:
         waves[:, 1] -= 0.25 * basis.grid.wavevectors(crystal.reciprocal).square().sum(-1) * waves[:, 0]
     return kpoints.same(waves.transpose(0, 1).flatten(0, 1))
+
+
+def _sum_of_parts(weights: Tensor, parts: Tensor) -> Tensor:
+    """Return sums (npoints, 2) of real and imaginary parts (n, 2 npoints), weighted by (1, n), or each by (2, n)."""
+    sums = (weights @ parts).unflatten(1, (-1, 2))
+    return sums[0] if len(sums) == 1 else sums.diagonal(dim1=0, dim2=2)
+
+
+def _bloch_phase(sphere: Sphere, shape: tuple[int, int, int]) -> Tensor:
+    """Return exp(i k r) on the FFT box (n1, n2, n3)."""
+    phases = []
+    for k, n in zip(sphere.kpoint, shape):
+        angles = 2 * math.pi * k * torch.arange(n, device=k.device) / n
+        phases.append(torch.polar(torch.ones_like(angles), angles))
+    return phases[0][:, None, None] * phases[1][:, None] * phases[2]
 
 
 def kinetic_tensors(

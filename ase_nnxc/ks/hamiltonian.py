@@ -54,10 +54,6 @@ class Hamiltonian:
         terms = zip(*(hamiltonian._operators for hamiltonian in hamiltonians))
         return cls([type(term[0]).stack(term, max(numbers)) for term in terms], hamiltonians[0].ecut, numbers)
 
-    def to(self, dtype: torch.dtype) -> "Hamiltonian":
-        """Return H in complex64 or complex128."""
-        return Hamiltonian([operator.to(dtype) for operator in self._operators], self.ecut, self.numbers)
-
     @property
     def npw(self) -> int:
         """Number of plane waves, with padding."""

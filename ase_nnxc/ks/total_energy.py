@@ -12,6 +12,7 @@ from .hamiltonian import Hamiltonian
 from .kpoints import Block, KPoints
 from .operators import GridPotential
 from .potential import Potential, assemble_potential
+from .real_orbitals import to_plane_waves, to_real
 from .system import System
 from .terms.term import DensityTerm, IonTerm, Kernel, OrbitalTerm, Term
 
@@ -81,6 +82,34 @@ class TotalEnergy:
             else None
         )
 
+    # -- real orbitals -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def is_real(self) -> bool:
+        """Whether H is real at all k-points, so that an SCF can have real orbitals; see `real_orbitals`."""
+        if not all(sphere.is_real for sphere in self.system.basis.spheres):
+            return False
+        if any(term.made_of_orbitals for term in self.orbital_terms):
+            return False  # they receive plane waves
+        kpoints = self.system.kpoints
+
+        def of_block(block: Block) -> Tensor:
+            return torch.tensor(all(term.operator(block).is_real for term in self.orbital_terms), dtype=torch.int64)
+
+        return bool(kpoints.gather(kpoints.map(of_block)).all())
+
+    def to_real(self, orbitals: Sequence[Tensor]) -> list[Tensor]:
+        """Return the orbitals of all blocks, real if H is real (see `real_orbitals.to_real`), else as they are."""
+        if not self.is_real:
+            return list(orbitals)
+        return self.system.kpoints.map(lambda block, psi: to_real(psi, block.sphere), orbitals)
+
+    def to_plane_waves(self, orbitals: Sequence[Tensor]) -> list[Tensor]:
+        """Return the plane-wave coefficients of the orbitals of all blocks, which may be real."""
+        if orbitals[0].is_complex():
+            return list(orbitals)
+        return self.system.kpoints.map(lambda block, psi: to_plane_waves(psi, block.sphere), orbitals)
+
     # -- the Hamiltonian -----------------------------------------------------------------------------------------------
 
     def prepare(self, kpoints: KPoints, orbitals: Sequence[Tensor], electrons: Tensor) -> None:
@@ -110,14 +139,14 @@ class TotalEnergy:
         potential : Tensor
             (1 or 2, n1, n2, n3) entry of `Potential.values` for the spin of the block.
         dtype : torch.dtype
-            Precision, complex64 or complex128.
+            complex64 or complex128, or, if `is_real`, float32 or float64 for real orbitals.
         """
         operators = [term.operator(block).to(dtype) for term in self.orbital_terms]
         return Hamiltonian([*operators, self.grid_potential(block, potential).to(dtype)], self.system.basis.ecut)
 
     def hamiltonian_of_batch(self, blocks: Sequence[Block], potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
         """Return H of several blocks of one spin channel; the other parameters are those of `hamiltonian`."""
-        return Hamiltonian.stack([self.hamiltonian(block, potential, torch.complex128) for block in blocks]).to(dtype)
+        return Hamiltonian.stack([self.hamiltonian(block, potential, dtype) for block in blocks])
 
     def kinetic(self, block: Block) -> Tensor:
         """Return `Hamiltonian.kinetic` of a block, (npw,), Hartree."""

@@ -152,7 +152,8 @@ class OrbitalTerm(Term):
     def operator(self, block: Block) -> Operator:
         """Return O of a block in complex128.
 
-        Every diagonalisation calls this method, so a term should keep what does not change.
+        Every diagonalisation calls this method, so a term should keep what does not change. Where all k-points are
+        their own inverses, an SCF has real orbitals if `Operator.is_real` holds for all operators.
         """
 
     @abstractmethod
