@@ -509,7 +509,7 @@ class LinearMixer:
     def error(self, residual: torch.Tensor, volume: torch.Tensor) -> float:
         return float(volume * residual.abs().square().sum())
 
-    def step(self, density: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def step(self, density: torch.Tensor, residual: torch.Tensor, states: float) -> torch.Tensor:
         return density + 0.33 * residual
 
     def secants(self, density: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ class StuckMixer:
     def error(self, residual: torch.Tensor, volume: torch.Tensor) -> float:
         return float(volume * residual.abs().square().sum())
 
-    def step(self, density: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def step(self, density: torch.Tensor, residual: torch.Tensor, states: float) -> torch.Tensor:
         return density
 
     def secants(self, density: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:

@@ -184,6 +184,7 @@ class _SCF:
         """
         reservoirs = reservoirs or self.energy.system.crystal.reservoirs
         mixer, whole = mixer or default_mixer(self.energy.system, None), TRY_WHOLE
+        volume = float(self.energy.system.crystal.volume)
         self.stall = Stall()
         in_use = len(self.orbitals[0])
         while True:
@@ -222,7 +223,7 @@ class _SCF:
                 )
             elif self.stall.after(step.error, output.states.whole) and not patient:
                 return output
-            fields = mixer.step(fields, residual)
+            fields = mixer.step(fields, residual, output.states.density_of_states / volume)
             asked = self.tolerance.next(asked, step.error)
             in_use = len(self.orbitals[0]) if missing else bands_in_use(output.states.occupations)
 
