@@ -116,7 +116,7 @@ class Sphere:
 
     @cached_property
     def is_gamma(self) -> bool:
-        """Whether k is zero; of one k-point."""
+        """Whether k is zero, of all k-points."""
         return not bool(self.kpoint.any())
 
     @cached_property

@@ -76,7 +76,7 @@ def norms(vectors: Tensor) -> Tensor:
 
 def _solve_small(overlap: Tensor, matrix: Tensor, nbands: int) -> tuple[Tensor, Tensor]:
     """Solve A c = e S c by S = L L^H; return the lowest `nbands` eigenvalues and eigenvectors."""
-    lower = torch.linalg.cholesky(overlap)
+    lower = torch.linalg.cholesky_ex(overlap).L  # positive definite: see `davidson`
     half = torch.linalg.solve_triangular(lower, matrix, upper=False)
     reduced = torch.linalg.solve_triangular(lower, half.mH, upper=False)
     values, vectors = torch.linalg.eigh(0.5 * (reduced + reduced.mH))

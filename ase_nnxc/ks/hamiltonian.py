@@ -1,11 +1,12 @@
 """The Kohn-Sham Hamiltonian of one spin channel and k-point, or of several k-points, as a sum of operators."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .operators import Diagonal, Operator
+from .operators import Diagonal, GridPotential, Operator
 
 
 class Hamiltonian:
@@ -53,6 +54,12 @@ class Hamiltonian:
         numbers = [hamiltonian.npw for hamiltonian in hamiltonians]
         terms = zip(*(hamiltonian._operators for hamiltonian in hamiltonians))
         return cls([type(term[0]).stack(term, max(numbers)) for term in terms], hamiltonians[0].ecut, numbers)
+
+    def with_potential(self, local: Tensor, tau: Tensor | None) -> "Hamiltonian":
+        """Return H with other potentials in its last operator, a `GridPotential`."""
+        *others, on_grid = self._operators
+        assert isinstance(on_grid, GridPotential)
+        return Hamiltonian([*others, replace(on_grid, local=local, tau=tau)], self.ecut, self.numbers)
 
     @property
     def npw(self) -> int:

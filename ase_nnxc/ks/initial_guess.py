@@ -64,12 +64,11 @@ def atomic_orbitals(crystal: Crystal, sphere: Sphere) -> Tensor:
     q = sphere.wavevectors(crystal.reciprocal)
     q2 = q.square().sum(-1)
     phases = sphere.phases(crystal.positions) / crystal.volume.sqrt()
-    rows = [
-        phases[atom] * (pseudo_atom(table).orbital(shell, q2) * solid_harmonics(shell.l, q))
-        for table, atoms in crystal.species.items()
-        for shell in pseudo_atom(table).shells
-        for atom in atoms
-    ]
+    rows = []
+    for table, atoms in crystal.species.items():
+        for shell in pseudo_atom(table).shells:
+            form = pseudo_atom(table).orbital(shell, q2) * solid_harmonics(shell.l, q)
+            rows += [phases[atom] * form for atom in atoms]
     return torch.cat(rows)
 
 

@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -113,10 +112,6 @@ class Separable(Operator):
     projectors: Tensor
     coupling: Tensor
 
-    @cached_property
-    def _conjugate(self) -> Tensor:
-        return self.projectors.conj().resolve_conj()
-
     @property
     def npw(self) -> int:
         """Number of plane waves."""
@@ -145,7 +140,7 @@ class Separable(Operator):
     def add_to(self, result: Tensor, psi: Tensor) -> None:
         """Compute result += sum_ij |p_i> D_ij <p_j|psi> with matrix products."""
         if self.projectors.shape[-2]:
-            result += psi @ self._conjugate.mT @ self.coupling @ self.projectors
+            result += (psi.conj() @ self.projectors.mT).conj() @ self.coupling @ self.projectors
 
     def matrix(self, waves: Tensor) -> Tensor:
         """Return P D P^H for these plane waves."""

@@ -1,6 +1,7 @@
 """The total energy of a system, as the sum of its terms."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -10,11 +11,19 @@ from ..xc.features import FIELDS
 from .fields import Fields, fields_of_orbitals, kinetic_tensors
 from .hamiltonian import Hamiltonian
 from .kpoints import Block, KPoints
-from .operators import GridPotential
+from .operators import GridPotential, Operator
 from .potential import Potential, assemble_potential
 from .real_orbitals import to_plane_waves, to_real
 from .system import System
 from .terms.term import DensityTerm, IonTerm, Kernel, OrbitalTerm, Term
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """Hamiltonians of batches of k-points in one dtype, by their indices, with the operators that they are made of."""
+
+    dtype: torch.dtype | None = None
+    of_kpoints: dict[tuple[int, ...], tuple[list[Operator], Hamiltonian]] = field(default_factory=dict)
 
 
 class TotalEnergy:
@@ -44,6 +53,7 @@ class TotalEnergy:
         self.ion_terms = [term for term in terms if isinstance(term, IonTerm)]
         self.density_terms = [term for term in terms if isinstance(term, DensityTerm)]
         self.orbital_terms = [term for term in terms if isinstance(term, OrbitalTerm)]
+        self._batches = _Batches()
         _check_terms(terms)
         nonlinear = [term.name for term in self.orbital_terms if term.made_of_orbitals]
         if system.ranks.count > 1 and nonlinear:
@@ -145,8 +155,20 @@ class TotalEnergy:
         return Hamiltonian([*operators, self.grid_potential(block, potential).to(dtype)], self.system.basis.ecut)
 
     def hamiltonian_of_batch(self, blocks: Sequence[Block], potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
-        """Return H of several blocks of one spin channel; the other parameters are those of `hamiltonian`."""
-        return Hamiltonian.stack([self.hamiltonian(block, potential, dtype) for block in blocks])
+        """Return H of several blocks of one spin channel; the other parameters are those of `hamiltonian`.
+
+        What terms return again is stacked and converted once: the operators of the batches of one dtype are kept.
+        """
+        operators = [term.operator(block) for block in blocks for term in self.orbital_terms]
+        batches, ks = self._batches, tuple(block.k for block in blocks)
+        if batches.dtype != dtype:
+            batches = self._batches = _Batches(dtype)
+        kept, hamiltonian = batches.of_kpoints.get(ks, ([], None))
+        if hamiltonian is None or any(a is not b for a, b in zip(operators, kept)):
+            hamiltonian = Hamiltonian.stack([self.hamiltonian(block, potential, dtype) for block in blocks])
+            batches.of_kpoints[ks] = operators, hamiltonian
+        local, *tau = potential.to(dtype.to_real())
+        return hamiltonian.with_potential(local, tau[0] if tau else None)
 
     def kinetic(self, block: Block) -> Tensor:
         """Return `Hamiltonian.kinetic` of a block, (npw,), Hartree."""
