@@ -116,7 +116,8 @@ def test_forces_and_stress_of_a_polarised_crystal_are_derivatives_of_the_free_en
     strain = torch.tensor([[0.9, 0.2, 0.0], [0.2, 0.6, 0.0], [0.0, 0.0, 0.7]], dtype=torch.float64)
 
     def changed(strain: torch.Tensor, move: torch.Tensor) -> float:
-        return solve(crystal.deformed(strain, move), basis, smearing, start=state, xc=xc).free_energy
+        # from atoms: with 5e-8 or no electrons in the other channel there are solutions 1e-7 Hartree apart
+        return solve(crystal.deformed(strain, move), basis, smearing, xc=xc).free_energy
 
     work = -float((forces * move).sum())
     assert slope(lambda x: changed(0 * strain, x * move), 1e-2) == pytest.approx(work, rel=1e-5)
