@@ -25,7 +25,7 @@ class StuckMixer:
     def error(self, residual: torch.Tensor, volume: torch.Tensor) -> float:
         return float(volume * residual.abs().square().sum())
 
-    def step(self, density: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def step(self, density: torch.Tensor, residual: torch.Tensor, states: float) -> torch.Tensor:
         return density
 
     def secants(self, density: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_magnet_keeps_its_moment_through_wide_smearing() -> None:
 
 def test_minimisation_leaves_half_of_the_steps_and_maxiter_counts_all() -> None:
     with pytest.raises(ConvergenceError) as caught:
-        solve(silicon(), mixer=StuckMixer(), settings=SCFSettings(energy=1e-14, maxiter=20))
+        solve(silicon(), mixer=StuckMixer(), settings=SCFSettings(energy=1e-18, maxiter=20))
     methods = [step.method for step in caught.value.history]
     before = methods.index("minimisation")
     assert len(methods) == 20

@@ -9,6 +9,8 @@ from ase_nnxc import NNXCCalculator
 from ase_nnxc.ks.coulomb import coulomb_kernel
 from ase_nnxc.ks.mixing import MORE_DAMPING, PATIENCE, AndersonMixer
 
+DENSE = 0.2  # a density of states at the Fermi level, Hartree^-1 bohr^-3, of more than one electron in a bohr^3
+
 
 @pytest.fixture
 def mixer():
@@ -32,19 +34,27 @@ def test_mixer_that_stalls_begins_anew_with_more_damping_and_less_memory(mixer):
     densities = [waves(made, step) for step in range(PATIENCE + 1)]
     residuals = [waves(made, 100 + step) for step in range(PATIENCE + 1)]  # of about equal size
     for density, residual in zip(densities[:-1], residuals[:-1]):
-        made.step(density, residual)
+        made.step(density, residual, DENSE)
     assert made.damping == 0.8
-    again = made.step(densities[-1], residuals[-1])
+    again = made.step(densities[-1], residuals[-1], DENSE)
     assert made.damping == 0.8 * MORE_DAMPING
     assert made.history == 4
-    assert torch.allclose(again, densities[0] + made.damping * made.kerker * residuals[0])
+    assert torch.allclose(again, densities[0] + made.damping * made.kerker(DENSE) * residuals[0])
+
+
+def test_screening_is_that_of_the_states_at_the_fermi_level(mixer):
+    made = mixer(screening=0.8)
+    squares = 4 * torch.pi / made.metric[0][1:]
+    assert torch.equal(made.kerker(0.0), torch.ones_like(made.metric[0]))  # none in an insulator
+    for states, square in ((0.03, 4 * torch.pi * 0.03), (DENSE, 0.8**2)):
+        torch.testing.assert_close(made.kerker(states)[1:], squares / (squares + square))
 
 
 def test_mixer_near_the_solution_does_not_begin_anew(mixer):
     made = mixer()
-    made.step(waves(made, 0), waves(made, 1))
+    made.step(waves(made, 0), waves(made, 1), DENSE)
     for step in range(2 * PATIENCE):  # of about equal size, a ten-thousandth of the first
-        made.step(waves(made, 2), 1e-4 * waves(made, 3 + step))
+        made.step(waves(made, 2), 1e-4 * waves(made, 3 + step), DENSE)
     assert made.damping == 0.8
 
 
@@ -56,7 +66,7 @@ def steps_to(made: AndersonMixer, target: torch.Tensor) -> tuple[int, torch.Tens
         residual = slope * (target - density)
         if float(made.error(residual, torch.tensor(1.0))) < 1e-9:
             return step, made.secants(density, residual)
-        density = made.step(density, residual)
+        density = made.step(density, residual, DENSE)
     raise AssertionError("not converged")
 
 

@@ -305,3 +305,17 @@ def test_a_doubled_cell_is_filled_in_the_same_way(widths):
     assert doubled.missed == primitive.missed
     assert float(doubled.fermi_levels[0]) == pytest.approx(float(primitive.fermi_levels[0]), abs=1e-12)
     assert doubled.entropy == pytest.approx(2 * primitive.entropy, abs=1e-14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_density_of_states_is_the_derivative_of_the_number_of_electrons(name: str) -> None:
+    """That of Gaussian smearing, whose density of states is never negative."""
+    states = Smearing(name, 0.02).fill(IRON, IRON_WEIGHTS, [(slice(None), 8.0)])
+    level, gaussian = float(states.fermi_levels[0]), Smearing("gaussian", 0.02)
+
+    def number(mu: float) -> float:
+        return float((gaussian.occupations(IRON, mu).sum(-1) * IRON_WEIGHTS).sum())
+
+    slope = (number(level + 1e-4) - number(level - 1e-4)) / 2e-4
+    assert states.density_of_states == pytest.approx(slope, rel=1e-4)
+    assert slope > 1

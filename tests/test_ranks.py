@@ -82,18 +82,18 @@ def error_of(work, *arguments, **keywords):
 
 
 def with_a_fault_on_rank_1():
-    """Fail on rank 1 in the first diagonalisation."""
+    """Fail on rank 1 in the first eigenproblem."""
 
     def fails(*_, **__):
         raise torch.linalg.LinAlgError("by intention")
 
     if dist.get_rank() == 1:
-        cholesky, torch.linalg.cholesky = torch.linalg.cholesky, fails
+        eigh, torch.linalg.eigh = torch.linalg.eigh, fails
     try:
         results(metal)
     finally:
         if dist.get_rank() == 1:
-            torch.linalg.cholesky = cholesky
+            torch.linalg.eigh = eigh
 
 
 def with_other_atoms_on_rank_1():

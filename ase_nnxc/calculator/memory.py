@@ -35,11 +35,11 @@ def check_memory(crystal: Crystal, ecut: float, box: Sequence[int]) -> None:
 
 
 def least_memory(crystal: Crystal, ecut: float, box: Sequence[int]) -> float:
-    """Return a lower bound of the memory of one k-point, bytes: orbitals, H times orbitals, projectors, grid."""
+    """Return a lower bound of the memory of one k-point, bytes: orbitals, projectors, grid."""
     waves = float(crystal.volume) * (2 * ecut) ** 1.5 / (6 * math.pi**2)  # V k^3 / 6 pi^2, the mean over k-points
     bands = 0.5 * crystal.nelectrons
     projectors = sum((2 * channel.l + 1) * len(channel.h) for p in crystal.potentials for channel in p.channels)
-    plane_waves = COMPLEX * waves * (2 * crystal.nspin * bands + projectors)
+    plane_waves = COMPLEX * waves * (crystal.nspin * bands + projectors)
     grid = math.prod(map(float, box)) * (GRID_ARRAYS * REAL + 3 * INTEGER)
     return plane_waves + grid
 

@@ -91,7 +91,7 @@ class Sphere:
     weight : float
         Weight of the k-points in an average over the Brillouin zone. All weights add up to one.
     miller : Tensor
-        (..., npw, 3) int64, integer indices of the G of each plane wave.
+        (..., npw, 3) int64, integer indices of the G of each plane wave, in lexicographic order.
     index : Tensor
         (..., npw) int64, index of each G in the flattened FFT box.
     padding : Tensor or None
@@ -108,6 +108,25 @@ class Sphere:
     def npw(self) -> int:
         """Number of plane waves."""
         return self.miller.shape[-2]
+
+    @cached_property
+    def is_real(self) -> bool:
+        """Whether the k-point is its own inverse, so that each plane wave k+G has its opposite -k-G; of one k-point."""
+        return bool((self.miller + self.miller.flip(0) == -2 * self.kpoint).all())
+
+    @cached_property
+    def is_gamma(self) -> bool:
+        """Whether k is zero, of all k-points."""
+        return not bool(self.kpoint.any())
+
+    @cached_property
+    def opposite(self) -> Tensor:
+        """(..., npw) int64, index of -k-G for each k+G, that in reverse order; requires `is_real` of each k-point."""
+        order = torch.arange(self.npw, device=self.miller.device)
+        if self.padding is None:
+            return order.flip(0).expand(self.index.shape)
+        reverse = (~self.padding).sum(-1, keepdim=True) - 1 - order
+        return torch.where(self.padding, order, reverse)
 
     @cached_property
     def reach(self) -> tuple[int, int, int]:

@@ -56,17 +56,27 @@ def memory(nbands: int, npw: int, dtype: torch.dtype) -> int:
 
 def _overlaps(a: Tensor, b: Tensor) -> Tensor:
     """Return <a_i|b_j> in double precision."""
-    return (a.conj() @ b.mT).to(torch.complex128)
+    return in_double(a.conj() @ b.mT)
+
+
+def in_double(vectors: Tensor) -> Tensor:
+    """Return real or complex numbers in double precision."""
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float64))
+
+
+def real_parts(vectors: Tensor) -> Tensor:
+    """Return real vectors (..., n, npw) as they are, and complex ones as real (..., n, 2 npw)."""
+    return torch.view_as_real(vectors).flatten(-2) if vectors.is_complex() else vectors
 
 
 def norms(vectors: Tensor) -> Tensor:
-    """Return norms (..., n) of complex vectors (..., n, npw); torch's own norm of complex numbers is slow."""
-    return torch.linalg.vector_norm(torch.view_as_real(vectors).flatten(-2), dim=-1)
+    """Return norms (..., n) of vectors (..., n, npw); torch's own norm of complex numbers is slow."""
+    return torch.linalg.vector_norm(real_parts(vectors), dim=-1)
 
 
 def _solve_small(overlap: Tensor, matrix: Tensor, nbands: int) -> tuple[Tensor, Tensor]:
     """Solve A c = e S c by S = L L^H; return the lowest `nbands` eigenvalues and eigenvectors."""
-    lower = torch.linalg.cholesky(overlap)
+    lower = torch.linalg.cholesky_ex(overlap).L  # positive definite: see `davidson`
     half = torch.linalg.solve_triangular(lower, matrix, upper=False)
     reduced = torch.linalg.solve_triangular(lower, half.mH, upper=False)
     values, vectors = torch.linalg.eigh(0.5 * (reduced + reduced.mH))
@@ -80,7 +90,8 @@ def precondition(residual: Tensor, psi: Tensor, kinetic: Tensor) -> Tensor:
 
     The shapes are (..., n, npw) and, of the kinetic energy T, (..., npw).
     """
-    mean = torch.view_as_real(psi).square().sum(-1) @ kinetic[..., None]
+    squares = torch.view_as_real(psi).square().sum(-1) if psi.is_complex() else psi.square()
+    mean = squares @ kinetic[..., None]
     x = kinetic[..., None, :] / (1.5 * mean)
     a = 27 + x * (18 + x * (12 + 8 * x))
     return residual * (a / (a + 16 * x**4))
@@ -104,7 +115,7 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
     hamiltonian : Hamiltonian
         H of nk k-points, from `Hamiltonian.stack`.
     psi : Tensor
-        (nk, nbands, npw) initial orbitals, not necessarily orthonormal, with zeros as padding.
+        (nk, nbands, npw) initial orbitals, real or complex, not necessarily orthonormal, with zeros as padding.
     tolerance : float
         The largest norm of a residual, Hartree.
     nconverge : int
@@ -178,10 +189,9 @@ def _independent(psi: Tensor, numbers: Sequence[int]) -> Tensor:
     for k in dependent.nonzero().squeeze(-1).tolist():
         old, kept = psi[k, :, : numbers[k]], weights[k] > 1e-6 * weights[k, -1]
         generator = torch.Generator(device=psi.device).manual_seed(len(old))
-        shape = (int((~kept).sum()), numbers[k], 2)
-        random = torch.randn(shape, dtype=torch.float64, device=psi.device, generator=generator)
         orthonormal = (vectors[k][:, kept] / weights[k][kept].sqrt()).mT.to(psi.dtype) @ old
-        new = torch.view_as_complex(random).to(psi.dtype) / numbers[k] ** 0.5
+        shape = (len(old) - len(orthonormal), numbers[k])
+        new = torch.randn(shape, dtype=psi.dtype, device=psi.device, generator=generator) / numbers[k] ** 0.5
         psi[k, :, : numbers[k]] = torch.cat((orthonormal, new))
     return psi
 

@@ -5,16 +5,20 @@ kinetic energy density tau = 1/2 sum_n f_n |grad psi_n|^2, the total tau and, wi
 Hartree bohr^-3.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .basis import Basis, DensityGrid
+from .basis import Basis, DensityGrid, Sphere, padded
 from .crystal import Crystal
 from .kpoints import Block, KPoints
+from .real_orbitals import pack
 from .transforms import chunk_size, to_box
+
+NO_ELECTRON = 1e-14  # orbitals with fewer electrons are left out of the sums
 
 
 class Fields:
@@ -101,7 +105,7 @@ def fields_of_orbitals(
     crystal, basis, kpoints
         Cell, plane waves, and blocks of the orbitals.
     orbitals : sequence of Tensor
-        (nbands, npw) of each block.
+        (nbands, npw) of each block; real or complex, see `real_orbitals`.
     electrons : Tensor
         (nspin, nk, nbands) occupations including spin degeneracy and the weight of the k-point.
     with_tau : bool
@@ -112,30 +116,60 @@ def fields_of_orbitals(
     Tensor
         (nfields, ng) Fourier coefficients.
     """
-    shape, count = basis.grid.shape, 2 if with_tau else 1
+    shape, count, npoints = basis.grid.shape, 2 if with_tau else 1, basis.grid.size
+    real, is_complex = orbitals[0].dtype.to_real(), orbitals[0].is_complex()
+    filled = electrons.abs() > NO_ELECTRON
 
-    def of_block(block: Block, psi: Tensor) -> Tensor:
-        occupations = electrons[block.spin, block.k]
-        filled = occupations.abs() > 1e-14
-        psi, occupations = psi[filled], occupations[filled]
-        half_squares = block.sphere.half_squares(crystal.reciprocal).to(psi.dtype)
-        sums = torch.zeros(count, 2 * basis.grid.size, dtype=torch.float64, device=psi.device)  # real, imaginary parts
-        step = chunk_size(basis.grid.size, psi.device)
-        for start in range(0, len(psi), step):
-            chunk, factors = psi[start : start + step], occupations[start : start + step].to(psi.dtype.to_real())
-            waves = torch.cat((chunk, half_squares * chunk)) if with_tau else chunk
-            parts = torch.view_as_real(to_box(waves, block.sphere, shape)).flatten(1)
+    def of_batch(blocks: Sequence[Block], entries: Sequence[Tensor]) -> Tensor:
+        spin, ks = blocks[0].spin, slice(blocks[0].k, blocks[-1].k + 1)
+        bands = filled[spin, ks].any(0).nonzero().squeeze(-1)
+        sphere = kpoints.stacked_sphere(blocks)
+        psi, occupations = padded(entries, sphere.npw)[:, bands], electrons[spin, ks][:, bands].to(real)
+        half_squares = sphere.half_squares(crystal.reciprocal)[:, None].to(real)
+        phase = None if is_complex or sphere.is_gamma else _bloch_phase(sphere, shape)
+        sums = torch.zeros(count, npoints, 2, dtype=torch.float64, device=psi.device)  # of real and imaginary parts
+        step = chunk_size(npoints, psi.device) * (1 if is_complex else 2)
+        for start in range(0, len(bands), step):
+            waves, weights = psi[:, start : start + step], occupations[:, None, start : start + step]
+            if not is_complex:  # psi_1 + i psi_2
+                weights = torch.nn.functional.pad(weights, (0, waves.shape[1] % 2)).unflatten(-1, (2, -1)).squeeze(1)
+                waves = pack(waves, sphere)
             if with_tau:
-                sums[1] += factors @ parts[len(chunk) :].mul_(parts[: len(chunk)])
-            sums[0] += factors @ parts[: len(chunk)].square_()
+                waves = torch.cat((waves, half_squares * waves), dim=1)
+            boxes = to_box(waves, sphere, shape)
+            if phase is not None:
+                boxes *= phase
+            of_psi, *of_t = torch.view_as_real(boxes).flatten(2).chunk(count, dim=1)
+            if with_tau:
+                sums[1] += _sum_of_parts(weights, of_t[0].mul_(of_psi))
+            sums[0] += _sum_of_parts(weights, of_psi.square_())
         return sums
 
-    sums = kpoints.sum_of_spins(of_block, orbitals)
-    fields = _total_and_moment(sums.view(crystal.nspin, count, *shape, 2).sum(-1) / crystal.volume)
+    memory = 4 * len(orbitals[0]) * npoints * torch.complex128.itemsize  # boxes of the transform and copies
+    sums = kpoints.sum_batches_of_spins(of_batch, memory, orbitals)
+    fields = _total_and_moment(sums.sum(-1).view(crystal.nspin, count, *shape) / crystal.volume)
     waves = basis.grid.to_fourier(basis.orbits.symmetrize(fields))
     if with_tau:
         waves[:, 1] -= 0.25 * basis.grid.wavevectors(crystal.reciprocal).square().sum(-1) * waves[:, 0]
     return kpoints.same(waves.transpose(0, 1).flatten(0, 1))
+
+
+def _sum_of_parts(weights: Tensor, parts: Tensor) -> Tensor:
+    """Return sums (npoints, 2), in float64 over k, of real and imaginary parts (nk, n, 2 npoints).
+
+    The weights are (nk, 1, n), or (nk, 2, n) for real and imaginary parts.
+    """
+    sums = (weights @ parts).to(torch.float64).sum(0).unflatten(1, (-1, 2))
+    return sums[0] if len(sums) == 1 else sums.diagonal(dim1=0, dim2=2)
+
+
+def _bloch_phase(sphere: Sphere, shape: tuple[int, int, int]) -> Tensor:
+    """Return exp(i k r) (nk, 1, n1, n2, n3) on the FFT box."""
+    along = []
+    for k, n in zip(sphere.kpoint.unbind(-1), shape):
+        angles = 2 * math.pi * k[:, None] * torch.arange(n, device=k.device) / n
+        along.append(torch.polar(torch.ones_like(angles), angles))
+    return torch.einsum("kx,ky,kz->kxyz", *along)[:, None]
 
 
 def kinetic_tensors(

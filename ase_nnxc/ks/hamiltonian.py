@@ -1,11 +1,12 @@
 """The Kohn-Sham Hamiltonian of one spin channel and k-point, or of several k-points, as a sum of operators."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .operators import Diagonal, Operator
+from .operators import Diagonal, GridPotential, Operator
 
 
 class Hamiltonian:
@@ -54,9 +55,11 @@ class Hamiltonian:
         terms = zip(*(hamiltonian._operators for hamiltonian in hamiltonians))
         return cls([type(term[0]).stack(term, max(numbers)) for term in terms], hamiltonians[0].ecut, numbers)
 
-    def to(self, dtype: torch.dtype) -> "Hamiltonian":
-        """Return H in complex64 or complex128."""
-        return Hamiltonian([operator.to(dtype) for operator in self._operators], self.ecut, self.numbers)
+    def with_potential(self, local: Tensor, tau: Tensor | None) -> "Hamiltonian":
+        """Return H with other potentials in its last operator, a `GridPotential`."""
+        *others, on_grid = self._operators
+        assert isinstance(on_grid, GridPotential)
+        return Hamiltonian([*others, replace(on_grid, local=local, tau=tau)], self.ecut, self.numbers)
 
     @property
     def npw(self) -> int:

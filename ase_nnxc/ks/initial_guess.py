@@ -64,12 +64,11 @@ def atomic_orbitals(crystal: Crystal, sphere: Sphere) -> Tensor:
     q = sphere.wavevectors(crystal.reciprocal)
     q2 = q.square().sum(-1)
     phases = sphere.phases(crystal.positions) / crystal.volume.sqrt()
-    rows = [
-        phases[atom] * (pseudo_atom(table).orbital(shell, q2) * solid_harmonics(shell.l, q))
-        for table, atoms in crystal.species.items()
-        for shell in pseudo_atom(table).shells
-        for atom in atoms
-    ]
+    rows = []
+    for table, atoms in crystal.species.items():
+        for shell in pseudo_atom(table).shells:
+            form = pseudo_atom(table).orbital(shell, q2) * solid_harmonics(shell.l, q)
+            rows += [phases[atom] * form for atom in atoms]
     return torch.cat(rows)
 
 
@@ -109,18 +108,19 @@ def start_orbitals(hamiltonian: Hamiltonian, atoms: Tensor, nbands: int, seed: i
         )
     )
     vectors = torch.linalg.eigh(matrix)[1][:, :nbands].mT
-    psi = NOISE * noise(nbands, kinetic, seed)
+    psi = NOISE * noise(nbands, kinetic, atoms.dtype, seed)
     psi[: len(vectors), few] += vectors[:, : len(few)]
     psi[: len(vectors)] += vectors[:, len(few) :] @ rest
     return psi
 
 
-def noise(norbitals: int, kinetic: Tensor, seed: int) -> Tensor:
-    """Return random orbitals (norbitals, npw), complex128, which decrease with the kinetic energy (npw,), Hartree."""
+def noise(norbitals: int, kinetic: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
+    """Return random orbitals (norbitals, npw) of a dtype, which decrease with the kinetic energy (npw,), Hartree."""
     generator = torch.Generator(device=kinetic.device).manual_seed(seed)
-    shape = (norbitals, len(kinetic), 2)
+    shape = (norbitals, len(kinetic), 2 if dtype.is_complex else 1)
     random = torch.randn(shape, dtype=torch.float64, device=kinetic.device, generator=generator)
-    return torch.view_as_complex(random) / (1 + kinetic)
+    parts = torch.view_as_complex(random) if dtype.is_complex else random.squeeze(-1)
+    return (parts / (1 + kinetic)).to(dtype)
 
 
 def atomic_fields(crystal: Crystal, basis: Basis, count: int) -> Tensor:
@@ -145,6 +145,6 @@ def more_orbitals(energy: TotalEnergy, orbitals: Sequence[Tensor], count: int) -
     """Return the orbitals (nbands, npw) of each block with `count` random orbitals appended."""
 
     def extend(block: Block, psi: Tensor) -> Tensor:
-        return torch.cat((psi, noise(count, energy.kinetic(block), seed=len(psi)).to(psi.dtype)))
+        return torch.cat((psi, noise(count, energy.kinetic(block), psi.dtype, seed=len(psi))))
 
     return energy.system.kpoints.map(extend, orbitals) if count else list(orbitals)

@@ -1,6 +1,7 @@
 """The spin channels and k-points of a calculation, and all loops over them."""
 
 import math
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ranks import Ranks
-from .basis import Sphere
+from .basis import Sphere, stack_spheres
 from .parallel import iterate
 
 Result = TypeVar("Result")
@@ -55,8 +56,8 @@ class KPoints:
     Two kinds of data belong to the blocks. Large data, such as orbitals, are lists with one entry for each of `blocks`;
     they stay on the process that made them. Small data, such as eigenvalues, are complete tensors (nspin, nk, ...).
     `map` works on large data, `gather` makes complete tensors of small data, and `sum` and `sum_of_spins` add
-    contributions. `map_batches` hands several k-points to a function that is written over a leading axis: on a CPU so
-    many that a batch stays in its cache, on a GPU so many that a batch fits its memory.
+    contributions. `map_batches` and `sum_batches_of_spins` hand several k-points to a function that is written over a
+    leading axis: on a CPU so many that a batch stays in its cache, on a GPU so many that a batch fits its memory.
 
     Every loop over the k-points of the orbitals goes through this class, so that it can share them among ranks: each
     rank has its own `blocks`. All ranks must call the methods in the same order, and not in functions of a block. An
@@ -99,6 +100,7 @@ class KPoints:
                 f"{count} ranks cannot share {self.nk} irreducible k-points of {nspin} spin channel"
                 f"{'s' * (nspin - 1)}: use at most {len(self._all)} ranks"
             )
+        self._spheres: dict[tuple[int, ...], Sphere] = {}  # by the indices of the k-points
         self._own = slice(len(self._all) * rank // count, len(self._all) * (rank + 1) // count)
         self.blocks = tuple(self._all[self._own])
         self.weights = torch.tensor([s.weight for s in spheres], dtype=torch.float64, device=device)
@@ -149,10 +151,15 @@ class KPoints:
         *lists : sequence
             Lists with one entry for each block.
         """
-        rows = list(zip(self.blocks, *lists, strict=True))
-        items = [tuple(zip(*rows[start:end])) for start, end in self._batches(memory)]
-        parts = self._ranks.together(lambda: list(iterate(lambda entries: function(*entries), items, self.device)))
+        parts = self._ranks.together(lambda: list(self._iterate_batches(function, memory, lists)))
         return [result for part in parts for result in part]
+
+    def stacked_sphere(self, blocks: Sequence[Block]) -> Sphere:
+        """Return the plane waves of the k-points of a batch, padded to a common number; they are kept."""
+        ks = tuple(block.k for block in blocks)
+        if ks not in self._spheres:
+            self._spheres[ks] = stack_spheres([block.sphere for block in blocks])
+        return self._spheres[ks]
 
     def _batches(self, memory: int) -> list[tuple[int, int]]:
         """Return first and last indices, the latter exclusive, of batches of about equal size."""
@@ -202,11 +209,23 @@ class KPoints:
         The parameters are those of `map`, but the results of `function` must be new tensors: sums are made in them.
         """
 
+        def of_one(blocks: Sequence[Block], *entries: Sequence[Any]) -> Tensor:
+            return function(blocks[0], *(entry for (entry,) in entries))
+
+        return self.sum_batches_of_spins(of_one, sys.maxsize, *lists)
+
+    def sum_batches_of_spins(self, function: Callable[..., Tensor], memory: int, *lists: Sequence[Any]) -> Tensor:
+        """Return the sums (nspin, ...) over batches of k-points of each spin channel.
+
+        The parameters are those of `map_batches`, but `function` returns one new tensor: sums are made in them.
+        """
+
         def own_sums() -> Tensor:
             totals: dict[int, Tensor] = {}
-            with closing(self._iterate(function, lists)) as contributions:
-                for part, block in zip(contributions, self.blocks):
-                    totals[block.spin] = totals[block.spin].add_(part) if block.spin in totals else part
+            spins = [self.blocks[start].spin for start, _ in self._batches(memory)]
+            with closing(self._iterate_batches(function, memory, lists)) as contributions:
+                for part, spin in zip(contributions, spins):
+                    totals[spin] = totals[spin].add_(part) if spin in totals else part
             zero = torch.zeros_like(next(iter(totals.values())))  # this rank may have blocks of one spin only
             return torch.stack([totals.get(spin, zero) for spin in range(self.nspin)])
 
@@ -216,3 +235,10 @@ class KPoints:
         self, function: Callable[..., Result], lists: Sequence[Sequence[Any]]
     ) -> Generator[Result, None, None]:
         return iterate(lambda entries: function(*entries), list(zip(self.blocks, *lists, strict=True)), self.device)
+
+    def _iterate_batches(
+        self, function: Callable[..., Result], memory: int, lists: Sequence[Sequence[Any]]
+    ) -> Generator[Result, None, None]:
+        rows = list(zip(self.blocks, *lists, strict=True))
+        items = [tuple(zip(*rows[start:end])) for start, end in self._batches(memory)]
+        return iterate(lambda entries: function(*entries), items, self.device)

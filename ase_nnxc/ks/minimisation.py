@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .eigensolver import norms, precondition, residual_weights
+from .eigensolver import in_double, norms, precondition, real_parts, residual_weights
 from .kpoints import Block
 from .total_energy import TotalEnergy
 
@@ -82,7 +82,10 @@ class EnergyOfOrbitals:
         self.applications = 0
 
     def at(self, orbitals: Sequence[Tensor]) -> Point:
-        """Return energy and gradient at orbitals (nbands, npw) of each block, which are orthonormalised first."""
+        """Return energy and gradient at orbitals (nbands, npw) of each block, which are orthonormalised first.
+
+        They are real or complex, see `real_orbitals`.
+        """
         energy = self.energy
         orbitals = self.kpoints.map(self._orthonormal, orbitals)
         energy.prepare(self.kpoints, orbitals, self.electrons)
@@ -91,13 +94,14 @@ class EnergyOfOrbitals:
 
         def gradient(block: Block, psi: Tensor) -> Tensor:
             psi = psi[: self._filled(block)]
-            hamiltonian = energy.hamiltonian(block, potential[block.spin], torch.complex128)
+            hamiltonian = energy.hamiltonian(block, potential[block.spin], psi.dtype)
             return _tangent(hamiltonian.apply(psi), psi)
 
         slopes = self.kpoints.map(gradient, orbitals)
         self.applications += int((self.electrons != 0).sum())
         largest = self.kpoints.gather(self.kpoints.map(self._largest, slopes, self.kinetic))
-        total = sum(energy.components(orbitals, self.electrons, fields, 0.0).values())
+        waves = energy.to_plane_waves(orbitals)
+        total = sum(energy.components(waves, self.electrons, fields, 0.0).values())
         return Point(orbitals, fields, total, slopes, float(largest.max()))
 
     def moved(self, point: Point, direction: Sequence[Tensor], length: float) -> Point:
@@ -113,7 +117,7 @@ class EnergyOfOrbitals:
 
         def of_block(block: Block, x: Tensor, y: Tensor) -> Tensor:
             electrons = self.electrons[block.spin, block.k, : len(x)]
-            return 2 * electrons @ (torch.view_as_real(x) * torch.view_as_real(y)).sum((1, 2))
+            return 2 * electrons @ (real_parts(x) * real_parts(y)).sum(1)
 
         return float(self.kpoints.sum(of_block, a, b))
 
@@ -139,7 +143,7 @@ class EnergyOfOrbitals:
 
     def _orthonormal(self, block: Block, psi: Tensor) -> Tensor:
         """Return orbitals (nbands, npw) with the closest orthonormal ones, S^(-1/2) C, in place of the filled ones."""
-        filled, empty = psi.to(torch.complex128).tensor_split([self._filled(block)])
+        filled, empty = in_double(psi).tensor_split([self._filled(block)])
         weights, vectors = torch.linalg.eigh(filled @ filled.mH)
         return torch.cat(((vectors * weights.rsqrt()) @ (vectors.mH @ filled), empty))
 

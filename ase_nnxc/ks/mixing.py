@@ -3,6 +3,9 @@
 In this module a density is the Fourier coefficients (nfields, ng) of all fields: total density, magnetisation, and
 kinetic energy densities.
 Anderson, J. ACM 12, 547 (1965); Kerker, Phys. Rev. B 23, 3082 (1981).
+
+Kerker's preconditioner G^2 / (G^2 + k^2) undoes the screening by electrons at the Fermi level. In Thomas and Fermi's
+approximation k^2 = 4 pi D / Omega, with their density of states D. Nothing is screened where there are none.
 """
 
 import math
@@ -19,7 +22,7 @@ from .system import System
 # 3x3x3) needs more than 60, 32, 31, 23, 30 steps with 1, 0.1, 0.01, 1e-3, 1e-4. With a weight of zero the SCF can end
 # before tau has converged.
 TAU_WEIGHT = 1e-3
-SCREENING = 0.8  # Kerker's wave vector, bohr^-1, for systems with periodic directions
+SCREENING = 0.8  # Kerker's largest wave vector, bohr^-1, for systems with periodic directions
 DAMPING = 0.8  # initial fraction of the preconditioned residual that is added
 HISTORY = 8  # initial number of steps in the history
 KEPT = 4  # the largest number of secants for the next SCF; more do not help
@@ -37,8 +40,11 @@ class Mixer(Protocol):
     def error(self, residual: Tensor, volume: Tensor) -> float:
         """Return the estimated error of the energy, Hartree, for a residual (nfields, ng)."""
 
-    def step(self, density: Tensor, residual: Tensor) -> Tensor:
-        """Return the next input fields (nfields, ng), from input fields and their `residual` = output - input."""
+    def step(self, density: Tensor, residual: Tensor, states: float) -> Tensor:
+        """Return the next input fields (nfields, ng), from input fields and their `residual` = output - input.
+
+        `states` is the density of states at the Fermi level per volume, Hartree^-1 bohr^-3.
+        """
 
     def secants(self, density: Tensor, residual: Tensor) -> Tensor:
         """Return changes of fields and residuals (n, 2, nfields, ng), n >= 0, for the SCF of a similar system."""
@@ -57,7 +63,7 @@ class AndersonMixer:
         Number of spin channels, 1 or 2: the first `nspin` fields are density and magnetisation, the others are those of
         tau.
     screening : float
-        Kerker's wave vector, bohr^-1.
+        Kerker's largest wave vector, bohr^-1.
     secants : Tensor, optional
         Result of the method `secants` at the end of a similar SCF.
     """
@@ -67,12 +73,11 @@ class AndersonMixer:
         grid: DensityGrid,
         kernel: Tensor,
         nspin: int,
-        screening: float = 0.8,
+        screening: float = SCREENING,
         secants: Tensor | None = None,
     ):
         self.grid, self.damping, self.history = grid, DAMPING, HISTORY
-        # Kerker: G^2 / (G^2 + k^2) = 1 / (1 + k^2 kernel / 4 pi); the residual at G = 0 is zero
-        self.kerker = 1 / (1 + screening**2 * kernel / (4 * torch.pi))
+        self._kernel, self._screening = kernel, screening
         # the other fields have no electrostatic energy: the magnetisation is weighted as a density at |G| = 1 bohr^-1
         self.metric = [kernel, *(nspin - 1) * [4 * torch.pi], *nspin * [4 * torch.pi * TAU_WEIGHT]]
         self._steps: list[Tensor] = []  # (2, nfields, ng): density and residual
@@ -87,8 +92,13 @@ class AndersonMixer:
     def _inner(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.stack([self.grid.inner(x, weight * y) for x, y, weight in zip(a, b, self.metric)]).sum()
 
-    def step(self, density: Tensor, residual: Tensor) -> Tensor:
-        """Return the next density (nfields, ng) from `density`, the input, and `residual` = output - input."""
+    def kerker(self, states: float) -> Tensor:
+        """Return Kerker's preconditioner (ng,) for a density of states at the Fermi level, Hartree^-1 bohr^-3."""
+        # G^2 / (G^2 + k^2) = 1 / (1 + k^2 kernel / 4 pi); the residual at G = 0 is zero
+        return 1 / (1 + min(states, self._screening**2 / (4 * math.pi)) * self._kernel)
+
+    def step(self, density: Tensor, residual: Tensor, states: float) -> Tensor:
+        """Return the next density (nfields, ng); the parameters are those of `Mixer.step`."""
         best = current = self._without_stalling(torch.stack((density, residual)))
         if self._secants is not None:  # a history in which these changes led to the current step
             self._steps, self._secants = list(current - self._secants), None
@@ -106,7 +116,7 @@ class AndersonMixer:
                 best = best - weight * change
         self._steps = [*self._steps, current][-self.history :]
         best, change = best[0], self.damping * best[1]
-        change[0] *= self.kerker
+        change[0] *= self.kerker(states)
         return best + change
 
     def _without_stalling(self, current: Tensor) -> Tensor:

@@ -256,6 +256,7 @@ class Smearing:
         TooFewBands
             If the bands cannot hold the electrons.
         """
+        device, eigenvalues, weights = eigenvalues.device, eigenvalues.cpu(), weights.cpu()  # scalar searches
         degeneracy = 2 // len(eigenvalues)
         fermi_levels = eigenvalues.new_empty(len(eigenvalues))
         occupations, entropies, largest = torch.empty_like(eigenvalues), torch.empty_like(eigenvalues), 0.0
@@ -270,7 +271,19 @@ class Smearing:
                 entropies[spins] = self.entropy(eigenvalues[spins], level)
         states = degeneracy * weights[:, None]
         entropy = -self.width * float((entropies * states).sum())
-        return FilledStates(eigenvalues, occupations, occupations * states, fermi_levels, entropy, largest)
+        slopes = (
+            _FUNCTIONS["gaussian"].derivative((eigenvalues - fermi_levels[:, None, None]) / self.width) / self.width
+        )
+        density = -float((slopes * states).sum())
+        return FilledStates(
+            eigenvalues=eigenvalues.to(device),
+            occupations=occupations.to(device),
+            electrons=(occupations * states).to(device),
+            fermi_levels=fermi_levels.to(device),
+            entropy=entropy,
+            density_of_states=density,
+            missed=largest,
+        )
 
     def _solve(self, e: Tensor, states: Tensor, nelectrons: float, limit: float) -> tuple[float, float | None]:
         """Return the chemical potential for sorted eigenvalues (n,) that hold at most `states` (n,) electrons.
@@ -332,6 +345,8 @@ class FilledStates:
         (nspin,) Fermi level of each spin channel, Hartree.
     entropy : float
         Entropy term of the free energy, -T S, Hartree.
+    density_of_states : float
+        At the Fermi level, Hartree^-1: states of both spins, broadened by Gaussians with the width of the smearing.
     missed : float
         If states hold whole electrons, the largest difference of an occupation of the smearing function from that; else
         zero.
@@ -342,6 +357,7 @@ class FilledStates:
     electrons: Tensor
     fermi_levels: Tensor
     entropy: float
+    density_of_states: float
     missed: float = 0.0
 
     @property

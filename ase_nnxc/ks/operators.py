@@ -7,20 +7,22 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .basis import Sphere, padded, stack_spheres
+from .real_orbitals import pack, unpack
 from .transforms import chunk_size, from_box, to_box
+
+REAL = 1e-10  # the largest relative difference from a real operator that is due to rounding
 
 Same = TypeVar("Same", bound="Operator")
 
 
 class Operator(ABC):
-    """An operator on the plane waves of one k-point, or of several ones."""
+    """An operator on the plane waves of one k-point, or of several ones, or on the functions of `real_orbitals`."""
 
     @abstractmethod
     def add_to(self, result: Tensor, psi: Tensor) -> None:
@@ -28,7 +30,12 @@ class Operator(ABC):
 
     @abstractmethod
     def to(self: Same, dtype: torch.dtype) -> Same:
-        """Return the same operator in complex64 or complex128."""
+        """Return the same operator in complex64 or complex128, or, if `is_real`, for orbitals in float32 or float64."""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the operator makes real functions of real ones, at one k-point that is its own inverse."""
+        return False
 
     @classmethod
     @abstractmethod
@@ -67,6 +74,11 @@ class Diagonal(Operator):
         """Number of plane waves."""
         return self.values.shape[-1]
 
+    @property
+    def is_real(self) -> bool:
+        """Whether opposite plane waves have the same value."""
+        return torch.allclose(self.values, self.values.flip(-1), rtol=REAL, atol=0)
+
     def to(self, dtype: torch.dtype) -> "Diagonal":
         """Return the same operator in the precision of `dtype`."""
         return Diagonal(self.values.to(dtype.to_real()))
@@ -92,26 +104,32 @@ class Separable(Operator):
     Attributes
     ----------
     projectors : Tensor
-        (..., nproj, npw) complex, <k+G|p>.
+        (..., nproj, npw) complex, <k+G|p>, or real.
     coupling : Tensor
-        (..., nproj, nproj) complex, D, Hartree.
+        (..., nproj, nproj), D, Hartree, of the same dtype.
     """
 
     projectors: Tensor
     coupling: Tensor
-
-    @cached_property
-    def _conjugate(self) -> Tensor:
-        return self.projectors.conj().resolve_conj()
 
     @property
     def npw(self) -> int:
         """Number of plane waves."""
         return self.projectors.shape[-1]
 
+    @property
+    def is_real(self) -> bool:
+        """Whether projectors are real functions, and their coupling is real."""
+        p, d = self.projectors, self.coupling
+        limit = REAL * float(p.abs().max()) if p.numel() else 0.0
+        return torch.allclose(p, p.flip(-1).conj(), rtol=0, atol=limit) and torch.equal(d, d.conj())
+
     def to(self, dtype: torch.dtype) -> "Separable":
-        """Return the same operator in the precision of `dtype`."""
-        return Separable(self.projectors.to(dtype), self.coupling.to(dtype))
+        """Return the same operator in `dtype`."""
+        p, d = self.projectors, self.coupling
+        if p.is_complex() and not dtype.is_complex:
+            p, d = p.real - p.imag, d.real
+        return Separable(p.to(dtype), d.to(dtype))
 
     @classmethod
     def stack(cls, operators: Sequence["Separable"], npw: int) -> "Separable":
@@ -122,7 +140,7 @@ class Separable(Operator):
     def add_to(self, result: Tensor, psi: Tensor) -> None:
         """Compute result += sum_ij |p_i> D_ij <p_j|psi> with matrix products."""
         if self.projectors.shape[-2]:
-            result += psi @ self._conjugate.mT @ self.coupling @ self.projectors
+            result += (psi.conj() @ self.projectors.mT).conj() @ self.coupling @ self.projectors
 
     def matrix(self, waves: Tensor) -> Tensor:
         """Return P D P^H for these plane waves."""
@@ -181,13 +199,17 @@ class GridPotential(Operator):
         )
 
     def add_to(self, result: Tensor, psi: Tensor) -> None:
-        """Apply the potentials on the grid, a few bands at a time."""
+        """Apply the potentials on the grid, a few bands at a time, with two real ones in each box."""
         step = max(1, chunk_size(self.local.numel(), psi.device) // math.prod(psi.shape[:-2]))
+        if not psi.is_complex():
+            step *= 2
         for start in range(0, psi.shape[-2], step):
             bands = slice(start, start + step)
             result[..., bands, :] += self._apply(psi[..., bands, :])
 
     def _apply(self, psi: Tensor) -> Tensor:
+        if not psi.is_complex():
+            return unpack(self._apply(pack(psi, self.sphere)), self.sphere, psi.shape[-2])
         n1, n2, n3 = self.local.shape
         if self.tau is None or self.half_squares is None:
             box = to_box(psi, self.sphere, (n1, n2, n3))

@@ -16,8 +16,8 @@ from .occupations import FilledStates, Smearing
 from .total_energy import TotalEnergy
 
 Eigensolver = Callable[[Hamiltonian, Tensor, float, int], Eigenpairs]
-"""Function of H at several k-points, orbitals (nk, nbands, npw), a tolerance of the residuals, and the number of bands
-to converge; see `eigensolver.davidson`."""
+"""Function of H at several k-points, orbitals (nk, nbands, npw), which may be real, a tolerance of the residuals, and
+the number of bands to converge; see `eigensolver.davidson`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Output:
     Attributes
     ----------
     orbitals : list of Tensor
-        (nbands, npw) of each block.
+        (nbands, npw) of each block; real or complex, see `real_orbitals`.
     states : FilledStates
         Eigenvalues and occupations.
     fields : Tensor
@@ -62,8 +62,13 @@ def diagonalise(
     tolerance: float,
     in_use: int,
 ) -> list[Eigenpairs]:
-    """Return the eigenpairs of each block, `in_use` of them converged; loose tolerances are reached in complex64."""
-    dtype = torch.complex64 if tolerance > SINGLE_PRECISION else torch.complex128
+    """Return the eigenpairs of each block, `in_use` of them converged; loose tolerances are reached in 4-byte floats.
+
+    They are real if the orbitals are.
+    """
+    dtype = torch.float32 if tolerance > SINGLE_PRECISION else torch.float64
+    if orbitals[0].is_complex():
+        dtype = dtype.to_complex()
 
     def solve(blocks: Sequence[Block], psi: Sequence[Tensor]) -> list[Eigenpairs]:
         hamiltonian = energy.hamiltonian_of_batch(blocks, potential[blocks[0].spin], dtype)

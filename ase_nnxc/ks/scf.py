@@ -80,7 +80,7 @@ def scf(
     wanted = nbands or min(default_nbands(crystal), system.basis.fewest_waves)
     begin = start_from_atoms(energy, wanted) if start is None else start_from(start, energy, wanted, nbands is not None)
     schedule = tolerance or OrbitalTolerance.for_energy(begin.tolerance, settings.energy, crystal.nelectrons)
-    run = _SCF(energy, smearing, nbands, settings, eigensolver, schedule, callback, begin.orbitals)
+    run = _SCF(energy, smearing, nbands, settings, eigensolver, schedule, callback, energy.to_real(begin.orbitals))
     state = run.solve(begin.fields, mixer or default_mixer(system, begin.secants))
     if state is None:
         state = run.solve(run.smeared_widely(begin.fields), last=True)
@@ -96,7 +96,7 @@ class _SCF:
     energy, smearing, nbands, settings, eigensolver, tolerance, callback
         Those of `scf`.
     orbitals : list of Tensor
-        (nbands, npw) of each block, where the first diagonalisation starts.
+        (nbands, npw) of each block, where the first diagonalisation starts; real or complex, as all others will be.
     """
 
     def __init__(
@@ -184,6 +184,7 @@ class _SCF:
         """
         reservoirs = reservoirs or self.energy.system.crystal.reservoirs
         mixer, whole = mixer or default_mixer(self.energy.system, None), TRY_WHOLE
+        volume = float(self.energy.system.crystal.volume)
         self.stall = Stall()
         in_use = len(self.orbitals[0])
         while True:
@@ -222,7 +223,7 @@ class _SCF:
                 )
             elif self.stall.after(step.error, output.states.whole) and not patient:
                 return output
-            fields = mixer.step(fields, residual)
+            fields = mixer.step(fields, residual, output.states.density_of_states / volume)
             asked = self.tolerance.next(asked, step.error)
             in_use = len(self.orbitals[0]) if missing else bands_in_use(output.states.occupations)
 
@@ -298,17 +299,17 @@ class _SCF:
 def _ground_state(
     energy: TotalEnergy, smearing: Smearing, output: Output, residual: Tensor, history: list[Step], secants: Tensor
 ) -> GroundState:
-    states = output.states
+    states, orbitals = output.states, energy.to_plane_waves(output.orbitals)
     return GroundState(
         system=energy.system,
         smearing=smearing,
-        orbitals=output.orbitals,
+        orbitals=orbitals,
         eigenvalues=states.eigenvalues,
         occupations=states.occupations,
         fermi_levels=states.fermi_levels,
         fields=output.fields,
         residual=residual,
-        terms=energy.components(output.orbitals, states.electrons, output.fields, states.entropy),
+        terms=energy.components(orbitals, states.electrons, output.fields, states.entropy),
         history=history,
         secants=secants,
     )

@@ -1,6 +1,7 @@
 """The total energy of a system, as the sum of its terms."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -10,10 +11,19 @@ from ..xc.features import FIELDS
 from .fields import Fields, fields_of_orbitals, kinetic_tensors
 from .hamiltonian import Hamiltonian
 from .kpoints import Block, KPoints
-from .operators import GridPotential
+from .operators import GridPotential, Operator
 from .potential import Potential, assemble_potential
+from .real_orbitals import to_plane_waves, to_real
 from .system import System
 from .terms.term import DensityTerm, IonTerm, Kernel, OrbitalTerm, Term
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """Hamiltonians of batches of k-points in one dtype, by their indices, with the operators that they are made of."""
+
+    dtype: torch.dtype | None = None
+    of_kpoints: dict[tuple[int, ...], tuple[list[Operator], Hamiltonian]] = field(default_factory=dict)
 
 
 class TotalEnergy:
@@ -43,6 +53,7 @@ class TotalEnergy:
         self.ion_terms = [term for term in terms if isinstance(term, IonTerm)]
         self.density_terms = [term for term in terms if isinstance(term, DensityTerm)]
         self.orbital_terms = [term for term in terms if isinstance(term, OrbitalTerm)]
+        self._batches = _Batches()
         _check_terms(terms)
         nonlinear = [term.name for term in self.orbital_terms if term.made_of_orbitals]
         if system.ranks.count > 1 and nonlinear:
@@ -81,6 +92,34 @@ class TotalEnergy:
             else None
         )
 
+    # -- real orbitals -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def is_real(self) -> bool:
+        """Whether H is real at all k-points, so that an SCF can have real orbitals; see `real_orbitals`."""
+        if not all(sphere.is_real for sphere in self.system.basis.spheres):
+            return False
+        if any(term.made_of_orbitals for term in self.orbital_terms):
+            return False  # they receive plane waves
+        kpoints = self.system.kpoints
+
+        def of_block(block: Block) -> Tensor:
+            return torch.tensor(all(term.operator(block).is_real for term in self.orbital_terms), dtype=torch.int64)
+
+        return bool(kpoints.gather(kpoints.map(of_block)).all())
+
+    def to_real(self, orbitals: Sequence[Tensor]) -> list[Tensor]:
+        """Return the orbitals of all blocks, real if H is real (see `real_orbitals.to_real`), else as they are."""
+        if not self.is_real:
+            return list(orbitals)
+        return self.system.kpoints.map(lambda block, psi: to_real(psi, block.sphere), orbitals)
+
+    def to_plane_waves(self, orbitals: Sequence[Tensor]) -> list[Tensor]:
+        """Return the plane-wave coefficients of the orbitals of all blocks, which may be real."""
+        if orbitals[0].is_complex():
+            return list(orbitals)
+        return self.system.kpoints.map(lambda block, psi: to_plane_waves(psi, block.sphere), orbitals)
+
     # -- the Hamiltonian -----------------------------------------------------------------------------------------------
 
     def prepare(self, kpoints: KPoints, orbitals: Sequence[Tensor], electrons: Tensor) -> None:
@@ -110,14 +149,26 @@ class TotalEnergy:
         potential : Tensor
             (1 or 2, n1, n2, n3) entry of `Potential.values` for the spin of the block.
         dtype : torch.dtype
-            Precision, complex64 or complex128.
+            complex64 or complex128, or, if `is_real`, float32 or float64 for real orbitals.
         """
         operators = [term.operator(block).to(dtype) for term in self.orbital_terms]
         return Hamiltonian([*operators, self.grid_potential(block, potential).to(dtype)], self.system.basis.ecut)
 
     def hamiltonian_of_batch(self, blocks: Sequence[Block], potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
-        """Return H of several blocks of one spin channel; the other parameters are those of `hamiltonian`."""
-        return Hamiltonian.stack([self.hamiltonian(block, potential, torch.complex128) for block in blocks]).to(dtype)
+        """Return H of several blocks of one spin channel; the other parameters are those of `hamiltonian`.
+
+        What terms return again is stacked and converted once: the operators of the batches of one dtype are kept.
+        """
+        operators = [term.operator(block) for block in blocks for term in self.orbital_terms]
+        batches, ks = self._batches, tuple(block.k for block in blocks)
+        if batches.dtype != dtype:
+            batches = self._batches = _Batches(dtype)
+        kept, hamiltonian = batches.of_kpoints.get(ks, ([], None))
+        if hamiltonian is None or any(a is not b for a, b in zip(operators, kept)):
+            hamiltonian = Hamiltonian.stack([self.hamiltonian(block, potential, dtype) for block in blocks])
+            batches.of_kpoints[ks] = operators, hamiltonian
+        local, *tau = potential.to(dtype.to_real())
+        return hamiltonian.with_potential(local, tau[0] if tau else None)
 
     def kinetic(self, block: Block) -> Tensor:
         """Return `Hamiltonian.kinetic` of a block, (npw,), Hartree."""

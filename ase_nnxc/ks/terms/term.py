@@ -152,7 +152,9 @@ class OrbitalTerm(Term):
     def operator(self, block: Block) -> Operator:
         """Return O of a block in complex128.
 
-        Every diagonalisation calls this method, so a term should keep what does not change.
+        Every diagonalisation calls this method. A term should keep an operator that does not change and return the same
+        object, and otherwise return a new one: what an SCF makes of an operator is kept with it. Where all k-points are
+        their own inverses, an SCF has real orbitals if `Operator.is_real` holds for all operators.
         """
 
     @abstractmethod
