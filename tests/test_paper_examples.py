@@ -197,11 +197,14 @@ def _points_after_run(cloning, networks, clones, folder):
 
 def test_tables_say_where_there_is_no_minimum_and_where_an_energy_is_unknown(cloning, tmp_path, monkeypatch):
     cloning, (clone, random), _ = cloning
-    unconverged, mlp, valley = float("nan"), cloning.Network("PBE", "mlp", "pseudo"), (4, 1, 1, 4)
+    mlp, other = (cloning.Network("PBE", "mlp", densities) for densities in ("pseudo", "all-electron"))
+    unconverged, valley = float("nan"), (4, 1, 1, 4)
     curves = {"PBE": valley, clone.name: (4, 1, 1, unconverged), random.name: (4, 3, 2, 1), mlp.name: valley}
     solids = {f"{name}, Al": _with_points(cloning.STRAINS, energies) for name, energies in curves.items()}
+    solids[f"{other.name}, Al"] = _with_points(cloning.STRAINS, valley) | {"settings": {"tables": {"Al": "another"}}}
     cloning.write_results(tmp_path / "solids.json", solids)
     table = cloning.table_of_solids(tmp_path)
+    assert other.name not in table
     assert f"| {clone.name} | no minimum |" in table
     assert f"| {random.name} | no minimum |" in table
     assert f"| {mlp.name} | +0.000, +0.00 |" in table
@@ -216,7 +219,7 @@ def test_tables_say_where_there_is_no_minimum_and_where_an_energy_is_unknown(clo
 
 def _with_points(labels, energies):
     """Return a case of a file of results."""
-    return {"points": {str(label): {"free_energy": energy} for label, energy in zip(labels, energies)}}
+    return {"settings": {}, "points": {str(label): {"free_energy": energy} for label, energy in zip(labels, energies)}}
 
 
 def test_training_on_correlated_energies_lowers_the_error(experiment, tmp_path):

@@ -211,13 +211,16 @@ def table(folder: Path = FOLDER) -> str:
 
 
 def finished(results: Mapping[str, Any], systems: Mapping[str, Sequence[str]]) -> list[Network]:
-    """Return the networks that have all these points of all these cases, as their parents have."""
+    """Return the networks that have all these points of all these cases, with the pseudopotentials of their parents."""
 
     def has(name: str) -> bool:
         cases = {case: results.get(f"{name}, {case}", {"points": {}})["points"] for case in systems}
         return all(set(systems[case]) <= points.keys() for case, points in cases.items())
 
-    return [network for network in NETWORKS if has(network.name) and has(network.parent)]
+    def tables(name: str) -> list[Any]:
+        return [results[f"{name}, {case}"]["settings"].get("tables") for case in systems]
+
+    return [n for n in NETWORKS if has(n.name) and has(n.parent) and tables(n.name) == tables(n.parent)]
 
 
 def table_of_points(folder: Path) -> str:
