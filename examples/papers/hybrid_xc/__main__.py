@@ -13,7 +13,9 @@ A training has two passes. Each solves for the ground states of the present func
 at fixed orbitals, which is much cheaper. The energy is stationary, so that what is neglected is of second order.
 
 The script continues from the folders records, runs and models, writes hybrid_xc.json with the errors of all models,
-draws learning.png, and writes the table in README.md and docs/results.md.
+draws learning.png, and writes the table in README.md and docs/results.md. Records of other pseudopotentials than those
+in use are calculated again, and errors of other models or records, too; a model is trained again if its folder is
+deleted.
 """
 
 import sys
