@@ -26,7 +26,11 @@ RESULTS = Path(__file__).with_name("graphene.json")
 CONSTANTS = np.round(np.arange(2.54, 2.39, -0.02), 2)  # Angstrom; the largest comes first and fixes the FFT box
 FLAT = 2.467  # Angstrom, for the displaced atoms
 HEIGHTS = (0.0, 0.05, 0.10, 0.15)  # Angstrom, of one atom above the other
-SETTINGS: dict[str, Any] = {"kpts": {"size": (6, 6, 1), "gamma": True}, "smooth_cutoff": True}
+SETTINGS: dict[str, Any] = {
+    "kpts": {"size": (6, 6, 1), "gamma": True},
+    "smooth_cutoff": True,
+    "convergence": {"energy": 1e-8},
+}
 
 
 def functionals() -> list[str]:
