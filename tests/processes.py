@@ -1,10 +1,17 @@
 """Processes of Python that several files of tests start."""
 
+import json
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+import torch.distributed as dist
 
 import ase_nnxc
 
@@ -16,3 +23,28 @@ def in_another_process(arguments: Sequence[str | Path]) -> subprocess.CompletedP
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done
+
+
+def results_of_two_ranks(script: str | Path, folder: Path) -> list[Any]:
+    """Run a script that calls `run_two_ranks` with a folder, and return what the ranks wrote, in their order."""
+    if not hasattr(os, "fork"):
+        pytest.skip("ranks are forks of one process")
+    in_another_process([script, folder])
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def run_two_ranks(work: Callable[[int, Path], None]) -> NoReturn:
+    """Call work(rank, folder) in two ranks of torch.distributed; it writes results to "{rank}.json" in the folder."""
+    folder, fork = Path(sys.argv[1]), multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=_run_rank, args=(work, rank, folder)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    sys.exit(any(process.exitcode for process in ranks))
+
+
+def _run_rank(work: Callable[[int, Path], None], rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    work(rank, folder)

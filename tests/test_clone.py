@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -272,9 +273,11 @@ def test_command_fits_to_molecules_only(tmp_path, monkeypatch, capsys):
     assert load_functional(tmp_path / "small@1").card["training"]["systems"] == systems
     samples = Samples.load(points)
     assert sorted(set(samples.system.tolist())) == [0, 1]
-    sample_mesh(8).save(points)
-    assert main([*command, "--version", "2"]) == 2
-    assert "has points of a mesh, which --from molecules excludes" in capsys.readouterr().err
+    mesh = sample_mesh(8)
+    for wrong in (mesh, replace(mesh, system=torch.zeros_like(mesh.system), systems=("C",))):  # "C": a crystal
+        wrong.save(points)
+        assert main([*command, "--version", "2"]) == 2
+        assert "has points of a mesh or of crystals, which --from molecules excludes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,8 @@ As a script (`python test_distributed.py FOLDER`) this file is a run of two rank
 """
 
 import json
-import multiprocessing
-import os
-import sys
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +13,7 @@ import torch.distributed as dist
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from processes import in_another_process
+from processes import in_another_process, results_of_two_ranks, run_two_ranks
 
 from ase_nnxc import NNXCCalculator, load_functional
 from ase_nnxc.cli import main
@@ -29,6 +25,8 @@ from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import PBE
 
 KEYWORDS = {"ecut": 150, "kpts": (1, 1, 1), "smooth_cutoff": True}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def records():
@@ -85,8 +83,6 @@ def failing():
 
 def rank_of_two(rank, folder):
     """Write the results of one rank."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     gradient, warned = messages(first_gradient)
     whole, cut = trainer(folder / "whole"), trainer(folder / "cut", epochs=1)
     history, _ = messages(whole.run)
@@ -102,20 +98,10 @@ def rank_of_two(rank, folder):
     (folder / f"{rank}.json").write_text(json.dumps(results))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Use one thread, as the ranks do: sums in another order would change the SCF within its tolerance."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    in_another_process([__file__, folder])
-    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return folder, results_of_two_ranks(__file__, folder)
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +111,6 @@ def one():
     return run
 
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forks of one process")
-
-
-@needs_fork
 def test_two_ranks_take_the_steps_of_one(two, one):
     _, results = two
     expected, _ = messages(first_gradient)
@@ -138,7 +120,6 @@ def test_two_ranks_take_the_steps_of_one(two, one):
     assert results[0]["parameters"] == results[1]["parameters"]
 
 
-@needs_fork
 def test_each_rank_keeps_the_ground_states_of_its_own_records(two, one):
     folder, results = two
     first, second = (set(each["states"]) for each in results)
@@ -149,7 +130,6 @@ def test_each_rank_keeps_the_ground_states_of_its_own_records(two, one):
     assert len((folder / "whole" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-@needs_fork
 def test_rank_0_warns_of_a_failed_record_of_any_rank(two):
     _, results = two
     assert [each["history"][-1]["failed"] for each in results] == [["bad"], ["bad"]]
@@ -158,14 +138,12 @@ def test_rank_0_warns_of_a_failed_record_of_any_rank(two):
     assert results[1]["warnings"] == []
 
 
-@needs_fork
 def test_exception_on_one_rank_ends_all_ranks(two):
     _, results = two
     message = "RankError: rank 1 failed: ObjectiveError: objective 'wrong_on_rank_1' raised RuntimeError on record "
     assert all(each["error"].startswith(message) for each in results)
 
 
-@needs_fork
 def test_run_of_two_ranks_is_resumed_with_one(two):
     folder, results = two
     run = trainer(folder / "cut", epochs=2)
@@ -210,10 +188,4 @@ def test_torchrun_trains_the_same_functional(tmp_path, capsys):
 
 
 if __name__ == "__main__":
-    fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=rank_of_two, args=(number, Path(sys.argv[1]))) for number in (0, 1)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    sys.exit(any(process.exitcode for process in ranks))
+    run_two_ranks(rank_of_two)

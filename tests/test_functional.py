@@ -178,6 +178,14 @@ def test_core_evaluates_a_closed_shell_on_one_channel():
     assert len(lengths) > 3
 
 
+class Tau(R2SCAN):
+    """A functional of tau with a fineness of its own, or None."""
+
+    def __init__(self, grid_fineness: float | None = None) -> None:
+        super().__init__()
+        self.grid_fineness = grid_fineness
+
+
 @pytest.mark.parametrize(
     ("functional", "fineness"),
     [
@@ -186,6 +194,9 @@ def test_core_evaluates_a_closed_shell_on_one_channel():
         (SCAN(), 4.0),
         (Sum([(0.5, PBE()), (0.5, SCAN())]), 4.0),
         (HybridXC(NNGGA(), R2SCAN()), 2.25),
+        (Sum([(0.5, PBE()), (0.5, Tau())]), 2.25),
+        (Sum([(0.5, PBE()), (0.5, Tau(1.5))]), 1.5),
+        (HybridXC(Sum([(1.0, Tau(1.5))]), PBE()), 1.5),
     ],
 )
 def test_grid_is_as_fine_as_the_most_demanding_part_needs(functional, fineness):

@@ -11,11 +11,12 @@ import torch
 from ase import Atoms, units
 from ase.build import bulk, molecule
 
-from ase_nnxc import PySCFCalculator, load_functional
+from ase_nnxc import NNXCCalculator, PySCFCalculator, load_functional
 from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.interop.pyscf import solve_molecule
 from ase_nnxc.train.clone import new_network
 from ase_nnxc.train.records import all_electron, atomization_energy, ionization_potential
+from ase_nnxc.train.samples import sample_mesh
 from ase_nnxc.xc import PBE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,20 +33,42 @@ def experiment(monkeypatch: pytest.MonkeyPatch):
     return load
 
 
-def test_points_resume_and_those_of_other_settings_are_discarded(experiment, tmp_path):
-    points, calls = experiment("points"), []
+def counted_calculations():
+    """Return a function that calculates a point, and the list of its calls."""
+    calls = []
 
     def calculate(atoms):
         calls.append(atoms)
         return {"free_energy": float(len(calls))}
 
+    return calculate, calls
+
+
+def test_points_resume_and_those_of_other_settings_are_discarded(experiment, tmp_path):
+    points, (calculate, calls) = experiment("points"), counted_calculations()
     structures = {"4.0": bulk("Al", a=4.0), "4.1": bulk("Al", a=4.1)}
     path = tmp_path / "Al.json"
-    first = points.complete(path, "PBE", {"mesh": (2, 2, 2)}, {"4.0": structures["4.0"]}, calculate)
-    second = points.complete(path, "PBE", {"mesh": (2, 2, 2)}, structures, calculate)
+    first = points.complete(path, "PBE", {"mesh": [2, 2, 2]}, {"4.0": structures["4.0"]}, calculate)
+    second = points.complete(path, "PBE", {"mesh": [2, 2, 2]}, structures, calculate)
     assert second["4.0"] == first["4.0"]
     assert len(calls) == 2
-    points.complete(path, "PBE", {"mesh": (3, 3, 3)}, structures, calculate)
+    points.complete(path, "PBE", {"mesh": [3, 3, 3]}, structures, calculate)
+    assert len(calls) == 4
+
+
+def test_points_of_another_pseudopotential_are_calculated_again(experiment, tmp_path, monkeypatch):
+    points, (calculate, calls) = experiment("points"), counted_calculations()
+    calc, structures = NNXCCalculator(pseudos="gth-pbe"), {"Al": bulk("Al"), "Si": bulk("Si")}
+
+    def complete():
+        settings = points.settings_of(calc, structures)
+        points.complete(tmp_path / "PBE.json", "PBE", settings, structures, calculate)
+        return settings["tables"]
+
+    assert complete() == complete() == calc.pseudopotential_digests(structures["Al"] + structures["Si"])
+    assert len(calls) == 2
+    monkeypatch.setattr(NNXCCalculator, "pseudopotential_digests", lambda *_: {"Al": "another", "Si": "one"})
+    complete()
     assert len(calls) == 4
 
 
@@ -95,6 +118,21 @@ def test_model_is_trained_in_passes_kept_and_found_again(experiment, tmp_path):
     before = (tmp_path / "hybrid_xc.json").read_text()
     hybrid.run(["hybrid-six"], tmp_path, crystals, **settings)
     assert (tmp_path / "hybrid_xc.json").read_text() == before
+    del results["hybrid-six"]["errors"], results["hybrid-six"]["settings"]
+    hybrid.write_results(tmp_path / "hybrid_xc.json", results)
+    hybrid.run(["hybrid-six"], tmp_path, crystals, **settings)  # does not train
+    again = hybrid.read_results(tmp_path / "hybrid_xc.json")["hybrid-six"]
+    assert again["seconds"] == results["hybrid-six"]["seconds"]
+    assert again["errors"]["Si"]["energies_meV"] == pytest.approx(errors["hybrid-six"], rel=1e-3)
+
+
+def test_record_of_another_pseudopotential_is_calculated_again(experiment, tmp_path):
+    hybrid = experiment("hybrid_xc.__main__")
+    arguments = "Si", bulk("Si"), tmp_path, {"pseudos": "gth-pbe", "ecut": 100, "kpts": (1, 1, 1)}
+    tables, path = hybrid.record(*arguments).provenance.tables, tmp_path / "records" / "Si.json"
+    path.write_text(path.read_text().replace(tables["Si"], "another"))
+    assert hybrid.record(*arguments).provenance.tables == tables
+    assert "another" not in path.read_text()
 
 
 @pytest.fixture
@@ -115,7 +153,7 @@ def test_clone_is_nearer_to_its_parent_than_random_weights(cloning, tmp_path):
     for part in (cloning.run_points, cloning.run_molecules):
         part(networks, clones, tmp_path)
     points = cloning.read_results(tmp_path / "points.json")
-    clone, random = (points[network.name]["all-electron"]["rms_dF"] for network in networks)
+    clone, random = (points[network.name]["errors"]["all-electron"]["rms_dF"] for network in networks)
     assert clone < 0.1 * random
     results = cloning.read_results(tmp_path / "molecules.json")
     exact, clone, random = (
@@ -139,6 +177,49 @@ def test_equation_of_state_of_a_network_is_completed_once(cloning, tmp_path):
     assert bulk_modulus == pytest.approx(float(fit.bulk_modulus), rel=1e-6)
     cloning.run_solids(networks[1:], clones, tmp_path, **settings)
     assert (tmp_path / "solids.json").read_text() == kept
+
+
+def test_errors_of_another_network_of_the_same_name_are_calculated_again(cloning, tmp_path, monkeypatch):
+    cloning, networks, clones = cloning
+    monkeypatch.setattr(cloning, "points_of_molecules", lambda _: {"mesh": sample_mesh(100)})
+    monkeypatch.setattr(cloning, "sample_crystals", lambda *_, **__: sample_mesh(100))
+    name, seeds = networks[1].name, iter((0, 0, 1))
+    monkeypatch.setattr(clones, "functional", lambda _: new_network(PBE(), "constrained", next(seeds)))
+    first, kept, other = (_points_after_run(cloning, networks[1:], clones, tmp_path)[name] for _ in range(3))
+    assert kept == first
+    assert other["errors"]["mesh"]["rms_dF"] != first["errors"]["mesh"]["rms_dF"]
+
+
+def _points_after_run(cloning, networks, clones, folder):
+    cloning.run_points(networks, clones, folder)
+    return cloning.read_results(folder / "points.json")
+
+
+def test_tables_say_where_there_is_no_minimum_and_where_an_energy_is_unknown(cloning, tmp_path, monkeypatch):
+    cloning, (clone, random), _ = cloning
+    mlp, other = (cloning.Network("PBE", "mlp", densities) for densities in ("pseudo", "all-electron"))
+    unconverged, valley = float("nan"), (4, 1, 1, 4)
+    curves = {"PBE": valley, clone.name: (4, 1, 1, unconverged), random.name: (4, 3, 2, 1), mlp.name: valley}
+    solids = {f"{name}, Al": _with_points(cloning.STRAINS, energies) for name, energies in curves.items()}
+    solids[f"{other.name}, Al"] = _with_points(cloning.STRAINS, valley) | {"settings": {"tables": {"Al": "another"}}}
+    cloning.write_results(tmp_path / "solids.json", solids)
+    table = cloning.table_of_solids(tmp_path)
+    assert other.name not in table
+    assert f"| {clone.name} | no minimum |" in table
+    assert f"| {random.name} | no minimum |" in table
+    assert f"| {mlp.name} | +0.000, +0.00 |" in table
+    monkeypatch.setitem(cloning.ENERGIES, "pseudo", cloning.ENERGIES["all-electron"])
+    energies = {"PBE": (-13, -31), clone.name: (-13, unconverged)}
+    cloning.write_results(
+        tmp_path / "molecules.json",
+        {f"{name}, {kind}": _with_points(("H", "H2"), e) for name, e in energies.items() for kind in cloning.DENSITIES},
+    )
+    assert f"| {clone.name} |{' unconverged |' * 4}" in cloning.table_of_molecules(tmp_path)
+
+
+def _with_points(labels, energies):
+    """Return a case of a file of results."""
+    return {"settings": {}, "points": {str(label): {"free_energy": energy} for label, energy in zip(labels, energies)}}
 
 
 def test_training_on_correlated_energies_lowers_the_error(experiment, tmp_path):

@@ -4,11 +4,8 @@ As a script (`python test_ranks.py FOLDER`) this file is a run of two ranks; eac
 """
 
 import json
-import multiprocessing
 import os
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from ase.build import bulk
 from ase.calculators.calculator import InputError
 from ase.units import Bohr, Hartree
 from kohn_sham import basis_of, crystal_of
-from processes import in_another_process
+from processes import in_another_process, results_of_two_ranks, run_two_ranks
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.cli import main
@@ -32,6 +29,8 @@ from ase_nnxc.xc import PBE
 
 KEYWORDS = {"ecut": 120, "pseudos": "gth-pbe", "convergence": {"energy": 1e-15}}
 TOLERANCE = 1e-10  # Hartree and bohr
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def metal():
@@ -114,8 +113,6 @@ def when_rank_1_ends():
 
 def rank_of_two(rank, folder):
     """Write the results of one rank."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     answers = {
         "metal": results(metal, txt=folder / "log.txt", label=str(folder / "metal")),
         "magnet": results(magnet),
@@ -130,21 +127,10 @@ def rank_of_two(rank, folder):
     (folder / "ended.json").write_text(json.dumps([ended, time.monotonic() - start]))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    if not hasattr(os, "fork"):
-        pytest.skip("ranks are forks of one process")
     folder = tmp_path_factory.mktemp("ranks")
-    in_another_process([__file__, folder])
-    return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return folder, results_of_two_ranks(__file__, folder)
 
 
 @pytest.mark.parametrize("system", [metal, magnet])
@@ -257,10 +243,4 @@ def test_scan_of_torchrun_prints_once_and_is_resumed_by_one_process(tmp_path, ca
 
 
 if __name__ == "__main__":
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=rank_of_two, args=(number, Path(sys.argv[1]))) for number in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(any(process.exitcode for process in processes))
+    run_two_ranks(rank_of_two)

@@ -2,12 +2,13 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.calculator import InputError
 from ase.calculators.emt import EMT
 from ase.io import write
@@ -21,6 +22,8 @@ from ase_nnxc.train.objectives import (
 from ase_nnxc.train.records import (
     Provenance,
     Record,
+    all_electron,
+    atomization_energy,
     cohesive_energy,
     digest,
     experimental_solid,
@@ -182,6 +185,25 @@ def test_dataset_train_and_evaluate_from_the_command_line(tmp_path, capsys):
     assert row["errors"].keys() == OBJECTIVES.keys() - {"reaction_energy"}
     assert main(["train", str(tmp_path / "again.yaml")]) == 2  # this version exists
     assert "use the next" in capsys.readouterr().err
+
+
+def test_evaluate_reports_the_other_objectives_of_a_curve_without_minimum(tmp_path, capsys):
+    (tmp_path / "calculator.yaml").write_text("{ecut: 150, kpts: [1, 1, 1]}")
+    write_records(tmp_path / "set.json", [label("Al", scaled_structures(bulk("Al", a=3.4), 4), EMT())])
+    command = ["evaluate", "PBE", str(tmp_path / "set.json"), "--calculator", str(tmp_path / "calculator.yaml")]
+    assert main([*command, "--json"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["errors"]["energy_differences"]["rms"] > 0
+    assert "minimum" in row["errors"]["lattice_constant"]["error"]
+    assert main(command) == 1
+    assert re.search(r"energy_differences \S+ eV/atom  .*lattice_constant: .*minimum", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("options", [[], ["--align"]])
+def test_dataset_says_what_records_of_all_electrons_are(options, tmp_path, capsys):
+    write_records(tmp_path / "h2.json", [all_electron(atomization_energy("H2", molecule("H2"), 4.75), "sto-3g")])
+    assert main(["dataset", str(tmp_path / "set.json"), str(tmp_path / "h2.json"), *options]) == 2
+    assert "record 'H2' is of molecules with all electrons in a Gaussian basis set" in capsys.readouterr().err
 
 
 def test_dataset_reads_all_images_of_a_file_and_names_them_after_it(tmp_path):

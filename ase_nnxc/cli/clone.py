@@ -100,8 +100,10 @@ def _samples(args: argparse.Namespace, parent: Functional) -> Samples:
 
     if args.samples is not None and args.samples.exists():
         samples = Samples.load(args.samples)
-        if args.source == "molecules" and (samples.system < 0).any():
-            raise UsageError(f"{args.samples} has points of a mesh, which --from molecules excludes: use another file")
+        if args.source == "molecules" and not samples.of_molecules:
+            raise UsageError(
+                f"{args.samples} has points of a mesh or of crystals, which --from molecules excludes: use another file"
+            )
         return samples
     sample = sample_molecules_of_both_kinds if args.source == "molecules" else sample_defaults
     samples = sample_mesh(args.points) if args.quick else sample(parent, args.points)

@@ -77,7 +77,7 @@ def _dataset(args: argparse.Namespace) -> int:
 
 
 def _labelled(args: argparse.Namespace) -> list[Record]:
-    from ase_nnxc.train.records import label, read_records, scaled_structures
+    from ase_nnxc.train.records import label, scaled_structures
 
     properties = args.properties.split(",")
     if not set(properties) <= set(PROPERTIES):
@@ -90,7 +90,7 @@ def _labelled(args: argparse.Namespace) -> list[Record]:
     records = []
     for text in args.structures:
         if Path(text).is_file():
-            unlabelled = [(r.name, r.structures, r.coefficients, r.settings) for r in read_records(text)]
+            unlabelled = [(r.name, r.structures, r.coefficients, r.settings) for r in _read_without_all_electrons(text)]
         else:
             atoms, name = read_structure(text, args.structure)
             unlabelled = [(name, (atoms,), None, None)]
@@ -106,12 +106,26 @@ def _labelled(args: argparse.Namespace) -> list[Record]:
 
 
 def _aligned(args: argparse.Namespace) -> list[Record]:
-    from ase_nnxc.train.records import align_energies, read_records
+    from ase_nnxc.train.records import align_energies
 
     if args.ase is not None or args.points != 1 or args.structure is not None or args.properties != "energy":
         raise UsageError("--align can be combined only with --xc and --calculator: it calculates only our energies")
-    records = [record for path in args.structures for record in read_records(path)]
+    records = [record for path in args.structures for record in _read_without_all_electrons(path)]
     return align_energies(records, _calculator(args, args.xc or "PBE"))
+
+
+def _read_without_all_electrons(path: str) -> list[Record]:
+    """Return the records of a file; raise UsageError if one is of all electrons."""
+    from ase_nnxc.train.records import read_records
+
+    records = read_records(path)
+    for record in records:
+        if record.is_all_electron:
+            raise UsageError(
+                f"{path}: record {record.name!r} is of molecules with all electrons in a Gaussian basis set, which "
+                "nnxc dataset does not calculate; nnxc train and nnxc evaluate run such records through PySCF"
+            )
+    return records
 
 
 def _labeller(args: argparse.Namespace) -> Calculator:
@@ -171,8 +185,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     rows = evaluate(_calculator(args, args.model), read_records(args.dataset))
     if args.json:
         print(json.dumps(rows, indent=1))
-        return 0 if not any("error" in row for row in rows) else 1
-    for row in rows:
-        errors = row.get("error") or "  ".join(f"{k} {v['rms']:.3e} {v['unit']}" for k, v in row["errors"].items())
-        print(f"{row['record']}  {errors}")
-    return 0 if not any("error" in row for row in rows) else 1
+    else:
+        for row in rows:
+            errors = row.get("error") or "  ".join(_error_text(name, error) for name, error in row["errors"].items())
+            print(f"{row['record']}  {errors}")
+    return 1 if any("error" in part for row in rows for part in (row, *row.get("errors", {}).values())) else 0
+
+
+def _error_text(name: str, error: dict[str, Any]) -> str:
+    return f"{name}: {error['error']}" if "error" in error else f"{name} {error['rms']:.3e} {error['unit']}"

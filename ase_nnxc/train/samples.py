@@ -91,6 +91,11 @@ class Samples:
             digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
         return digest.hexdigest()
 
+    @property
+    def of_molecules(self) -> bool:
+        """Whether all points are of molecules, whose names end with their basis, and not of a mesh or of crystals."""
+        return bool((self.system >= 0).all()) and all(" " in name for name in self.systems)
+
     def select(self, index: Tensor) -> "Samples":
         """Return the points of an index or a mask, with weights whose sum is one again."""
         picked = {name: getattr(self, name)[..., index] for name in _ARRAYS}

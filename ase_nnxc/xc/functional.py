@@ -35,7 +35,8 @@ class Functional(torch.nn.Module):
         defines `forward` must set it again.
     grid_fineness : float, optional
         How much finer along each axis its grid is than the smallest FFT box that holds the density. Default: 2.25 for
-        functionals of tau, else 1. A sum has the grid of its most demanding part; see `grid_fineness`.
+        functionals of tau, else 1. A functional made of functionals has the grid of its most demanding part, and needs
+        one for tau only if it reads tau itself; see `grid_fineness`.
     card : dict, optional
         The card of the checkpoint that it was loaded from (see `ase_nnxc.checkpoints`).
     """
@@ -91,7 +92,9 @@ def grid_fineness(functional: Functional) -> float:
 def _own_fineness(functional: Functional) -> float:
     if functional.grid_fineness is not None:
         return functional.grid_fineness
-    return META_GGA_FINENESS if "tau" in fields_needed(functional.features) else 1.0
+    parts = (part for part in functional.modules() if isinstance(part, Functional) and part is not functional)
+    of_parts = {feature for part in parts for feature in part.features}
+    return META_GGA_FINENESS if "tau" in fields_needed(set(functional.features) - of_parts) else 1.0
 
 
 def check_functional(functional: Functional) -> None:

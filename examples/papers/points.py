@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.io.jsonio import encode
 
-from ase_nnxc import NNXCCalculator
+from ase_nnxc import NNXCCalculator, PySCFCalculator
 from benchmarks.results import read_results, write_results
 
 Point = dict[str, Any]
@@ -28,10 +28,10 @@ def complete(
 ) -> dict[str, Point]:
     """Return the points of a case by label of the structure, after those that the file lacks are calculated.
 
-    A point has the item "free_energy", eV. Points of other settings are discarded. The file has the settings, the
-    points, and their wall times in seconds.
+    A point has the item "free_energy", eV. Points of other settings, which are plain data, are discarded. The file has
+    the settings, the points, and their wall times in seconds.
     """
-    results, settings = read_results(path), json.loads(encode(settings))
+    results = read_results(path)
     if results.get(case, {}).get("settings") != settings:
         results[case] = {"settings": settings, "points": {}}
     points = results[case]["points"]
@@ -43,6 +43,19 @@ def complete(
             print(f"{path.stem}: {case}, {label}: {point['free_energy']:.4f} eV", flush=True)
             write_results(path, results)
     return {label: points[label] for label in structures}
+
+
+def settings_of(calc: NNXCCalculator | PySCFCalculator, structures: Mapping[str, Atoms]) -> dict[str, Any]:
+    """Return the settings that points of a calculator are kept by, as plain data.
+
+    They are its parameters with the digest of a functional that is not conventional and, unless PySCF takes them by
+    name, the digests of the pseudopotentials of all elements.
+    """
+    settings = calc.todict()
+    if isinstance(calc, NNXCCalculator):
+        symbols = sorted({symbol for atoms in structures.values() for symbol in atoms.symbols})
+        settings["tables"] = calc.pseudopotential_digests(Atoms(symbols))
+    return json.loads(encode(settings))
 
 
 def results_of(calc: NNXCCalculator, *names: str) -> Callable[[Atoms], Point]:

@@ -14,6 +14,7 @@ docs/results.md.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from ase.calculators.calculator import SCFError
 from ase.units import Hartree, kcal, mol
 
 from ase_nnxc import NNXCCalculator, PySCFCalculator, get_functional
+from ase_nnxc.registry import resolve
 from ase_nnxc.train.certificate import mean_errors
 from ase_nnxc.train.samples import Samples, named_molecule, sample_crystals, sample_molecules
 from ase_nnxc.xc import Functional
 from benchmarks.results import read_results, write_results
 
-from ..points import Point, complete, results_of, write_table
+from ..points import Point, complete, results_of, settings_of, write_table
 from . import correlated
 from .clones import DENSITIES, Clones, Network
 
@@ -47,12 +49,12 @@ NETWORKS = (
 )
 ATOMS = ("H", "C", "N", "O", "F", "S")
 MOLECULES = ("H2", "NH3", "CO", "C2H2", "C2H4", "C2H6", "CH3", "H2CO", "HF", "F2", "SH2")
+POINTS = 200  # of each molecule and crystal that is not fitted
 REACTION = {"C2H4": 1, "C2H2": -1, "H2": -1}
 ENERGIES: dict[str, tuple[Sequence[str], Callable[[Functional], Any]]] = {  # systems and calculators
-    "all-electron": ((*ATOMS, *MOLECULES), lambda xc: PySCFCalculator(xc, basis="def2-svp", grid_level=1)),
-    "pseudo": ((*ATOMS, *MOLECULES), lambda xc: PySCFCalculator(xc, basis="gth-dzvp", pseudo="gth-pbe", grid_level=1)),
-    "plane-wave": (tuple(REACTION), lambda xc: NNXCCalculator(xc, pseudos="gth-pbe", ecut=300)),
-}
+    kind: ((*ATOMS, *MOLECULES), partial(PySCFCalculator, basis=basis, pseudo=pseudo, grid_level=1))
+    for kind, (basis, pseudo) in DENSITIES.items()
+} | {"plane-wave": (tuple(REACTION), partial(NNXCCalculator, pseudos="gth-pbe", ecut=300))}
 # crystals and a layer by lattice constant, Angstrom; those of PBE; meshes of k-points
 SOLIDS: dict[str, tuple[Callable[[float], Atoms], float, tuple[int, int, int]]] = {
     "Al": (lambda a: bulk("Al", a=a), 4.04, (4, 4, 4)),
@@ -63,6 +65,7 @@ SOLIDS: dict[str, tuple[Callable[[float], Atoms], float, tuple[int, int, int]]] 
 }
 STRAINS = (1.03, 1.01, 0.99, 0.97)  # of lattice constants; the largest comes first and fixes the FFT box
 KCAL, MILLIHARTREE = kcal / mol, Hartree / 1000
+UNCONVERGED = "unconverged"  # in tables, where the SCF of a system did not converge
 BEGINNINGS = tuple(
     Network("PBE", kind, densities, seed)
     for kind in ("constrained", "mlp")
@@ -86,26 +89,29 @@ def functionals(networks: Sequence[Network], clones: Clones) -> Iterator[tuple[s
 def run_points(networks: Sequence[Network], clones: Clones, folder: Path = FOLDER) -> None:
     """Complete the errors at points of molecules and solids that were not fitted."""
     results = read_results(folder / "points.json")
+    crystals = {name: build(a) for name, (build, a, _) in SOLIDS.items() if build(a).pbc.all()}
     samples: dict[str, dict[str, Samples]] = {}
     for parent, name, functional in functionals(networks, clones):
-        if name in (*results, parent):
+        exact = get_functional(parent)
+        keywords = {"kpts": {"size": (3, 3, 3), "gamma": True}, "pseudos": f"oncv-{parent}"}
+        settings = settings_of(NNXCCalculator(functional, **keywords), crystals)
+        if name == parent or results.get(name, {}).get("settings") == settings:
             continue
         if parent not in samples:
-            samples[parent] = points_outside(get_functional(parent))
-        results[name] = {
-            kind: mean_errors(functional, get_functional(parent), points) for kind, points in samples[parent].items()
-        }
+            samples[parent] = points_of_molecules(exact) | {
+                "solids": sample_crystals(crystals, exact, POINTS, **keywords)
+            }
+        errors = {kind: mean_errors(functional, exact, points) for kind, points in samples[parent].items()}
+        results[name] = {"settings": settings, "errors": errors}
         write_results(folder / "points.json", results)
 
 
-def points_outside(parent: Functional, count: int = 200) -> dict[str, Samples]:
-    """Return points of the densities of the molecules and of solids, with their parent."""
-    points = {
-        kind: sample_molecules(MOLECULES, parent, count, basis=basis, pseudo=pseudo)
+def points_of_molecules(parent: Functional) -> dict[str, Samples]:
+    """Return points of the densities of the molecules, with their parent."""
+    return {
+        kind: sample_molecules(MOLECULES, parent, POINTS, basis=basis, pseudo=pseudo)
         for kind, (basis, pseudo) in DENSITIES.items()
     }
-    crystals = {name: build(a) for name, (build, a, _) in SOLIDS.items() if build(a).pbc.all()}
-    return points | {"solids": sample_crystals(crystals, parent, count, kpts={"size": (3, 3, 3), "gamma": True})}
 
 
 def run_molecules(networks: Sequence[Network], clones: Clones, folder: Path = FOLDER) -> None:
@@ -115,7 +121,7 @@ def run_molecules(networks: Sequence[Network], clones: Clones, folder: Path = FO
         for _, name, functional in functionals(networks, clones):
             calc = calculator(functional)
             solve = unless_diverging(results_of(calc, "free_energy"))
-            complete(folder / "molecules.json", f"{name}, {kind}", calc.todict(), structures, solve)
+            complete(folder / "molecules.json", f"{name}, {kind}", settings_of(calc, structures), structures, solve)
 
 
 def run_solids(networks: Sequence[Network], clones: Clones, folder: Path = FOLDER, **changes: Any) -> None:
@@ -127,7 +133,7 @@ def run_solids(networks: Sequence[Network], clones: Clones, folder: Path = FOLDE
             structures = {str(strain): build(strain * a) for strain in STRAINS}
             calc.set(gpts=calc.resolve(structures[str(STRAINS[0])])["gpts"])
             solve = unless_diverging(results_of(calc, "free_energy"))
-            complete(folder / "solids.json", f"{name}, {solid}", calc.todict(), structures, solve)
+            complete(folder / "solids.json", f"{name}, {solid}", settings_of(calc, structures), structures, solve)
 
 
 def unless_diverging(calculate: Callable[[Atoms], Point]) -> Callable[[Atoms], Point]:
@@ -145,13 +151,15 @@ def unless_diverging(calculate: Callable[[Atoms], Point]) -> Callable[[Atoms], P
 def run_correlated(path: Path, networks: Sequence[Network], clones: Clones, folder: Path = FOLDER) -> None:
     """Complete the trainings on correlated energies, from the data in a file."""
     results = read_results(folder / "correlated.json")
-    todo = [network for network in networks if network.name not in results]
+    beginnings = {network: clones.functional(network) for network in networks}
+    texts = {network: resolve(functional).describe() for network, functional in beginnings.items()}  # with digests
+    todo = [n for n in networks if results.get(n.name, {}).get("functional") != texts[n]]
     if not todo:
         return
     training, tests = (correlated.Energies(path, names) for names in (correlated.TRAINING, correlated.TESTS))
     for network in todo:
-        curves = correlated.train(clones.functional(network), training, tests)
-        results[network.name] = {"errors_kcal": curves}
+        curves = correlated.train(beginnings[network], training, tests)
+        results[network.name] = {"functional": texts[network], "errors_kcal": curves}
         print(f"{network.name}: {curves}", flush=True)
         write_results(folder / "correlated.json", results)
 
@@ -169,13 +177,23 @@ def atomization_energy(name: str, energy: Mapping[str, float]) -> float:
     return sum(energy[symbol] for symbol in named_molecule(name).symbols) - energy[name]
 
 
-def minimum(solid: str, points: Mapping[str, Point]) -> tuple[float, float]:
-    """Return lattice constant, Angstrom, and bulk modulus, eV/Angstrom^3; of a layer, area modulus, eV/Angstrom^2."""
+def minimum(solid: str, points: Mapping[str, Point]) -> tuple[float, float] | None:
+    """Return lattice constant, Angstrom, and bulk modulus, eV/Angstrom^3; of a layer, area modulus, eV/Angstrom^2.
+
+    It is None if there is no minimum within the strains, or if an energy is NaN.
+    """
     build, a, _ = SOLIDS[solid]
+    energies = [points[str(x)]["free_energy"] for x in STRAINS]
+    if np.isnan(energies).any():
+        return None
     # Birch-Murnaghan: E is a polynomial of degree 3 in u = x^-2, where x is the strain
-    energy = np.poly1d(np.polyfit(np.array(STRAINS) ** -2, [points[str(x)]["free_energy"] for x in STRAINS], 3))
+    energy = np.poly1d(np.polyfit(np.array(STRAINS) ** -2, energies, 3))
     slope, curvature = energy.deriv(), energy.deriv(2)
-    [u] = [root.real for root in slope.roots if not root.imag and curvature(root.real) > 0]
+    minima = [root.real for root in slope.roots if not root.imag and curvature(root.real) > 0]
+    inside = [u for u in minima if max(STRAINS) ** -2 < u < min(STRAINS) ** -2]
+    if not inside:
+        return None
+    [u] = inside  # a polynomial of degree 3 has one minimum at most
     atoms = build(a * u**-0.5)
     dimensions = int(atoms.pbc.sum())
     cell = atoms.cell.array[:dimensions, :dimensions]
@@ -193,13 +211,16 @@ def table(folder: Path = FOLDER) -> str:
 
 
 def finished(results: Mapping[str, Any], systems: Mapping[str, Sequence[str]]) -> list[Network]:
-    """Return the networks that have all these points of all these cases, as their parents have."""
+    """Return the networks that have all these points of all these cases, with the pseudopotentials of their parents."""
 
     def has(name: str) -> bool:
         cases = {case: results.get(f"{name}, {case}", {"points": {}})["points"] for case in systems}
         return all(set(systems[case]) <= points.keys() for case, points in cases.items())
 
-    return [network for network in NETWORKS if has(network.name) and has(network.parent)]
+    def tables(name: str) -> list[Any]:
+        return [results[f"{name}, {case}"]["settings"].get("tables") for case in systems]
+
+    return [n for n in NETWORKS if has(n.name) and has(n.parent) and tables(n.name) == tables(n.parent)]
 
 
 def table_of_points(folder: Path) -> str:
@@ -207,7 +228,7 @@ def table_of_points(folder: Path) -> str:
     results, rows = read_results(folder / "points.json"), []
     for network in NETWORKS:
         if network.name in results:
-            errors = results[network.name].values()
+            errors = results[network.name]["errors"].values()
             rows.append([network.name, *(f"{e['rms_dF']:.1e}, {e['rms_slope']:.1e}" for e in errors)])
     return rows_of(["rms of dF, of its slope", "all-electron", "pseudo", "solids"], rows)
 
@@ -235,8 +256,9 @@ def table_of_codes(folder: Path) -> str:
         for kind in ENERGIES:
             own, parent = (energies(results, name, kind) for name in (network.name, network.parent))
             errors = {name: own[name] - parent[name] for name in REACTION}
+            mean = np.mean(np.abs(list(errors.values())))
             reaction = sum(number * errors[name] for name, number in REACTION.items())
-            row.append(f"{np.mean(np.abs(list(errors.values()))) / MILLIHARTREE:.3f}, {reaction / KCAL:+.3f}")
+            row.append(UNCONVERGED if np.isnan(mean) else f"{mean / MILLIHARTREE:.3f}, {reaction / KCAL:+.3f}")
         rows.append(row)
     return rows_of(["total, mHa; reaction, kcal/mol", *ENERGIES], rows)
 
@@ -247,11 +269,13 @@ def table_of_solids(folder: Path) -> str:
     for network in finished(results, {solid: [str(strain) for strain in STRAINS] for solid in SOLIDS}):
         row = [network.name]
         for solid in SOLIDS:
-            (a, b), (a0, b0) = (
+            own, exact = (
                 minimum(solid, results[f"{name}, {solid}"]["points"]) for name in (network.name, network.parent)
             )
-            scanned = min(STRAINS) < a / SOLIDS[solid][1] < max(STRAINS)
-            row.append(f"{100 * (a / a0 - 1):+.3f}, {100 * (b / b0 - 1):+.2f}" if scanned else "outside")
+            if own is None or exact is None:
+                row.append("no minimum")
+            else:
+                row.append(f"{100 * (own[0] / exact[0] - 1):+.3f}, {100 * (own[1] / exact[1] - 1):+.2f}")
         rows.append(row)
     return rows_of(["a0, B0, %", *SOLIDS], rows)
 
@@ -267,7 +291,9 @@ def table_of_trainings(folder: Path) -> str:
 
 
 def mean_and_largest(errors: Sequence[float]) -> str:
-    """Return the mean and the largest absolute error as text."""
+    """Return the mean and the largest absolute error as text, if all energies are known."""
+    if np.isnan(errors).any():
+        return UNCONVERGED
     return f"{np.mean(np.abs(errors)):.3f}, {np.max(np.abs(errors)):.3f}"
 
 

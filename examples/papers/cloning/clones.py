@@ -6,10 +6,10 @@ from pathlib import Path
 from ase_nnxc import get_functional, load_functional
 from ase_nnxc.checkpoints import save_functional
 from ase_nnxc.train.clone import CloneSettings, clone, new_network
-from ase_nnxc.train.samples import MOLECULES, Samples, sample_molecules
+from ase_nnxc.train.samples import BASES, MOLECULES, Samples, sample_molecules
 from ase_nnxc.xc import Functional
 
-DENSITIES = {"all-electron": ("def2-svp", None), "pseudo": ("gth-dzvp", "gth-pbe")}  # basis, pseudopotentials
+DENSITIES = dict(zip(("all-electron", "pseudo"), BASES.values()))  # basis, pseudopotentials
 POINTS, STEPS = 150, 150  # of each molecule; of a fit, at most
 
 

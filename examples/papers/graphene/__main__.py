@@ -20,13 +20,17 @@ from matplotlib.figure import Figure
 from ase_nnxc import NNXCCalculator, list_models
 from benchmarks.results import read_results, write_results
 
-from ..points import Point, complete, results_of, write_table
+from ..points import Point, complete, results_of, settings_of, write_table
 
 RESULTS = Path(__file__).with_name("graphene.json")
 CONSTANTS = np.round(np.arange(2.54, 2.39, -0.02), 2)  # Angstrom; the largest comes first and fixes the FFT box
 FLAT = 2.467  # Angstrom, for the displaced atoms
 HEIGHTS = (0.0, 0.05, 0.10, 0.15)  # Angstrom, of one atom above the other
-SETTINGS: dict[str, Any] = {"kpts": {"size": (6, 6, 1), "gamma": True}, "smooth_cutoff": True}
+SETTINGS: dict[str, Any] = {
+    "kpts": {"size": (6, 6, 1), "gamma": True},
+    "smooth_cutoff": True,
+    "convergence": {"energy": 1e-8},
+}
 
 
 def functionals() -> list[str]:
@@ -47,7 +51,7 @@ def run(xc: str, path: Path = RESULTS, **changes: Any) -> dict[str, float]:
     calc = NNXCCalculator(xc, **settings)
     calc.set(gpts=calc.resolve(layer(CONSTANTS[0]))["gpts"])
     structures = {f"a {a}": layer(a) for a in CONSTANTS} | {f"h {h}": layer(FLAT, h) for h in HEIGHTS}
-    points = complete(path, xc, calc.todict(), structures, results_of(calc, "free_energy", "forces"))
+    points = complete(path, xc, settings_of(calc, structures), structures, results_of(calc, "free_energy", "forces"))
     results = read_results(path)
     results[xc] |= summary(points)
     write_results(path, results)

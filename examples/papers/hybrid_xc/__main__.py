@@ -13,7 +13,9 @@ A training has two passes. Each solves for the ground states of the present func
 at fixed orbitals, which is much cheaper. The energy is stationary, so that what is neglected is of second order.
 
 The script continues from the folders records, runs and models, writes hybrid_xc.json with the errors of all models,
-draws learning.png, and writes the table in README.md and docs/results.md.
+draws learning.png, and writes the table in README.md and docs/results.md. Records of other pseudopotentials than those
+in use are calculated again, and errors of other models or records, too; a model is trained again if its folder is
+deleted.
 """
 
 import sys
@@ -25,17 +27,17 @@ import torch
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from ase_nnxc import NNXCCalculator
+from ase_nnxc import NNXCCalculator, get_functional
 from ase_nnxc.train.functionals import functional_from
 from ase_nnxc.train.objectives import EnergyDifferences, TotalEnergy
 from ase_nnxc.train.penalties import FunctionalAnchor
-from ase_nnxc.train.records import Record, label, read_records, scaled_structures, write_records
+from ase_nnxc.train.records import Record, digest, label, other_table, read_records, scaled_structures, write_records
 from ase_nnxc.train.trainer import Trainer, TrainerSettings, evaluate
 from ase_nnxc.xc import PBE
 from benchmarks import training
 from benchmarks.results import read_results, write_results
 
-from ..points import write_table
+from ..points import settings_of, write_table
 
 FOLDER = Path(__file__).parent
 TEACHER = "PBEsol"
@@ -52,6 +54,11 @@ MODELS = {f"{form}-{number}": (form, number) for number in ("six", "nine") for f
 OBJECTIVES = (TotalEnergy(10.0), EnergyDifferences(1e5))
 EPOCHS = (8, 4)  # of the two passes; an epoch is ten steps of LBFGS
 RESULT = "{}@1"
+ERRORS = {  # in the file of results: objective and factor
+    "energies_meV": ("energy_differences", 1000),
+    "a0_pct": ("lattice_constant", 100),
+    "B0_pct": ("bulk_modulus", 100),
+}
 
 
 def crystals() -> dict[str, Atoms]:
@@ -62,20 +69,21 @@ def crystals() -> dict[str, Atoms]:
 
 
 def record(name: str, atoms: Atoms, folder: Path, settings: Mapping[str, Any]) -> Record:
-    """Return the record of a crystal, which is calculated if its file does not exist."""
-    path = folder / "records" / f"{name}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        structures = scaled_structures(atoms, POINTS, SPAN)
-        write_records(path, [label(name, structures, NNXCCalculator(TEACHER, **settings))])
-        print(f"{name}: record written", flush=True)
-    return read_records(path)[0]
+    """Return the record of a crystal, which is calculated if there is none of the present pseudopotentials."""
+    path, calc = folder / "records" / f"{name}.json", NNXCCalculator(TEACHER, **settings)
+    if path.exists() and other_table(kept := read_records(path)[0], calc) is None:
+        return kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = label(name, scaled_structures(atoms, POINTS, SPAN), calc)
+    write_records(path, [new])
+    print(f"{name}: record written", flush=True)
+    return new
 
 
 def train(
     name: str, form: Any, records: list[Record], folder: Path, settings: Mapping[str, Any], epochs: tuple[int, ...]
 ) -> list[dict[str, Any]]:
-    """Train a functional in passes, save it as a model if there is none of this name, and return the history."""
+    """Train a functional in passes, save it as a model, and return the history."""
     functional, history = functional_from(form), []
     for number, count in enumerate(epochs, 1):
         trainer = Trainer(
@@ -89,55 +97,57 @@ def train(
         )
         history += trainer.run()
         print(f"{name}, pass {number}: {history[-1]['loss']:.2e} {history[-1]['errors']}", flush=True)
-    if not (folder / "models" / RESULT.format(name)).exists():
-        description = f"Trained on {TEACHER} energies of {', '.join(r.name for r in records)}."
-        trainer.save(folder / "models", name=name, description=description)
+    description = f"Trained on {TEACHER} energies of {', '.join(r.name for r in records)}."
+    trainer.save(folder / "models", name=name, description=description)
     return history
 
 
 def errors(xc: Any, records: list[Record], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return errors by crystal: relative energies in meV per atom, lattice constant and bulk modulus in per cent."""
+    """Return errors by crystal: relative energies in meV per atom, lattice constant and bulk modulus in per cent.
+
+    What cannot be calculated is left out.
+    """
     rows = {}
     for row in evaluate(NNXCCalculator(xc, **settings), records):
-        rms = {name: error["rms"] for name, error in row.get("errors", {}).items()}
-        rows[row["record"]] = (
-            {
-                "energies_meV": 1000 * rms["energy_differences"],
-                "a0_pct": 100 * rms["lattice_constant"],
-                "B0_pct": 100 * rms["bulk_modulus"],
-            }
-            if rms
-            else {"error": row["error"]}
-        )
+        found = row.get("errors", {})
+        rows[row["record"]] = {
+            name: factor * found[objective]["rms"]
+            for name, (objective, factor) in ERRORS.items()
+            if "rms" in found.get(objective, {})
+        }
     return rows
 
 
 def run(names: list[str], folder: Path = FOLDER, chosen: Mapping[str, Atoms] | None = None, **changes: Any) -> None:
-    """Complete the records, the named models and their errors; `changes` are epochs and keywords of calculators."""
+    """Complete the records, the named models and their errors; `changes` are epochs and keywords of calculators.
+
+    A model that exists is not trained again. Errors are kept as long as model, records and settings are the same.
+    """
     epochs = changes.pop("epochs", EPOCHS)
     settings, path = SETTINGS | changes, folder / "hybrid_xc.json"
-    records = [record(name, atoms, folder, settings) for name, atoms in (chosen or crystals()).items()]
+    cells = chosen or crystals()
+    records = [record(name, atoms, folder, settings) for name, atoms in cells.items()]
     for name in ("PBE", *names):
-        results = read_results(path)
-        if name in results:
-            continue
-        if name == "PBE":
-            results[name] = {"errors": errors(name, records, settings)}
-        else:
+        results, model = read_results(path), folder / "models" / RESULT.format(name)
+        result = results.setdefault(name, {})
+        if name != "PBE" and not model.exists():
             form, number = MODELS[name]
             fitted = [r for r in records if number == "nine" or r.name not in HELD_OUT]
             history = train(name, FORMS[form], fitted, folder, settings, epochs)
-            model = str(folder / "models" / RESULT.format(name))
-            curve = [epoch["errors"]["energy_differences"] * 1000 for epoch in history]
-            seconds = sum(epoch["seconds"] for epoch in history)
-            results[name] = {"errors": errors(model, records, settings), "curve_meV": curve, "seconds": seconds}
-        write_results(path, results)
+            result["curve_meV"] = [epoch["errors"]["energy_differences"] * 1000 for epoch in history]
+            result["seconds"] = sum(epoch["seconds"] for epoch in history)
+            write_results(path, results)
+        functional = get_functional(name if name == "PBE" else model)
+        kept_by = settings_of(NNXCCalculator(functional, **settings), cells) | {"records": digest(records)}
+        if result.get("settings") != kept_by:
+            result |= {"settings": kept_by, "errors": errors(functional, records, settings)}
+            write_results(path, results)
     draw(folder)
 
 
 def table(folder: Path = FOLDER) -> str:
     """Return the errors of lattice constants and bulk moduli of all models; those of crystals not fitted are bold."""
-    results = read_results(folder / "hybrid_xc.json")
+    results = {name: r for name, r in read_results(folder / "hybrid_xc.json").items() if "errors" in r}
     rows = ["| a0, B0, % | " + " | ".join(results) + " |", "| --- |" + " --: |" * len(results)]
     for crystal in results["PBE"]["errors"]:
         cells = []

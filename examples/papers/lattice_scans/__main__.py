@@ -30,7 +30,7 @@ from ase_nnxc.eos.fit import fit_energies, nearest
 from benchmarks.published import ALL_ELECTRON
 from benchmarks.results import read_results
 
-from ..points import Point, complete, results_of, write_table
+from ..points import Point, complete, results_of, settings_of, write_table
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER.parent / "hybrid_xc" / "models"
@@ -121,7 +121,7 @@ def run(metal: Metal, case: str, path: Path, **changes: Any) -> dict[str, Point]
     changes = metal.settings() | (metal.settings_as_pyscf() if case in GAUSSIANS else {}) | changes
     calc = NNXCCalculator("PBE" if case in GAUSSIANS else case, **changes)
     calc.set(gpts=calc.resolve(next(iter(structures.values())))["gpts"])
-    return complete(path, case, calc.todict(), structures, results_of(calc, "free_energy", "magmom"))
+    return complete(path, case, settings_of(calc, structures), structures, results_of(calc, "free_energy", "magmom"))
 
 
 def fit(points: dict[str, Point]) -> dict[str, float]:
