@@ -36,7 +36,7 @@ LAYERS = (
     {"eos"},
     {"train"},
     {"interop.deepchem"},
-    {"train.config"},
+    {"train.config", "train.fit_config"},
     {"cli"},
     {"__main__", "plugin"},
 )

@@ -22,8 +22,8 @@ def nearest(indices: Sequence[int], lowest: int, count: int) -> list[int]:
 
 def fit_energies(volumes: Sequence[float], energies: Sequence[float]) -> BirchMurnaghan:
     """Fit `fit_birch_murnaghan` to numbers."""
-    tensors = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (volumes, energies))
-    return fit_birch_murnaghan(*tensors)
+    v, e = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (volumes, energies))
+    return fit_birch_murnaghan(v, e)
 
 
 def ase_fit(volumes: Sequence[float], energies: Sequence[float]) -> tuple[float, float, float] | None:

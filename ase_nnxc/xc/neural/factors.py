@@ -65,11 +65,19 @@ class NeuralFactors(Semilocal):
     part : {"xc", "x", "c"}
         Exchange and correlation, exchange only, or correlation only.
 
+    Attributes
+    ----------
+    posterior : Tensor
+        (p, p) matrix L of the probable errors of the p numbers w of the last layer, w ~ N(w_fitted, L L^T); zero unless
+        a fit has set it. See `ase_nnxc.calculator.ensemble`.
+
     Raises
     ------
     ValueError
         If the parent has another form, or if the exchange of a GGA exceeds the Lieb-Oxford bound; as `Network`.
     """
+
+    posterior: Tensor
 
     def __init__(
         self,
@@ -87,7 +95,14 @@ class NeuralFactors(Semilocal):
         self.widths, self.activation, self.seed = tuple(widths), activation, seed
         descriptors = _META_GGA if self.meta else _GGA
         self.network = Network(descriptors, 4 if self.meta else 2, widths, activation, seed, zero_output=True)
+        size = sum(parameter.numel() for parameter in self.last_layer)
+        self.register_buffer("posterior", torch.zeros(size, size, dtype=torch.float64, device="cpu"))
         self._check_bound()
+
+    @property
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        """Weights and biases of the last layer, whose flattened numbers `posterior` describes in this order."""
+        return self.network.weights[-1], self.network.biases[-1]
 
     def enhancement(self, s2: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Return the exchange enhancement F_x of s^2 and, for a meta-GGA, of alpha, of the shape of `s2`."""

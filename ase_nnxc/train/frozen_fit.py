@@ -1,0 +1,289 @@
+"""Fits of functionals to records at the frozen densities of a parent: minutes instead of days of self-consistency.
+
+The errors of the objectives follow from the energies at frozen densities (`frozen`), and their derivatives by the
+parameters from one backward pass for each structure. The last layer is fitted first: energies are linear in it up to
+terms of third order, so that a few closed-form fits of the linearised errors (`robust_ridge`) reach the minimum. Then
+all layers can follow, by the method of Levenberg and Marquardt with the same loss.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ase.calculators.calculator import InputError
+from torch import Tensor
+
+from ..eos.birch_murnaghan import NoMinimumError
+from ..xc import Functional, NeuralFactors
+from .frozen import FrozenPoints, FrozenSet
+from .levenberg_marquardt import levenberg_marquardt
+from .objectives import OBJECTIVES, Objective
+from .prediction import Prediction
+from .robust_ridge import LinearModel, Posterior, cross_validation, nested_residuals, student, student_weight
+
+PASSES, SMALL_STEP = 5, 1e-3
+"""Largest number of linearisations in a fit of the last layer, and the relative change of theta that ends it."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """An objective in the loss of a fit.
+
+    Attributes
+    ----------
+    scale : float
+        Expected error, in the unit of the objective; errors are divided by it.
+    weight : float
+        Share of all records of this objective together.
+    """
+
+    scale: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of a fit.
+
+    Attributes
+    ----------
+    terms : mapping of str to Term
+        By names of `OBJECTIVES`.
+    ridges : tuple of float
+        Candidates of lambda, the factor of |theta - theta_0|^2.
+    steps : int
+        Largest number of Levenberg-Marquardt steps of all layers; with 0 only the last layer is fitted.
+    """
+
+    terms: Mapping[str, Term]
+    ridges: tuple[float, ...] = tuple(10.0**k for k in range(-5, 3))
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One error: of an objective, for a record."""
+
+    record: str
+    objective: str
+    scale: float
+    coefficient: float
+
+
+class FrozenErrors:
+    """Errors of records at frozen densities as functions of some parameters theta (p,) of a functional.
+
+    Parameters
+    ----------
+    functional : Functional
+        The functional; its parameters are changed in place.
+    parameters : sequence of Tensor
+        Those of its parameters that make theta.
+    parent : Functional
+        The functional of the densities.
+    data : FrozenSet
+        Records and densities.
+    terms : mapping of str to Term
+        Objectives by their names.
+
+    Attributes
+    ----------
+    rows : list of Row
+        What each error belongs to.
+    """
+
+    def __init__(
+        self,
+        functional: Functional,
+        parameters: Sequence[Tensor],
+        parent: Functional,
+        data: FrozenSet,
+        terms: Mapping[str, Term],
+    ) -> None:
+        self.functional, self.parameters, self.data = functional, list(parameters), data
+        with torch.no_grad():
+            self._other = torch.stack([points.energy - points.energy_of(parent) for points in data.points])
+        self._objectives: list[tuple[int, Objective]] = []
+        self.rows: list[Row] = []
+        for name, term in terms.items():
+            objective = OBJECTIVES[name]()
+            reading = [i for i, record in enumerate(data.records) if objective.applies(record)]
+            self._objectives += [(i, objective) for i in reading]
+            self.rows += [Row(data.records[i].name, name, term.scale, term.weight / len(reading)) for i in reading]
+
+    @property
+    def theta(self) -> Tensor:
+        """The present parameters (p,)."""
+        return torch.cat([p.detach().flatten() for p in self.parameters])
+
+    def set(self, theta: Tensor) -> None:
+        """Set the parameters of the functional."""
+        with torch.no_grad():
+            for parameter, values in zip(self.parameters, theta.split([p.numel() for p in self.parameters])):
+                parameter.copy_(values.view_as(parameter))
+
+    def errors(self, theta: Tensor) -> Tensor:
+        """Return the errors (m,) in the units of their objectives.
+
+        Raises
+        ------
+        NoMinimumError
+            If an equation of state has no minimum.
+        """
+        self.set(theta)
+        with torch.no_grad():
+            energies = self._other + torch.stack([points.energy_of(self.functional) for points in self.data.points])
+            return torch.stack([self._error(*row, energies) for row in self._objectives])
+
+    def linearised(self, theta: Tensor) -> LinearModel:
+        """Return the errors in units of their scales as a linear model of changes of theta."""
+        self.set(theta)
+        values, slopes = zip(*(self._energy_and_slope(points) for points in self.data.points))
+        energies = (self._other + torch.stack(values)).requires_grad_()
+        errors = torch.stack([self._error(*row, energies) for row in self._objectives])
+        by_energy = torch.stack([torch.autograd.grad(error, energies, retain_graph=True)[0] for error in errors])
+        scales = self._column("scale")
+        return LinearModel(
+            errors.detach() / scales, by_energy @ torch.stack(slopes) / scales[:, None], self._column("coefficient")
+        )
+
+    def _error(self, record: int, objective: Objective, energies: Tensor) -> Tensor:
+        prediction = Prediction(energies[list(self.data.structures[record])])
+        return objective.errors(prediction, self.data.records[record]).reshape(())
+
+    def _energy_and_slope(self, points: FrozenPoints) -> tuple[Tensor, Tensor]:
+        """Return the energy (), eV, of the functional at the points and its derivatives (p,)."""
+        energy = points.energy_of(self.functional)
+        gradients = torch.autograd.grad(energy, self.parameters)
+        return energy.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+
+    def _column(self, name: str) -> Tensor:
+        return self._other.new_tensor([getattr(row, name) for row in self.rows])
+
+
+class RobustLoss:
+    """The loss of `robust_ridge` with errors that are not linear in the parameters, for `levenberg_marquardt`."""
+
+    def __init__(self, errors: FrozenErrors, ridge: float) -> None:
+        self._errors, self._ridge, self._start = errors, ridge, errors.theta
+
+    def loss(self, theta: Tensor) -> float:
+        """Return the loss; infinite if an equation of state has no minimum."""
+        try:
+            errors = self._errors.errors(theta)
+        except NoMinimumError:
+            return math.inf
+        rows = self._errors.rows
+        rho = student(errors / errors.new_tensor([row.scale for row in rows]))
+        anchored = self._ridge * float((theta - self._start).square().sum())
+        return float(errors.new_tensor([row.coefficient for row in rows]) @ rho) + anchored
+
+    def normal_equations(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return half of the gradient (p,) and half of the second derivatives (p, p) of the reweighted squares."""
+        model = self._errors.linearised(theta)
+        weights = model.coefficients * student_weight(model.residuals)
+        gradient = model.slopes.mT @ (weights * model.residuals) + self._ridge * (theta - self._start)
+        return gradient, model.hessian(torch.zeros_like(theta), self._ridge)
+
+
+def fit_frozen(
+    functional: NeuralFactors,
+    parent: Functional,
+    data: FrozenSet,
+    test: FrozenSet | None,
+    classes: Mapping[str, str],
+    settings: FitSettings,
+) -> dict[str, Any]:
+    """Fit a functional, in place, and set its posterior.
+
+    Parameters
+    ----------
+    functional : NeuralFactors
+        The functional to fit; its present parameters are theta_0.
+    parent : Functional
+        The functional of the densities.
+    data, test : FrozenSet
+        Records that are fitted, and others that are only predicted.
+    classes : mapping of str to str
+        Class of each record; those of a class are left out together. Records without one are always fitted.
+    settings : FitSettings
+        Settings of the fit.
+
+    Returns
+    -------
+    dict
+        Plain data: errors of each record before and after the fit, in cross-validation, and of the test; the ridge, the
+        scores of all ridges, temperature and effective number of parameters.
+
+    Raises
+    ------
+    InputError
+        If the records have fewer than three classes, or an objective reads no record.
+    """
+    errors = FrozenErrors(functional, functional.last_layer, parent, data, settings.terms)
+    unread = settings.terms.keys() - {row.objective for row in errors.rows}
+    if unread:
+        raise InputError(f"objectives.{min(unread)}: no record that is fitted has its target")
+    names = sorted({classes[row.record] for row in errors.rows if row.record in classes})
+    if len(names) < 3:
+        raise InputError(f"classes={names}: nested cross-validation needs three or more with records that are fitted")
+    numbers = [names.index(classes[row.record]) if row.record in classes else -1 for row in errors.rows]
+    groups = torch.tensor(numbers, device="cpu")
+    start = errors.theta
+    first = errors.linearised(start)
+    validation = cross_validation(first, groups, settings.ridges)
+    nested = nested_residuals(first, groups, settings.ridges)
+    ridge = validation.best
+    theta = _fit_last_layer(errors, first, ridge)
+    if settings.steps:
+        parameters = [p for p in functional.parameters() if p.requires_grad]
+        whole = FrozenErrors(functional, parameters, parent, data, settings.terms)
+        errors.set(theta)
+        found, _ = levenberg_marquardt(
+            RobustLoss(whole, ridge), whole.theta, settings.steps, "fit of all layers", tolerance=1e-3
+        )
+        whole.set(found)
+        theta = errors.theta
+    last = errors.linearised(theta)
+    posterior = Posterior.of(last, torch.zeros_like(theta), ridge)
+    with torch.no_grad():
+        functional.posterior.copy_(posterior.root)
+    report: dict[str, Any] = {
+        "ridge": ridge,
+        "ridges": dict(zip(map(str, validation.ridges), validation.scores.mean(1).tolist())),
+        "effective_parameters": posterior.effective_parameters,
+        "temperature": posterior.temperature,
+        "fit": _table(errors.rows, parent=first.residuals, fitted=last.residuals, cross_validated=nested),
+    }
+    if test is not None:
+        others = FrozenErrors(functional, functional.last_layer, parent, test, settings.terms)
+        at_start, at_end = others.linearised(start), others.linearised(theta)
+        deviations = (at_end.slopes @ posterior.root).norm(dim=1)
+        report["test"] = _table(
+            others.rows, parent=at_start.residuals, fitted=at_end.residuals, standard_deviation=deviations
+        )
+    return report
+
+
+def _fit_last_layer(errors: FrozenErrors, model: LinearModel, ridge: float) -> Tensor:
+    """Return the theta of the minimum by repeated fits of linearised errors, the first of which is given."""
+    start = theta = errors.theta
+    for _ in range(PASSES):
+        change = model.fit(ridge, start - theta)
+        theta = theta + change
+        if change.norm() <= SMALL_STEP * (theta - start).norm():
+            break
+        model = errors.linearised(theta)
+    return theta
+
+
+def _table(rows: Sequence[Row], **residuals: Tensor) -> dict[str, dict[str, dict[str, float]]]:
+    """Return errors in their units by objective, record, and name of the column; those that are NaN are left out."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for i, row in enumerate(rows):
+        columns = {name: float(values[i]) * row.scale for name, values in residuals.items()}
+        known = {name: value for name, value in columns.items() if not math.isnan(value)}
+        table.setdefault(row.objective, {})[row.record] = known
+    return table
