@@ -36,7 +36,8 @@ LAYERS = (
     {"eos"},
     {"train"},
     {"interop.deepchem"},
-    {"train.config", "train.fit_config"},
+    {"train.config"},
+    {"train.fit_config"},
     {"cli"},
     {"__main__", "plugin"},
 )
