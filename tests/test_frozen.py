@@ -218,7 +218,9 @@ def test_command_fits_and_saves_a_model_with_a_posterior(config, capsys, steps):
     rows = report["fit"]["reaction_energy"]
     assert rows.keys() == {"H2", "short", "long", "longer"}
     assert sum(abs(row["fitted"]) for row in rows.values()) < 0.7 * sum(abs(row["parent"]) for row in rows.values())
-    assert report["test"]["reaction_energy"]["test"]["standard_deviation"] > 0
+    test = report["test"]["reaction_energy"]["test"]
+    normalised = abs(test["fitted"] / test["standard_deviation"])
+    assert report["normalised_errors"]["reaction_energy"] == pytest.approx(normalised)
     functional = load_functional(config.parent / "models" / "h2@1")
     assert functional.posterior.abs().max() > 0
     assert functional.card["metrics"]["ridge"] == report["ridge"]

@@ -183,7 +183,7 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _fit_rows(report: dict[str, Any]) -> list[str]:
-    """Return the mean absolute errors of the columns of a report of `fit_frozen`."""
+    """Return the mean absolute errors and the normalised ones of a report of `fit_frozen`."""
     rows = []
     for part in ("fit", "test"):
         for objective, records in report.get(part, {}).items():
@@ -193,6 +193,8 @@ def _fit_rows(report: dict[str, Any]) -> list[str]:
                     columns.setdefault(name, []).append(abs(value))
             means = "  ".join(f"{name} {sum(v) / len(v):.5f}" for name, v in columns.items())
             rows.append(f"{part:5}{objective:18}{len(records):4} records   {means}")
+    for objective, value in report.get("normalised_errors", {}).items():
+        rows.append(f"     {objective:18} error / standard deviation {value:.2f}")
     return rows
 
 

@@ -215,7 +215,8 @@ def fit_frozen(
     -------
     dict
         Plain data: errors of each record before and after the fit, in cross-validation, and of the test; the ridge, the
-        scores of all ridges, temperature and effective number of parameters.
+        scores of all ridges, temperature and effective number of parameters; and for each objective the root mean square
+        of the errors of the test divided by their standard deviations.
 
     Raises
     ------
@@ -264,6 +265,7 @@ def fit_frozen(
         report["test"] = _table(
             others.rows, parent=at_start.residuals, fitted=at_end.residuals, standard_deviation=deviations
         )
+        report["normalised_errors"] = _root_mean_squares(others.rows, at_end.residuals / deviations)
     return report
 
 
@@ -277,6 +279,13 @@ def _fit_last_layer(errors: FrozenErrors, model: LinearModel, ridge: float) -> T
             break
         model = errors.linearised(theta)
     return theta
+
+
+def _root_mean_squares(rows: Sequence[Row], values: Tensor) -> dict[str, float]:
+    """Return the root mean square of the values of each objective."""
+    names = [row.objective for row in rows]
+    masks = {name: torch.tensor([other == name for other in names], device="cpu") for name in names}
+    return {name: values[mask].square().mean().sqrt().item() for name, mask in masks.items()}
 
 
 def _table(rows: Sequence[Row], **residuals: Tensor) -> dict[str, dict[str, dict[str, float]]]:
