@@ -215,8 +215,8 @@ def fit_frozen(
     -------
     dict
         Plain data: errors of each record before and after the fit, in cross-validation, and of the test; the ridge, the
-        scores of all ridges, temperature and effective number of parameters; and for each objective the root mean square
-        of the errors of the test divided by their standard deviations.
+        scores of all ridges, temperature and effective number of parameters; for each objective the root mean square of
+        the errors of the test divided by their standard deviations.
 
     Raises
     ------
