@@ -1,6 +1,7 @@
 """Fits at frozen densities: points of ground states, robust ridge regression, and the command `nnxc fit`."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def model(m=30, p=4, noise=0.3, seed=0):
     slopes = torch.from_numpy(rng.normal(size=(m, p)))
     truth = torch.from_numpy(rng.normal(size=p))
     residuals = -slopes @ truth + noise * torch.from_numpy(rng.normal(size=m))
-    return LinearModel(residuals, slopes, torch.full((m,), 1.0, dtype=torch.float64)), truth
+    return LinearModel(residuals, slopes, torch.ones_like(residuals), torch.zeros_like(truth)), truth
 
 
 def test_fit_is_the_minimum_of_the_robust_loss():
@@ -138,8 +139,8 @@ def test_an_outlier_does_not_decide():
 
 def test_a_large_ridge_keeps_the_parameters_at_their_anchor():
     linear, truth = model()
-    anchor = torch.ones_like(truth)
-    torch.testing.assert_close(linear.fit(1e9, anchor), anchor, rtol=0, atol=1e-6)
+    anchored = replace(linear, anchor=torch.ones_like(truth))
+    torch.testing.assert_close(anchored.fit(1e9), torch.ones_like(truth), rtol=0, atol=1e-6)
 
 
 def test_cross_validation_prefers_no_fit_of_noise_and_a_fit_of_a_dependence():
@@ -147,7 +148,7 @@ def test_cross_validation_prefers_no_fit_of_noise_and_a_fit_of_a_dependence():
     linear, _ = model()
     assert cross_validation(linear, groups, ridges).best < 10
     noise = torch.from_numpy(np.random.default_rng(1).normal(size=30))
-    assert cross_validation(LinearModel(noise, linear.slopes, linear.coefficients), groups, ridges).best == 1e6
+    assert cross_validation(replace(linear, residuals=noise), groups, ridges).best == 1e6
 
 
 def test_nested_cross_validation_leaves_out_each_group():
@@ -225,6 +226,20 @@ def test_command_fits_and_saves_a_model_with_a_posterior(config, capsys, steps):
     assert functional.posterior.abs().max() > 0
     assert functional.card["metrics"]["ridge"] == report["ridge"]
     assert functional.card["training"]["test"] == ["test"]
+
+
+def test_a_self_consistent_pass_begins_with_the_errors_of_the_model_and_stays_at_its_minimum(config, capsys):
+    config.write_text(config.read_text() + "ridges: [0.1]\n")
+    assert main(["fit", str(config), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)["fit"]["reaction_energy"]
+    text = config.read_text().replace("parent: r2SCAN\n", "parent: models/h2@1\nversion: 2\n")
+    text = text.replace("{neural-factors: {parent: r2SCAN, widths: [4]}}", "models/h2@1")
+    config.write_text(text)
+    assert main(["fit", str(config), "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)["fit"]["reaction_energy"]
+    for name, row in second.items():
+        assert row["parent"] == pytest.approx(first[name]["fitted"], abs=0.02)  # frozen and self-consistent errors
+        assert row["fitted"] == pytest.approx(row["parent"], abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from ase.calculators.calculator import InputError
 
 from ..calculator import NNXCCalculator
-from ..checkpoints import model_roots, save_functional
+from ..checkpoints import is_checkpoint_path, model_roots, save_functional
 from ..registry import get_functional
 from ..xc import NeuralFactors
 from .config import check_name, name_from, path_from, records_from
@@ -129,7 +129,7 @@ def read_fit(path: str | Path) -> Fit:
 
     Its keys are:
 
-    - parent: name of the functional of the densities;
+    - parent: name of the functional of the densities, or path of a model;
     - functional: a form, see `functional_from`, that makes a `NeuralFactors`; default: neural-factors of the parent;
     - records: names of files of records;
     - test: names of the records that are only predicted;
@@ -161,10 +161,12 @@ def read_fit(path: str | Path) -> Fit:
 def _fit_from(data: Mapping[str, Any], path: Path) -> Fit:
     mapping(_CHECKS, _REQUIRED)(data, "")
     base, parent = path.parent, data["parent"]
+    if is_checkpoint_path(parent):
+        parent = str(path_from(base, parent))
     name, version = name_from(data, path), data.get("version", 1)
     models = path_from(base, data["models"]) if "models" in data else model_roots()[-1].folder
     check_name(name, version, models)
-    folder = path_from(base, data.get("densities", f"nnxc-densities-{parent}"))
+    folder = path_from(base, data.get("densities", f"nnxc-densities-{name}"))
     for key, place in (("models", models), ("densities", folder)):
         writable_folder(place, key)
     options = data.get("calculator", {})

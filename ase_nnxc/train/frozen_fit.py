@@ -2,8 +2,9 @@
 
 The errors of the objectives follow from the energies at frozen densities (`frozen`), and their derivatives by the
 parameters from one backward pass for each structure. The last layer is fitted first: energies are linear in it up to
-terms of third order, so that a few closed-form fits of the linearised errors (`robust_ridge`) reach the minimum. Then
-all layers can follow, by the method of Levenberg and Marquardt with the same loss.
+terms of third order, so that the closed-form fit of the linearised errors (`robust_ridge`), with which the ridge is
+chosen, begins near the minimum. The method of Levenberg and Marquardt goes on from there, with the last layer and then
+with all layers.
 """
 
 import math
@@ -23,8 +24,9 @@ from .objectives import OBJECTIVES, Objective
 from .prediction import Prediction
 from .robust_ridge import LinearModel, Posterior, cross_validation, nested_residuals, student, student_weight
 
-PASSES, SMALL_STEP = 5, 1e-3
-"""Largest number of linearisations in a fit of the last layer, and the relative change of theta that ends it."""
+LAST_LAYER_STEPS = 20
+SMALL_DECREASE = 1e-4
+"""Relative decrease of the loss in a step that ends a fit."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class FitSettings:
     terms : mapping of str to Term
         By names of `OBJECTIVES`.
     ridges : tuple of float
-        Candidates of lambda, the factor of |theta - theta_0|^2.
+        Candidates of lambda, the factor of |theta - anchor|^2; see `FrozenErrors`.
     steps : int
         Largest number of Levenberg-Marquardt steps of all layers; with 0 only the last layer is fitted.
     """
@@ -92,11 +94,14 @@ class FrozenErrors:
     ----------
     rows : list of Row
         What each error belongs to.
+    anchor : Tensor
+        (p,) what the ridge draws theta to: zero for the last layer, where the functional is its parent, and the present
+        values for hidden layers.
     """
 
     def __init__(
         self,
-        functional: Functional,
+        functional: NeuralFactors,
         parameters: Sequence[Tensor],
         parent: Functional,
         data: FrozenSet,
@@ -105,6 +110,10 @@ class FrozenErrors:
         self.functional, self.parameters, self.data = functional, list(parameters), data
         with torch.no_grad():
             self._other = torch.stack([points.energy - points.energy_of(parent) for points in data.points])
+        last = {id(parameter) for parameter in functional.last_layer}
+        self.anchor = torch.cat(
+            [torch.zeros_like(p).flatten() if id(p) in last else p.detach().flatten() for p in parameters]
+        )
         self._objectives: list[tuple[int, Objective]] = []
         self.rows: list[Row] = []
         for name, term in terms.items():
@@ -146,7 +155,10 @@ class FrozenErrors:
         by_energy = torch.stack([torch.autograd.grad(error, energies, retain_graph=True)[0] for error in errors])
         scales = self._column("scale")
         return LinearModel(
-            errors.detach() / scales, by_energy @ torch.stack(slopes) / scales[:, None], self._column("coefficient")
+            residuals=errors.detach() / scales,
+            slopes=by_energy @ torch.stack(slopes) / scales[:, None],
+            coefficients=self._column("coefficient"),
+            anchor=self.anchor - theta,
         )
 
     def _error(self, record: int, objective: Objective, energies: Tensor) -> Tensor:
@@ -167,7 +179,7 @@ class RobustLoss:
     """The loss of `robust_ridge` with errors that are not linear in the parameters, for `levenberg_marquardt`."""
 
     def __init__(self, errors: FrozenErrors, ridge: float) -> None:
-        self._errors, self._ridge, self._start = errors, ridge, errors.theta
+        self._errors, self._ridge = errors, ridge
 
     def loss(self, theta: Tensor) -> float:
         """Return the loss; infinite if an equation of state has no minimum."""
@@ -177,14 +189,14 @@ class RobustLoss:
             return math.inf
         rows = self._errors.rows
         rho = student(errors / errors.new_tensor([row.scale for row in rows]))
-        anchored = self._ridge * float((theta - self._start).square().sum())
+        anchored = self._ridge * float((theta - self._errors.anchor).square().sum())
         return float(errors.new_tensor([row.coefficient for row in rows]) @ rho) + anchored
 
     def normal_equations(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return half of the gradient (p,) and half of the second derivatives (p, p) of the reweighted squares."""
         model = self._errors.linearised(theta)
         weights = model.coefficients * student_weight(model.residuals)
-        gradient = model.slopes.mT @ (weights * model.residuals) + self._ridge * (theta - self._start)
+        gradient = model.slopes.mT @ (weights * model.residuals) - self._ridge * model.anchor
         return gradient, model.hessian(torch.zeros_like(theta), self._ridge)
 
 
@@ -201,7 +213,7 @@ def fit_frozen(
     Parameters
     ----------
     functional : NeuralFactors
-        The functional to fit; its present parameters are theta_0.
+        The functional to fit, from its present parameters.
     parent : Functional
         The functional of the densities.
     data, test : FrozenSet
@@ -237,13 +249,14 @@ def fit_frozen(
     validation = cross_validation(first, groups, settings.ridges)
     nested = nested_residuals(first, groups, settings.ridges)
     ridge = validation.best
-    theta = _fit_last_layer(errors, first, ridge)
+    loss = RobustLoss(errors, ridge)
+    near = min((start, start + first.fit(ridge)), key=loss.loss)
+    theta, _ = levenberg_marquardt(loss, near, LAST_LAYER_STEPS, "fit of the last layer", tolerance=SMALL_DECREASE)
+    errors.set(theta)
     if settings.steps:
-        parameters = [p for p in functional.parameters() if p.requires_grad]
-        whole = FrozenErrors(functional, parameters, parent, data, settings.terms)
-        errors.set(theta)
+        whole = FrozenErrors(functional, list(functional.parameters()), parent, data, settings.terms)
         found, _ = levenberg_marquardt(
-            RobustLoss(whole, ridge), whole.theta, settings.steps, "fit of all layers", tolerance=1e-3
+            RobustLoss(whole, ridge), whole.theta, settings.steps, "fit of all layers", tolerance=SMALL_DECREASE
         )
         whole.set(found)
         theta = errors.theta
@@ -267,18 +280,6 @@ def fit_frozen(
         )
         report["normalised_errors"] = _root_mean_squares(others.rows, at_end.residuals / deviations)
     return report
-
-
-def _fit_last_layer(errors: FrozenErrors, model: LinearModel, ridge: float) -> Tensor:
-    """Return the theta of the minimum by repeated fits of linearised errors, the first of which is given."""
-    start = theta = errors.theta
-    for _ in range(PASSES):
-        change = model.fit(ridge, start - theta)
-        theta = theta + change
-        if change.norm() <= SMALL_STEP * (theta - start).norm():
-            break
-        model = errors.linearised(theta)
-    return theta
 
 
 def _root_mean_squares(rows: Sequence[Row], values: Tensor) -> dict[str, float]:

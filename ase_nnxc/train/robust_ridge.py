@@ -33,31 +33,31 @@ class LinearModel:
         (m, p) J.
     coefficients : Tensor
         (m,) c.
+    anchor : Tensor
+        (p,) d_0.
     """
 
     residuals: Tensor
     slopes: Tensor
     coefficients: Tensor
+    anchor: Tensor
 
     def select(self, rows: Tensor) -> "LinearModel":
         """Return the model of some of the rows, given by a mask or an index."""
-        return LinearModel(self.residuals[rows], self.slopes[rows], self.coefficients[rows])
+        return LinearModel(self.residuals[rows], self.slopes[rows], self.coefficients[rows], self.anchor)
 
     def at(self, change: Tensor) -> Tensor:
         """Return the residuals (m,) at d (p,)."""
         return self.residuals + self.slopes @ change
 
-    def fit(self, ridge: float, anchor: Tensor | None = None) -> Tensor:
-        """Return the d (p,) of the minimum; the anchor d_0 (p,) is zero by default."""
-        anchor = self.slopes.new_zeros(self.slopes.shape[1]) if anchor is None else anchor
-        change = anchor
+    def fit(self, ridge: float) -> Tensor:
+        """Return the d (p,) of the minimum."""
+        change = self.anchor
         for _ in range(_STEPS):
-            hessian = self.hessian(change, ridge)
             weights = self.coefficients * student_weight(self.at(change))
-            before, change = (
-                change,
-                torch.linalg.solve(hessian, ridge * anchor - self.slopes.mT @ (weights * self.residuals)),
-            )
+            # (J^T W J + lambda) d = lambda d_0 - J^T W r_0
+            target = ridge * self.anchor - self.slopes.mT @ (weights * self.residuals)
+            before, change = change, torch.linalg.solve(self.hessian(change, ridge), target)
             if (change - before).abs().max() <= _CONVERGED * (1 + change.abs().max()):
                 break
         return change
