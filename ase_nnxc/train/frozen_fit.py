@@ -60,7 +60,7 @@ class FitSettings:
     """
 
     terms: Mapping[str, Term]
-    ridges: tuple[float, ...] = tuple(10.0**k for k in range(-5, 3))
+    ridges: tuple[float, ...] = tuple(10.0**k for k in range(-3, 5))
     steps: int = 0
 
 
