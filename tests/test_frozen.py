@@ -181,7 +181,8 @@ def test_derivatives_of_the_robust_loss_are_those_of_finite_differences(records,
     data = densities.load(records)
     errors = FrozenErrors(functional, parameters, NeuralFactors(), data, {"reaction_energy": Term(0.2)})
     loss = RobustLoss(errors, 0.1)
-    theta = errors.theta + 0.1 * torch.randn(len(errors.theta), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    theta = errors.theta + 0.1 * torch.randn(len(errors.theta), dtype=torch.float64, generator=generator)
     gradient, hessian = loss.normal_equations(theta)
     for i in (0, 5, len(theta) - 1):
         step = torch.zeros_like(theta)
