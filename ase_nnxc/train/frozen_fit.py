@@ -133,8 +133,13 @@ class FrozenErrors:
             for parameter, values in zip(self.parameters, theta.split([p.numel() for p in self.parameters])):
                 parameter.copy_(values.view_as(parameter))
 
-    def errors(self, theta: Tensor) -> Tensor:
-        """Return the errors (m,) in the units of their objectives.
+    @property
+    def coefficients(self) -> Tensor:
+        """The coefficients (m,) of the errors in the loss."""
+        return self._column("coefficient")
+
+    def residuals(self, theta: Tensor) -> Tensor:
+        """Return the errors (m,) divided by their scales.
 
         Raises
         ------
@@ -144,26 +149,24 @@ class FrozenErrors:
         self.set(theta)
         with torch.no_grad():
             energies = self._other + torch.stack([points.energy_of(self.functional) for points in self.data.points])
-            return torch.stack([self._error(*row, energies) for row in self._objectives])
+            return self._residuals(energies)
 
     def linearised(self, theta: Tensor) -> LinearModel:
-        """Return the errors in units of their scales as a linear model of changes of theta."""
+        """Return the residuals as a linear model of changes of theta."""
         self.set(theta)
         values, slopes = zip(*(self._energy_and_slope(points) for points in self.data.points))
         energies = (self._other + torch.stack(values)).requires_grad_()
-        errors = torch.stack([self._error(*row, energies) for row in self._objectives])
-        by_energy = torch.stack([torch.autograd.grad(error, energies, retain_graph=True)[0] for error in errors])
-        scales = self._column("scale")
-        return LinearModel(
-            residuals=errors.detach() / scales,
-            slopes=by_energy @ torch.stack(slopes) / scales[:, None],
-            coefficients=self._column("coefficient"),
-            anchor=self.anchor - theta,
-        )
+        residuals = self._residuals(energies)
+        by_energy = torch.stack([torch.autograd.grad(r, energies, retain_graph=True)[0] for r in residuals])
+        return LinearModel(residuals.detach(), by_energy @ torch.stack(slopes), self.coefficients, self.anchor - theta)
 
-    def _error(self, record: int, objective: Objective, energies: Tensor) -> Tensor:
-        prediction = Prediction(energies[list(self.data.structures[record])])
-        return objective.errors(prediction, self.data.records[record]).reshape(())
+    def _residuals(self, energies: Tensor) -> Tensor:
+        """Return the residuals (m,) at the energies of all structures, eV."""
+        errors = [
+            objective.errors(Prediction(energies[list(self.data.structures[i])]), self.data.records[i]).reshape(())
+            for i, objective in self._objectives
+        ]
+        return torch.stack(errors) / self._column("scale")
 
     def _energy_and_slope(self, points: FrozenPoints) -> tuple[Tensor, Tensor]:
         """Return the energy (), eV, of the functional at the points and its derivatives (p,)."""
@@ -184,13 +187,10 @@ class RobustLoss:
     def loss(self, theta: Tensor) -> float:
         """Return the loss; infinite if an equation of state has no minimum."""
         try:
-            errors = self._errors.errors(theta)
+            rho = student(self._errors.residuals(theta))
         except NoMinimumError:
             return math.inf
-        rows = self._errors.rows
-        rho = student(errors / errors.new_tensor([row.scale for row in rows]))
-        anchored = self._ridge * float((theta - self._errors.anchor).square().sum())
-        return float(errors.new_tensor([row.coefficient for row in rows]) @ rho) + anchored
+        return float(self._errors.coefficients @ rho + self._ridge * (theta - self._errors.anchor).square().sum())
 
     def normal_equations(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return half of the gradient (p,) and half of the second derivatives (p, p) of the reweighted squares."""
@@ -236,30 +236,18 @@ def fit_frozen(
         If the records have fewer than three classes, or an objective reads no record.
     """
     errors = FrozenErrors(functional, functional.last_layer, parent, data, settings.terms)
-    unread = settings.terms.keys() - {row.objective for row in errors.rows}
-    if unread:
-        raise InputError(f"objectives.{min(unread)}: no record that is fitted has its target")
-    names = sorted({classes[row.record] for row in errors.rows if row.record in classes})
-    if len(names) < 3:
-        raise InputError(f"classes={names}: nested cross-validation needs three or more with records that are fitted")
-    numbers = [names.index(classes[row.record]) if row.record in classes else -1 for row in errors.rows]
-    groups = torch.tensor(numbers, device="cpu")
+    groups = _groups(errors.rows, classes, settings)
     start = errors.theta
     first = errors.linearised(start)
     validation = cross_validation(first, groups, settings.ridges)
     nested = nested_residuals(first, groups, settings.ridges)
     ridge = validation.best
-    loss = RobustLoss(errors, ridge)
-    near = min((start, start + first.fit(ridge)), key=loss.loss)
-    theta, _ = levenberg_marquardt(loss, near, LAST_LAYER_STEPS, "fit of the last layer", tolerance=SMALL_DECREASE)
-    errors.set(theta)
+    near = min((start, start + first.fit(ridge)), key=RobustLoss(errors, ridge).loss)
+    _minimise(errors, near, ridge, LAST_LAYER_STEPS)
     if settings.steps:
         whole = FrozenErrors(functional, list(functional.parameters()), parent, data, settings.terms)
-        found, _ = levenberg_marquardt(
-            RobustLoss(whole, ridge), whole.theta, settings.steps, "fit of all layers", tolerance=SMALL_DECREASE
-        )
-        whole.set(found)
-        theta = errors.theta
+        _minimise(whole, whole.theta, ridge, settings.steps)
+    theta = errors.theta
     last = errors.linearised(theta)
     posterior = Posterior.of(last, torch.zeros_like(theta), ridge)
     with torch.no_grad():
@@ -280,6 +268,26 @@ def fit_frozen(
         )
         report["normalised_errors"] = _root_mean_squares(others.rows, at_end.residuals / deviations)
     return report
+
+
+def _groups(rows: Sequence[Row], classes: Mapping[str, str], settings: FitSettings) -> Tensor:
+    """Return the number (m,) of the class of each row, -1 without one; raise InputError if there are too few."""
+    unread = settings.terms.keys() - {row.objective for row in rows}
+    if unread:
+        raise InputError(f"objectives.{min(unread)}: no record that is fitted has its target")
+    names = sorted({classes[row.record] for row in rows if row.record in classes})
+    if len(names) < 3:
+        raise InputError(f"classes={names}: nested cross-validation needs three or more with records that are fitted")
+    return torch.tensor(
+        [names.index(classes[row.record]) if row.record in classes else -1 for row in rows], device="cpu"
+    )
+
+
+def _minimise(errors: FrozenErrors, theta: Tensor, ridge: float, steps: int) -> None:
+    """Set the parameters of the minimum of the loss that is found from theta (p,)."""
+    description = f"fit of {len(theta)} parameters"
+    found, _ = levenberg_marquardt(RobustLoss(errors, ridge), theta, steps, description, tolerance=SMALL_DECREASE)
+    errors.set(found)
 
 
 def _root_mean_squares(rows: Sequence[Row], values: Tensor) -> dict[str, float]:
