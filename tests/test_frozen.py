@@ -219,7 +219,7 @@ def test_command_fits_and_saves_a_model_with_a_posterior(config, capsys, steps):
     report = json.loads(capsys.readouterr().out)
     rows = report["fit"]["reaction_energy"]
     assert rows.keys() == {"H2", "short", "long", "longer"}
-    assert sum(abs(row["fitted"]) for row in rows.values()) < 0.7 * sum(abs(row["parent"]) for row in rows.values())
+    assert sum(abs(row["fitted"]) for row in rows.values()) < 0.7 * sum(abs(row["start"]) for row in rows.values())
     test = report["test"]["reaction_energy"]["test"]
     normalised = abs(test["fitted"] / test["standard_deviation"])
     assert report["normalised_errors"]["reaction_energy"] == pytest.approx(normalised)
@@ -239,8 +239,8 @@ def test_a_self_consistent_pass_begins_with_the_errors_of_the_model_and_stays_at
     assert main(["fit", str(config), "--json"]) == 0
     second = json.loads(capsys.readouterr().out)["fit"]["reaction_energy"]
     for name, row in second.items():
-        assert row["parent"] == pytest.approx(first[name]["fitted"], abs=0.02)  # frozen and self-consistent errors
-        assert row["fitted"] == pytest.approx(row["parent"], abs=0.02)
+        assert row["start"] == pytest.approx(first[name]["fitted"], abs=0.02)  # frozen and self-consistent errors
+        assert row["fitted"] == pytest.approx(row["start"], abs=0.02)
 
 
 @pytest.mark.parametrize(

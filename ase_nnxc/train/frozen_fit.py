@@ -257,14 +257,14 @@ def fit_frozen(
         "ridges": dict(zip(map(str, validation.ridges), validation.scores.mean(1).tolist())),
         "effective_parameters": posterior.effective_parameters,
         "temperature": posterior.temperature,
-        "fit": _table(errors.rows, parent=first.residuals, fitted=last.residuals, cross_validated=nested),
+        "fit": _table(errors.rows, start=first.residuals, fitted=last.residuals, cross_validated=nested),
     }
     if test is not None:
         others = FrozenErrors(functional, functional.last_layer, parent, test, settings.terms)
         at_start, at_end = others.linearised(start), others.linearised(theta)
         deviations = (at_end.slopes @ posterior.root).norm(dim=1)
         report["test"] = _table(
-            others.rows, parent=at_start.residuals, fitted=at_end.residuals, standard_deviation=deviations
+            others.rows, start=at_start.residuals, fitted=at_end.residuals, standard_deviation=deviations
         )
         report["normalised_errors"] = _root_mean_squares(others.rows, at_end.residuals / deviations)
     return report
