@@ -48,15 +48,21 @@ def test_deviations_of_an_atom_are_changes_of_self_consistent_energies():
         assert deviations[direction] == pytest.approx((energies[1] - energies[0]) / 0.02, rel=1e-4)
 
 
-def test_deviations_of_a_crystal_are_changes_of_self_consistent_energies():
-    functional, settings = with_posterior(PBE()), {"ecut": 100, "kpts": (2, 2, 2), "pseudos": "gth-pbe"}
-    calc = NNXCCalculator(functional, **settings)
-    deviations = calc.get_energy_deviations(bulk("Al"))
+@pytest.mark.parametrize(
+    ("parent", "atoms"),
+    [(PBE(), bulk("Al")), (R2SCAN(), Atoms("Li", cell=[4.0] * 3, pbc=True, magmoms=[1.0]))],
+    ids=["GGA", "meta-GGA with spin"],
+)
+def test_deviations_of_a_crystal_are_changes_of_self_consistent_energies(parent, atoms):
+    functional = with_posterior(parent)
+    calc = NNXCCalculator(functional, ecut=100, kpts=(2, 2, 2), pseudos="gth-pbe", convergence={"energy": 1e-8})
+    deviations = calc.get_energy_deviations(atoms)
     energies = []
     for step in (-0.02, 0.02):
         calc.set(xc=moved(functional, 1, step))  # starts from the ground state before
-        energies.append(calc.get_property("free_energy", bulk("Al")))
+        energies.append(calc.get_property("free_energy", atoms))
     assert deviations[1] == pytest.approx((energies[1] - energies[0]) / 0.04, rel=1e-3)
+    assert bool(calc.results["magmom"] > 0.5) == bool(atoms.get_initial_magnetic_moments().any())
 
 
 def test_ensemble_has_the_deviations_around_the_energy():
