@@ -239,8 +239,9 @@ def fit_frozen(
     groups = _groups(errors.rows, classes, settings)
     start = errors.theta
     first = errors.linearised(start)
-    validation = cross_validation(first, groups, settings.ridges)
-    nested = nested_residuals(first, groups, settings.ridges)
+    ridges = _sufficient_ridges(first, len({row.record for row in errors.rows if row.record in classes}), settings)
+    validation = cross_validation(first, groups, ridges)
+    nested = nested_residuals(first, groups, ridges)
     ridge = validation.best
     near = min((start, start + first.fit(ridge)), key=RobustLoss(errors, ridge).loss)
     _minimise(errors, near, ridge, LAST_LAYER_STEPS)
@@ -281,6 +282,12 @@ def _groups(rows: Sequence[Row], classes: Mapping[str, str], settings: FitSettin
     return torch.tensor(
         [names.index(classes[row.record]) if row.record in classes else -1 for row in rows], device="cpu"
     )
+
+
+def _sufficient_ridges(model: LinearModel, records: int, settings: FitSettings) -> tuple[float, ...]:
+    """Return the ridges that leave at most one effective parameter for two records with a class, or the largest."""
+    effective = {r: Posterior.of(model, model.fit(r), r).effective_parameters for r in settings.ridges}
+    return tuple(r for r, count in effective.items() if count <= records / 2) or (max(settings.ridges),)
 
 
 def _minimise(errors: FrozenErrors, theta: Tensor, ridge: float, steps: int) -> None:
