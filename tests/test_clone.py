@@ -32,7 +32,7 @@ from ase_nnxc.train.clone import (
 )
 from ase_nnxc.train.samples import (
     Samples,
-    _features,
+    crystal_features,
     join,
     mesh_points,
     named_molecule,
@@ -121,7 +121,7 @@ def test_unknown_molecules_are_refused_with_the_names_of_ase(name, message):
 def test_features_of_a_crystal_hold_its_electrons_and_kinetic_energy():
     calculator = NNXCCalculator(ecut=150, kpts=(2, 2, 2), pseudos="gth-pbe")
     state = calculator.ground_state(bulk("Si"))
-    features, volumes = _features(state)
+    features, volumes = crystal_features(state)
     assert abs(volumes @ features["density"].sum(0) - 8) < 1e-9
     assert abs(volumes @ features["tau"].sum(0) - state.terms["kinetic"]) < 1e-9
     points = sample_crystals({"Si": bulk("Si")}, PBE(), 50, ecut=150, kpts=(2, 2, 2))

@@ -81,3 +81,16 @@ def test_energies_without_an_equation_of_state_are_refused(spoil):
         energies[2] = torch.nan
     with pytest.raises(ValueError, match="Birch-Murnaghan"):
         fit_birch_murnaghan(volumes, energies)
+
+
+def test_three_volumes_give_the_equation_of_second_order():
+    """Its lattice constant is too large by (B0' - 4) h^2 / 18."""
+    h, slope = 0.02, 5.2
+    x = V0 * np.array([1 - h, 1, 1 + h])
+    reduced = (V0 / x) ** (2 / 3) - 1
+    energies = 9 * V0 / 16 * (reduced**3 * slope + reduced**2 * (2 - 4 * reduced))  # B0 = 1
+    fit = fit_birch_murnaghan(torch.from_numpy(x), torch.from_numpy(energies), order=2)
+    assert fit.bulk_derivative.item() == pytest.approx(4, abs=1e-9)
+    assert (fit.volume.item() / V0) ** (1 / 3) - 1 == pytest.approx((slope - 4) * h**2 / 18, rel=0.1)
+    with pytest.raises(ValueError, match="order 3 needs energies at 4 different volumes"):
+        fit_birch_murnaghan(torch.from_numpy(x), torch.from_numpy(energies))

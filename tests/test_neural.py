@@ -19,6 +19,7 @@ from ase_nnxc.xc import (
     Functional,
     NeuralCorrelation,
     NeuralExchange,
+    NeuralFactors,
     build,
     describe,
     pbesol,
@@ -60,6 +61,8 @@ MAKERS = {
     "c-mgga": lambda seed=0: NeuralCorrelation(META_C, seed=seed),
     "x-anchored": lambda seed=0: disturbed(NeuralExchange(META_X, EVERY_EXCHANGE, parent=describe(R2SCAN())), seed),
     "c-anchored": lambda seed=0: disturbed(NeuralCorrelation(GGA_C, parent=describe(PBE())), seed),
+    "factors-gga": lambda seed=0: disturbed(NeuralFactors(describe(pbesol())), seed),
+    "factors-mgga": lambda seed=0: disturbed(NeuralFactors(), seed),
 }
 everyone = pytest.mark.parametrize("name", MAKERS)
 
@@ -400,6 +403,100 @@ def test_only_the_last_layer_of_an_anchored_network_begins_at_zero():
     assert (NeuralExchange().network.weights[-1] != 0).all()
 
 
+# factors of a parent
+
+
+@parents
+@pytest.mark.parametrize("polarised", [True, False], ids=["polarised", "paired"])
+def test_factors_without_training_are_one(parent, polarised):
+    features = points(500, polarised)
+    expected = derivatives(parent, features)
+    for value, reference in zip(derivatives(NeuralFactors(describe(parent)), features), expected):
+        torch.testing.assert_close(value, reference, rtol=1e-12, atol=1e-15)
+
+
+@parents
+@seeds
+def test_factors_keep_the_uniform_gas_for_random_weights(parent, seed, scale):
+    gas = uniform_gas(100)
+    energy = disturbed(NeuralFactors(describe(parent)), seed, scale)(gas)
+    torch.testing.assert_close(energy, LDA()(gas), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("parent", [SCAN(), R2SCAN()], ids=["SCAN", "r2SCAN"])
+@pytest.mark.parametrize("seed", range(3))
+def test_factors_keep_the_second_order_gradient_expansion_of_exchange_for_random_weights(parent, seed):
+    """In a slowly varying density d(alpha) counts as -(20/27 + 5/3 eta) d(s^2)."""
+    functional = disturbed(NeuralFactors(describe(parent)), seed)
+    s2, alpha = tensor([0.0]).requires_grad_(), tensor([1.0]).requires_grad_()
+    by_s2, by_alpha = torch.autograd.grad(functional.enhancement(s2, alpha), (s2, alpha))
+    assert abs(by_alpha) > 0.01  # the network acts
+    assert abs((by_s2 - (20 / 27 + 5 / 3 * parent.eta) * by_alpha).item() - 10 / 81) < 1e-9
+
+
+@pytest.mark.parametrize("parent", [PBE(), pbesol()], ids=["PBE", "PBEsol"])
+def test_factors_of_a_gga_keep_its_gradient_coefficient_for_random_weights(parent):
+    s2 = tensor([0.0]).requires_grad_()
+    (slope,) = torch.autograd.grad(disturbed(NeuralFactors(describe(parent)), 0).enhancement(s2), s2)
+    assert abs(slope.item() - parent.mu) < 1e-12
+
+
+@parents
+def test_factors_change_correlation_from_the_fourth_order_of_the_gradient_for_random_weights(parent):
+    """Near the uniform gas first derivatives by sigma and tau are those of the parent."""
+    gas = uniform_gas(50)
+    gas["gradient"][:, 0] = 1e-4 * gas["density"] ** (4 / 3)
+    functional = disturbed(NeuralFactors(describe(parent), part="c"), 0)
+    reference = type(parent)(**{**parent.config(), "part": "c"})
+    for value, expected in zip(derivatives(functional, gas), derivatives(reference, gas)):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("parent", [SCAN(), R2SCAN()], ids=["SCAN", "r2SCAN"])
+@seeds
+def test_factors_keep_one_electron_without_correlation_and_its_exchange_for_random_weights(parent, seed, scale):
+    atom = Atom()
+    electron, none = atom.channel((1.0, 0.0)), tuple(torch.zeros(3, len(atom.r), dtype=torch.float64))
+    functional = disturbed(NeuralFactors(describe(parent)), seed, scale)
+    energy = atom.energy(functional, electron, none)
+    correlation = NeuralFactors(describe(parent), part="c")
+    correlation.load_state_dict(functional.state_dict())
+    assert abs(atom.energy(correlation, electron, none)) < 1e-9
+    torch.testing.assert_close(energy, atom.energy(parent, electron, none), rtol=1e-9, atol=1e-9)
+
+
+@parents
+@seeds
+def test_factors_keep_their_bounds_for_random_weights(parent, seed, scale):
+    functional, mesh = disturbed(NeuralFactors(describe(parent)), seed, scale), variables(META_X)
+    alpha = mesh["alpha"] if functional.meta else None
+    factor = functional.enhancement(mesh["s2"], alpha)
+    assert factor.min() >= 0
+    assert factor.max() <= 1.804 + ROUNDING
+    assert factor[0].max() <= 1.174 + ROUNDING or not functional.meta
+    correlation = NeuralFactors(describe(parent), part="c")
+    correlation.load_state_dict(functional.state_dict())
+    assert correlation(points(1000)).max() <= 0
+
+
+@pytest.mark.parametrize("parent", [pbesol(), R2SCAN()], ids=["PBEsol", "r2SCAN"])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_exchange_of_factors_has_spin_and_uniform_scaling_for_random_weights(parent, scale):
+    exchange, atom, scaled = disturbed(NeuralFactors(describe(parent), part="x"), 0), Atom(), Atom(scale)
+    half = (atom.energy(exchange, atom.up, atom.up) + atom.energy(exchange, atom.down, atom.down)) / 2
+    both = atom.energy(exchange, atom.up, atom.down)
+    torch.testing.assert_close(both, half, rtol=1e-10, atol=0)
+    torch.testing.assert_close(scaled.energy(exchange, scaled.up, scaled.down), scale * both, rtol=1e-6, atol=0)
+
+
+def test_factors_have_the_parts_that_add_up_to_both():
+    functional, features = disturbed(NeuralFactors(), 1), points(100)
+    parts = [NeuralFactors(part=part) for part in ("x", "c")]
+    for part in parts:
+        part.load_state_dict(functional.state_dict())
+    torch.testing.assert_close(parts[0](features) + parts[1](features), functional(features))
+
+
 # numbers, symmetries, derivatives
 
 
@@ -554,6 +651,8 @@ def test_features_and_kind_follow_from_the_rung():
         (lambda: NeuralExchange(parent=describe(LDA())), "parent 'lda': expected an architecture 'pbe'"),
         (lambda: NeuralExchange(parent=describe(revpbe())), "F0, that of the parent, exceeds the bound of lieb_oxford"),
         (lambda: NeuralExchange(META_X, EVERY_EXCHANGE, parent=describe(PBE())), "exceeds the bound of one_orbital"),
+        (lambda: NeuralFactors(describe(revpbe())), "exchange factor of the parent, up to 2.245, exceeds the bound"),
+        (lambda: NeuralFactors(describe(LDA())), "parent 'lda': expected an architecture 'pbe'"),
         (lambda: NeuralExchange(lieb_oxford=0.9), "F0, 1, exceeds the bound of lieb_oxford by up to 0.1"),
         (lambda: NeuralExchange(META_X, EVERY_EXCHANGE, one_orbital=2.0), "one_orbital=2.0 must be below lieb_oxford"),
     ],

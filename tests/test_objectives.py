@@ -26,7 +26,14 @@ from ase_nnxc.train.objectives import (
     Stress,
     TotalEnergy,
 )
-from ase_nnxc.train.penalties import Bounds, FunctionalAnchor, KernelSize, ParameterAnchor
+from ase_nnxc.train.penalties import (
+    Bounds,
+    FunctionalAnchor,
+    KernelSize,
+    LocalConditions,
+    ParameterAnchor,
+    Roughness,
+)
 from ase_nnxc.train.prediction import Prediction
 from ase_nnxc.train.records import (
     Provenance,
@@ -37,7 +44,7 @@ from ase_nnxc.train.records import (
     scaled_structures,
 )
 from ase_nnxc.train.trainer import Trainer, TrainerSettings
-from ase_nnxc.xc import PBE, Functional
+from ase_nnxc.xc import PBE, Functional, NeuralFactors
 
 TINY = {"ecut": 150, "kpts": (2, 2, 2), "smooth_cutoff": True}
 
@@ -219,6 +226,8 @@ def test_penalty_states_its_name_and_all_its_settings():
     functional = PBE(kappa=0.8, trainable=("kappa",))
     assert Bounds(2.0, points=64).config() == {"name": "bounds", "weight": 2.0, "points": 64}
     assert KernelSize(1.0, points=32).config() == {"name": "kernel_size", "weight": 1.0, "points": 32}
+    assert Roughness(1.0, points=32).config() == {"name": "roughness", "weight": 1.0, "points": 32}
+    assert LocalConditions(1.0, points=32).config() == {"name": "local_conditions", "weight": 1.0, "points": 32}
     anchors = [ParameterAnchor(PBE(kappa=kappa, trainable=("kappa",)), 1.0).config() for kappa in (0.8, 0.9)]
     assert anchors[0] == ParameterAnchor(functional, 1.0).config()
     assert anchors[0] != anchors[1]
@@ -402,3 +411,41 @@ def test_kernel_penalty_points_to_fewer_scf_steps():
         calculator.ground_state(bulk("Al"))
         steps.append(len(calculator.history))
     assert steps[0] < steps[1] < steps[2]
+
+
+class Curved(Functional):
+    """F = 1 + c s^2 at the total density, whose curvature is 2 c everywhere."""
+
+    features = ("density", "gradient")
+
+    def forward(self, features):
+        density = features["density"].sum(0)
+        s2 = features["gradient"].sum(0).square().sum(0) / (4 * (3 * torch.pi**2) ** (2 / 3) * density ** (8 / 3))
+        return uniform_exchange(features["density"]) * (1 + 1.5 * s2)
+
+
+def test_roughness_is_the_square_of_the_curvature_of_the_enhancement_factor():
+    assert Roughness(2.0, points=64)(Curved()).item() == pytest.approx(2 * 3.0**2)
+    assert Roughness(1.0, points=64)(get_functional("LDA")).item() == 0.0
+    assert Roughness(1.0)(get_functional("SCAN")) > Roughness(1.0)(get_functional("r2SCAN")) > 0
+
+
+@pytest.mark.parametrize("name", ["LDA", "PBE"])
+def test_local_conditions_hold_for_functionals_that_are_made_so(name):
+    assert LocalConditions(1.0)(get_functional(name)).item() < 1e-6
+
+
+def test_local_conditions_find_a_correlation_of_the_wrong_sign_and_too_much_exchange():
+    functional = NeuralFactors()
+    with torch.no_grad():
+        functional.network.biases[-1][:2] = 50.0  # F_x at the Lieb-Oxford bound
+    excess = LocalConditions(1.0, points=64).excess(functional)
+    assert excess[4].max() > 0.0
+    with pytest.raises(InputError, match="no separate correlation"):
+        LocalConditions(1.0, points=8)(Curved())
+
+
+def test_new_penalties_carry_gradients_by_the_parameters():
+    functional = NeuralFactors()
+    (Roughness(1.0, points=32)(functional) + LocalConditions(1.0, points=32)(functional)).backward()
+    assert functional.network.weights[-1].grad.abs().max() > 0

@@ -37,6 +37,7 @@ LAYERS = (
     {"train"},
     {"interop.deepchem"},
     {"train.config"},
+    {"train.fit_config"},
     {"cli"},
     {"__main__", "plugin"},
 )

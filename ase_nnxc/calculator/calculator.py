@@ -19,6 +19,7 @@ from ..pseudopotentials import Pseudopotential
 from ..registry import resolve
 from ..units import HARTREE
 from ..xc.functional import Functional
+from .ensemble import energy_deviations, ensemble_energies, has_posterior
 from .fixed_density import FixedDensity
 from .geometry import check_dipole, check_stress
 from .gradients import Differentiable, moved_atoms
@@ -442,6 +443,52 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
             Default: those that were calculated last.
         """
         return self.differentiable(atoms).free_energy
+
+    @property
+    def has_ensemble(self) -> bool:
+        """Whether the functional has probable errors, from which ensembles of energies are made."""
+        return has_posterior(self._xc.functional)
+
+    def get_energy_deviations(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Return the deviations of the free energy (p,), eV, along the p directions of the probable errors.
+
+        Deviations of differences of energies are differences of deviations, and the norm of either is its standard
+        deviation; see `ase_nnxc.calculator.ensemble`.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            If the functional has no probable errors.
+        """
+        return energy_deviations(self.energy_tensor(atoms), self.ground_state(atoms).functional)
+
+    def get_ensemble_energies(self, atoms: Atoms | None = None, size: int = 2000, seed: int = 0) -> np.ndarray:
+        """Return energies (size,), eV, for random functionals of the distribution that the fit has left.
+
+        The name is that of ASE's `BEEFEnsemble`. The same seed gives the same functionals for all structures: subtract
+        the energies of structures before the standard deviation is taken.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            Default: those that were calculated last.
+        size : int
+            Number of functionals.
+        seed : int
+            Seed of their choice.
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            If the functional has no probable errors.
+        """
+        deviations = self.get_energy_deviations(atoms)
+        return ensemble_energies(self.get_property("energy", atoms), deviations, size, seed)
 
     def differentiable(
         self, atoms: Atoms | None = None, *, positions: Tensor | None = None, strain: Tensor | None = None

@@ -18,6 +18,7 @@ from ..interop.pyscf import build_molecule, check_features, energy_tensor, solve
 from ..registry import Resolved, resolve
 from ..units import BOHR, HARTREE
 from ..xc.functional import Functional
+from .ensemble import energy_deviations, ensemble_energies, has_posterior
 from .geometry import check_atoms
 from .parameters import check_versions, closest, plain
 
@@ -182,6 +183,20 @@ class PySCFCalculator(Calculator):
             Default: those that were calculated last.
         """
         return energy_tensor(self.mean_field(atoms)) * HARTREE
+
+    @property
+    def has_ensemble(self) -> bool:
+        """Whether the functional has probable errors, from which ensembles of energies are made."""
+        return has_posterior(self._xc.functional)
+
+    def get_energy_deviations(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Return the deviations of the energy (p,), eV; see `NNXCCalculator.get_energy_deviations`."""
+        return energy_deviations(self.energy_tensor(atoms), self._xc.functional)
+
+    def get_ensemble_energies(self, atoms: Atoms | None = None, size: int = 2000, seed: int = 0) -> np.ndarray:
+        """Return energies (size,), eV, of an ensemble; see `NNXCCalculator.get_ensemble_energies`."""
+        deviations = self.get_energy_deviations(atoms)
+        return ensemble_energies(self.results["energy"], deviations, size, seed)
 
     def _solve(self, atoms: Atoms) -> "KohnShamDFT":
         """Return the converged state of the atoms."""

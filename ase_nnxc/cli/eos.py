@@ -75,6 +75,7 @@ def _rows(data: dict[str, Any], spin_polarised: bool) -> list[str]:
         ("dB0/dP", "B0_prime", "B0_prime_error", "", 2),
     )
     rows += [table_row(title, data[key], data[error], unit, digits) for title, key, error, unit, digits in quantities]
+    rows += _model_rows(data)
     if data.get("extrapolated_a0_A") is not None:
         rows.append(table_row("a0, zero width", data["extrapolated_a0_A"], None, "A   (extrapolated energies)", 5))
     elif "extrapolated_V0_A3" in data:
@@ -82,3 +83,17 @@ def _rows(data: dict[str, Any], spin_polarised: bool) -> list[str]:
     if spin_polarised and data["magmom_muB"] is not None:
         rows.append(table_row("magnetic moment", data["magmom_muB"], None, "mu_B", 4))
     return rows
+
+
+def _model_rows(data: dict[str, Any]) -> list[str]:
+    """Return the equilibrium with the probable errors of the functional, if it has them, as rows of a table."""
+    quantities = (
+        ("a0, functional", "a0_A", "a0_model_error_A", "A", 5),
+        ("V0, functional", "V0_A3", "V0_model_error_A3", "A^3", 4),
+        ("B0, functional", "B0_GPa", "B0_model_error_GPa", "GPa", 2),
+    )
+    return [
+        table_row(title, data[key], data[error], unit, digits)
+        for title, key, error, unit, digits in quantities
+        if data.get(error) is not None
+    ]

@@ -1,4 +1,4 @@
-"""``nnxc dataset``, ``nnxc train`` and ``nnxc evaluate``: training of functionals on records."""
+"""``nnxc dataset``, ``nnxc train``, ``nnxc fit`` and ``nnxc evaluate``: training of functionals on records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
-    """Add `dataset`, `train` and `evaluate`."""
+    """Add `dataset`, `train`, `fit` and `evaluate`."""
     common = Parser(add_help=False)
     common.add_argument("--calculator", type=Path, metavar="YAML", help="file of keywords of the calculator")
     common.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -56,6 +56,13 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     train.add_argument("config", type=Path, metavar="CONFIG", help="the YAML file")
     train.add_argument("--json", action="store_true", help="print JSON instead of text")
     train.set_defaults(run=_train)
+
+    fit = commands.add_parser(
+        "fit", help="fit a functional at the frozen densities of its parent, see docs/training.md"
+    )
+    fit.add_argument("config", type=Path, metavar="CONFIG", help="the YAML file")
+    fit.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    fit.set_defaults(run=_fit)
 
     evaluate = commands.add_parser("evaluate", parents=[common], help="print the errors of a functional on records")
     evaluate.add_argument("model", metavar="MODEL", help="name of a functional, or path of a checkpoint")
@@ -176,6 +183,33 @@ def _train(args: argparse.Namespace) -> int:
     else:
         print(f"wrote {folder.name} to {folder}: {len(history)} epochs, validation loss {last['validation_loss']:.3e}")
     return 0
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from ase_nnxc.train.fit_config import read_fit
+
+    folder, report = read_fit(args.config).run()
+    if args.json:
+        print(json.dumps({"model": folder.name, "folder": str(folder), **report}, indent=1))
+    else:
+        print(f"wrote {folder.name} to {folder}: ridge {report['ridge']:g}", *_fit_rows(report), sep="\n")
+    return 0
+
+
+def _fit_rows(report: dict[str, Any]) -> list[str]:
+    """Return the mean absolute errors and the normalised ones of a report of `fit_frozen`."""
+    rows = []
+    for part in ("fit", "test"):
+        for objective, records in report.get(part, {}).items():
+            columns: dict[str, list[float]] = {}
+            for errors in records.values():
+                for name, value in errors.items():
+                    columns.setdefault(name, []).append(abs(value))
+            means = "  ".join(f"{name} {sum(v) / len(v):.5f}" for name, v in columns.items())
+            rows.append(f"{part:5}{objective:18}{len(records):4} records   {means}")
+    for objective, value in report.get("normalised_errors", {}).items():
+        rows.append(f"     {objective:18} error / standard deviation {value:.2f}")
+    return rows
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import torch
 from ase.eos import EquationOfState
 
 from .birch_murnaghan import BirchMurnaghan, fit_birch_murnaghan
+from .points import Point
 
 # a fit worse than this draws a warning: one standard deviation of V0 (0.1 % of a lattice constant), B0 and B0'; and B0'
 VOLUME_TOLERANCE, BULK_TOLERANCE, DERIVATIVE_TOLERANCE, DERIVATIVE_RANGE = 0.003, 0.05, 2.0, (1.0, 9.0)
@@ -22,8 +23,23 @@ def nearest(indices: Sequence[int], lowest: int, count: int) -> list[int]:
 
 def fit_energies(volumes: Sequence[float], energies: Sequence[float]) -> BirchMurnaghan:
     """Fit `fit_birch_murnaghan` to numbers."""
-    tensors = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (volumes, energies))
-    return fit_birch_murnaghan(*tensors)
+    v, e = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (volumes, energies))
+    return fit_birch_murnaghan(v, e)
+
+
+def model_errors(points: Sequence[Point]) -> tuple[float, float] | None:
+    """Return standard deviations of V0 and B0 from the probable errors of the functional; None if it has none.
+
+    Those of a quantity X are |sum_i dX/dF_i d_i|, with the deviations d_i of the free energies F_i.
+    """
+    if any(point.deviations_eV is None for point in points):
+        return None
+    columns = [[p.volume_A3 for p in points], [p.free_energy_eV for p in points], [p.deviations_eV for p in points]]
+    volumes, energies, deviations = (torch.tensor(c, dtype=torch.float64, device="cpu") for c in columns)
+    fit = fit_birch_murnaghan(volumes, energies.requires_grad_())
+    slopes = [torch.autograd.grad(x, energies, retain_graph=True)[0] for x in (fit.volume, fit.bulk_modulus)]
+    volume, bulk_modulus = ((slope @ deviations).norm().item() for slope in slopes)
+    return volume, bulk_modulus
 
 
 def ase_fit(volumes: Sequence[float], energies: Sequence[float]) -> tuple[float, float, float] | None:

@@ -28,6 +28,9 @@ class Point:
         Total magnetic moment, if the calculator gives one.
     time_s : float
         Wall time.
+    deviations_eV : list of float, optional
+        Deviations of the free energy along the directions of the probable errors of the functional, if it has them
+        (`get_energy_deviations` of the calculator).
     """
 
     index: int
@@ -36,6 +39,7 @@ class Point:
     energy_eV: float
     magmom_muB: float | None
     time_s: float
+    deviations_eV: list[float] | None = None
 
 
 class PointFile:

@@ -37,6 +37,8 @@ class EOSResult:
         Index to error message of the points whose calculation failed.
     fit : BirchMurnaghan
         Fit of the free energies (eV, A^3, eV/A^3).
+    model_errors : tuple of float or None
+        Standard deviations of V0 and B0 from the probable errors of the functional; None if it has none.
     extrapolated : BirchMurnaghan or None
         Fit of the energies extrapolated to zero width, at the same points; None if they have no minimum.
     ase_fit : tuple of float or None
@@ -56,6 +58,7 @@ class EOSResult:
     fitted: list[int]
     failed: dict[int, str]
     fit: BirchMurnaghan
+    model_errors: tuple[float, float] | None
     extrapolated: BirchMurnaghan | None
     ase_fit: tuple[float, float, float] | None
     conventional_a: float | None
@@ -102,6 +105,13 @@ class EOSResult:
             "magmom_muB": self.magmom(),
             "rms_residual_eV": self.fit.residuals.square().mean().sqrt().item(),
         }
+        if self.model_errors is not None:
+            v_model, b_model = self.model_errors
+            fields |= {
+                "a0_model_error_A": None if a0 is None else a0 * v_model / (3 * volume),
+                "V0_model_error_A3": v_model,
+                "B0_model_error_GPa": b_model / units.GPa,
+            }
         if self.extrapolated is not None:
             fields |= {
                 "extrapolated_a0_A": None if a0 is None else a0 * scale,

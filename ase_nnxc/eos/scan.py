@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, Calculator, InputError
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from ..folder_lock import folder_lock
 from ..ranks import Ranks
 from .faults import faults
-from .fit import ase_fit, doubts, fit_energies, nearest
+from .fit import ase_fit, doubts, fit_energies, model_errors, nearest
 from .points import Point, PointFile
 from .result import EOSResult, write_result
 from .settings import CommonSettings, parameters_kept
@@ -217,6 +218,7 @@ class _Scan:
             free_energy = float(atoms.get_potential_energy(force_consistent=True)) if has_free else energy
             if not (math.isfinite(energy) and math.isfinite(free_energy)):
                 raise CalculationFailed("the energy is not a finite number")
+            deviations = self._deviations()
         except CalculationFailed as error:
             self.failed[index] = " ".join(f"{type(error).__name__}: {error}".split())
             self.file.add_failure(self.settings.fingerprint, index, self.failed[index])
@@ -230,10 +232,16 @@ class _Scan:
             energy_eV=energy,
             magmom_muB=None if magmom is None else float(magmom),
             time_s=round(time.perf_counter() - began, 3),
+            deviations_eV=deviations,
         )
         self.finished[index] = point
         self.file.add(self.settings.fingerprint, point)
         logger.info("point %d: V = %.4f A^3, F = %.7f eV", index, point.volume_A3, point.free_energy_eV)
+
+    def _deviations(self) -> list[float] | None:
+        """Return the deviations of the free energy of the last point, eV, if the functional has probable errors."""
+        calc: Any = self.calc
+        return calc.get_energy_deviations().tolist() if getattr(calc, "has_ensemble", False) else None
 
     def _points(self, indices: Sequence[int]) -> list[Point]:
         """Return the finished points of these indices."""
@@ -267,6 +275,7 @@ class _Scan:
             fitted=fitted,
             failed=self.failed,
             fit=fit,
+            model_errors=model_errors(chosen),
             extrapolated=extrapolated,
             ase_fit=by_ase,
             conventional_a=cubic_lattice_constant(atoms),

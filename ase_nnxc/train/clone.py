@@ -11,8 +11,7 @@ of both spins: the random projection of W. M. Czarnecki et al., Sobolev training
 which fits the potential at little cost. The last term is the relative error of the energy of each system S, which the
 errors of the points alone do not bound.
 
-Networks of some hundred parameters are fitted by the method of K. Levenberg, Quart. Appl. Math. 2, 164 (1944), and
-D. W. Marquardt, J. Soc. Ind. Appl. Math. 11, 431 (1963).
+Networks of some hundred parameters are fitted by the method of Levenberg and Marquardt.
 """
 
 import math
@@ -24,16 +23,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jacrev, vmap
-from tqdm import tqdm
 
 from .._moved import renamed
 from ..xc import NNGGA, NNLDA, NNMGGA, Functional, NeuralCorrelation, NeuralExchange, Sum, build, describe
 from ..xc.features import require_features
+from .levenberg_marquardt import levenberg_marquardt
 from .samples import FEATURES, Samples
 
 UNIFORM_EXCHANGE = -0.75 * (3 / math.pi) ** (1 / 3)
 CHUNK = 1024  # points whose derivatives by all parameters are in memory at the same time
-FIRST_DAMPING, LARGEST_DAMPING = 1e-2, 1e12
 
 
 class CloneError(ValueError):
@@ -187,7 +185,9 @@ def _fit(functional: Functional, parent: Functional, samples: Samples, settings:
         _Residuals(functional, parent, samples.select(index), settings, generator)
         for index in (order[:count], order[count:])
     )
-    theta, steps = _levenberg_marquardt(training, validation, settings.steps)
+    theta, steps = levenberg_marquardt(
+        training, training.start(), settings.steps, f"fit of {functional.kind}", validation.loss
+    )
     training.set(theta)
     return {
         "parameters": len(theta),
@@ -196,30 +196,6 @@ def _fit(functional: Functional, parent: Functional, samples: Samples, settings:
         "validation_loss": validation.loss(theta),
         "seconds": round(time.perf_counter() - clock, 1),
     }
-
-
-def _levenberg_marquardt(training: "_Residuals", validation: "_Residuals", steps: int) -> tuple[Tensor, int]:
-    """Minimise the training loss; return the parameters (p,) of the lowest validation loss and the number of steps."""
-    theta = training.start()
-    loss, damping = training.loss(theta), FIRST_DAMPING
-    best, best_loss = theta, validation.loss(theta)
-    bar = tqdm(range(1, steps + 1), desc=f"fit of {training.functional.kind}", disable=None)
-    for step in bar:
-        gradient, hessian = training.normal_equations(theta)
-        diagonal = hessian.diagonal().clamp(min=1e-12 * float(hessian.diagonal().max()))
-        trial_loss = math.inf
-        while not trial_loss < loss:
-            if damping > LARGEST_DAMPING:
-                return best, step  # no step decreases the loss: a minimum
-            trial = theta - torch.linalg.solve(hessian + (damping * diagonal).diag(), gradient)
-            trial_loss = training.loss(trial)
-            damping *= 1 / 3 if trial_loss < loss else 4
-        theta, loss = trial, trial_loss
-        validation_loss = validation.loss(theta)
-        if validation_loss < best_loss:
-            best, best_loss = theta, validation_loss
-        bar.set_postfix(loss=f"{loss:.2e}", validation=f"{validation_loss:.2e}", refresh=False)
-    return best, steps
 
 
 class _Residuals:

@@ -134,10 +134,10 @@ def _run_from(data: Mapping[str, Any], path: Path) -> Run:
             raise InputError(f"missing: {key}; for example {example}")
     mapping(_CHECKS)(data, "")
     base = path.parent
-    name, version = _name(data, path), data.get("version", 1)
-    models = _path(base, data["models"]) if "models" in data else model_roots()[-1].folder
-    folder = _path(base, data.get("folder", f"nnxc-train-{name}"))
-    _check_name(name, version, models)
+    name, version = name_from(data, path), data.get("version", 1)
+    models = path_from(base, data["models"]) if "models" in data else model_roots()[-1].folder
+    folder = path_from(base, data.get("folder", f"nnxc-train-{name}"))
+    check_name(name, version, models)
     options = data.get("calculator", {})
     _check_folders(models, folder, options)
     functional = _functional(data["functional"], base)
@@ -147,8 +147,8 @@ def _run_from(data: Mapping[str, Any], path: Path) -> Run:
     optimizer = optimizer_from({"name": "Adam", **_named("optimizer", data.get("optimizer", {}))}, functional)
     scheduler = data.get("scheduler")
     basis = data.get("basis")
-    records = _records("records", data["records"], base, basis)
-    validation = _records("validation", data["validation"], base, basis) if "validation" in data else None
+    records = records_from("records", data["records"], base, basis)
+    validation = records_from("validation", data["validation"], base, basis) if "validation" in data else None
     _check_records(records, calculator)
     trainer = Trainer(
         calculator,
@@ -206,12 +206,13 @@ def _check_record(record: Record, calculator: NNXCCalculator) -> None:
         calculators_for(record.structures, calculator, record.settings)[0].resolve(first)
 
 
-def _path(base: Path, given: str) -> Path:
+def path_from(base: Path, given: str) -> Path:
+    """Return a path that is relative to the folder of a configuration."""
     return base / Path(given).expanduser()
 
 
-def _name(data: Mapping[str, Any], path: Path) -> str:
-    """The name of the model: that of the file without its suffix, unless it is given."""
+def name_from(data: Mapping[str, Any], path: Path) -> str:
+    """Return the name of the model: that of the file without its suffix, unless it is given."""
     if "name" in data:
         return str(data["name"])
     try:
@@ -226,7 +227,8 @@ def _named(key: str, chosen: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return {"name": chosen} if isinstance(chosen, str) else chosen
 
 
-def _check_name(name: str, version: int, models: Path) -> None:
+def check_name(name: str, version: int, models: Path) -> None:
+    """Raise an InputError if a model of this name and version cannot be written to a folder."""
     try:
         _, version_of_name = parse_name(name)
     except CheckpointError as error:
@@ -270,11 +272,11 @@ def _functional(form: Any, base: Path) -> Functional:
     return functional.train()
 
 
-def _records(key: str, paths: str | list[str], base: Path, basis: str | None) -> list[Record]:
+def records_from(key: str, paths: str | list[str], base: Path, basis: str | None) -> list[Record]:
     """Return the records of files; YAML files have DeepChem's format, and need a basis."""
     records = []
     for path in [paths] if isinstance(paths, str) else paths:
-        file = _path(base, path)
+        file = path_from(base, path)
         if not file.exists():
             raise InputError(
                 f"{key}={path!r}: {file} does not exist; paths are relative to the folder of the configuration, and "

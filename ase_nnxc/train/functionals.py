@@ -15,7 +15,7 @@ from ase.calculators.calculator import InputError
 from ..checkpoints import find_model, is_checkpoint_path
 from ..conventional import CONVENTIONAL, find_conventional, make_conventional
 from ..registry import get_functional, get_part
-from ..xc import PBE, SCAN, Functional, HybridXC, NeuralCorrelation, NeuralExchange, Sum, build, describe
+from ..xc import PBE, SCAN, Functional, HybridXC, NeuralCorrelation, NeuralExchange, NeuralFactors, Sum, build, describe
 from ..xc.architecture import architecture_names, find_architecture
 from .clone import new_network
 from .schema import (
@@ -50,7 +50,8 @@ LARGEST_WIDTH = 4096
 """Largest width of a layer of a network: more would not fit into memory."""
 
 _ALLOWED = f"expected a form such as {', '.join(EXAMPLES)} (docs/training-files.md)"
-_COMPOSED = (HybridXC, Sum, NeuralExchange, NeuralCorrelation)  # those with arguments that are functionals
+# those with arguments that are functionals
+_COMPOSED = (HybridXC, Sum, NeuralExchange, NeuralCorrelation, NeuralFactors)
 _PART_ARGUMENTS = ("neural", "conventional", "parent")
 
 _SEED = integer(0)

@@ -170,7 +170,7 @@ class ReactionEnergy(Objective):
 
 
 class _EquationOfState(Objective):
-    """Relative error of a power of a quantity of `BirchMurnaghan`.
+    """Relative error of a power of a quantity of `BirchMurnaghan`, of second order if there are three volumes only.
 
     The reference is the target of the record, or that of a fit of the record's energies.
     """
@@ -180,7 +180,7 @@ class _EquationOfState(Objective):
     power: ClassVar[float] = 1.0
 
     def applies(self, record: Record) -> bool:
-        """Whether the record has four volumes or more, and the quantity or energies."""
+        """Whether the record has three volumes or more, and the quantity or energies."""
         return _is_scan(record) and bool({self.quantity, "energy"} & record.targets.keys())
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
@@ -327,8 +327,10 @@ def _one_composition(record: Record) -> bool:
 
 
 def _is_scan(record: Record) -> bool:
-    return _one_composition(record) and len(set(record.volumes)) >= 4
+    return _one_composition(record) and len(set(record.volumes)) >= 3
 
 
 def _fit(energies: Tensor, record: Record) -> BirchMurnaghan:
-    return fit_birch_murnaghan(_like(record.volumes, energies), energies)
+    """Return the equation of state, of second order if there are three volumes only."""
+    order = min(3, len(set(record.volumes)) - 1)
+    return fit_birch_murnaghan(_like(record.volumes, energies), energies, order)

@@ -151,7 +151,7 @@ class KernelSize:
 
     def __init__(self, weight: float, points: int = 1024) -> None:
         check_weight(weight, "weight")
-        self.weight, self.samples = weight, _valence_points(points)
+        self.weight, self.samples = weight, mesh_points(*_valence_variables(points))
 
     def config(self) -> dict[str, Any]:
         """Return the name and all settings as plain data; a run is resumed only if these are the same."""
@@ -177,26 +177,117 @@ class KernelSize:
         return (by_density + q2 / 3 * (along + 2 * first[1] / slope)) * q2 / (4 * math.pi)
 
 
+class Roughness:
+    """Penalty on curvature of the enhancement factor: weight times the mean of (d^2F/ds^2)^2 + (d^2F/dalpha^2)^2.
+
+    F has the total density, reduced gradient s and iso-orbital indicator alpha as variables. Functionals that change
+    quickly with these need fine grids and many SCF steps.
+
+    Parameters
+    ----------
+    weight : float
+        Factor of the penalty, finite and not negative.
+    points : int
+        Number of points, in the range of valence electrons as for `KernelSize`.
+    """
+
+    def __init__(self, weight: float, points: int = 1024) -> None:
+        check_weight(weight, "weight")
+        self.weight, self.variables = weight, _valence_variables(points)
+
+    def config(self) -> dict[str, Any]:
+        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
+        return {"name": registered_name(self, PENALTIES), "weight": self.weight, "points": self.variables.shape[1]}
+
+    def __call__(self, functional: Functional) -> Tensor:
+        """Return the penalty ()."""
+        rs, zeta, s, alpha = self.variables.to(_device(functional)).clone()
+        variables = {"gradient": s.requires_grad_(), "tau": alpha.requires_grad_()}
+        factors = _enhancement(functional, mesh_points(rs, zeta, s, alpha))
+        read = [variables[feature] for feature in functional.features if feature in variables]
+        curvatures = [_derivative(_derivative(factors, variable), variable).square().mean() for variable in read]
+        return self.weight * sum(curvatures, torch.zeros_like(rs[0]))
+
+
+class LocalConditions:
+    """Penalty on violations of exact conditions on each point: weight times the sum of their mean squares.
+
+    The conditions on F_c(rs) at fixed zeta, s and alpha are those of R. Pederson and K. Burke, J. Chem. Phys. 159,
+    214113 (2023), which hold for the energies of all densities if they hold on each point:
+
+        F_c >= 0,  dF_c/drs >= 0,  d(rs^2 dF_c/drs)/drs >= 0,  rs dF_c/drs <= F_c,  F_xc + rs dF_c/drs <= 2.273
+
+    Parameters
+    ----------
+    weight : float
+        Factor of the penalty, finite and not negative.
+    points : int
+        Number of points, in the range of valence electrons as for `KernelSize`.
+    """
+
+    def __init__(self, weight: float, points: int = 1024) -> None:
+        check_weight(weight, "weight")
+        self.weight, self.variables = weight, _valence_variables(points)
+
+    def config(self) -> dict[str, Any]:
+        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
+        return {"name": registered_name(self, PENALTIES), "weight": self.weight, "points": self.variables.shape[1]}
+
+    def __call__(self, functional: Functional) -> Tensor:
+        """Return the penalty ()."""
+        return self.weight * self.excess(functional).square().mean(1).sum()
+
+    def excess(self, functional: Functional) -> Tensor:
+        """Return by how much each condition is violated on each point, (5, n), zero where it holds.
+
+        Raises
+        ------
+        InputError
+            If the functional cannot be split into exchange and correlation.
+        """
+        if functional.kind != "xc" or len(parts := _split(functional)) != 2:
+            raise InputError(f"{type(functional).__name__} has no separate correlation, which local conditions need")
+        rs, *others = self.variables.to(_device(functional)).clone()
+        points = mesh_points(rs.requires_grad_(), *others)
+        exchange, correlation = (_enhancement(part, points) for part in parts)
+        slope = _derivative(correlation, rs)
+        concavity = _derivative(rs.square() * slope, rs)
+        bound = 2 ** (1 / 3) * LIEB_OXFORD
+        held = (correlation, slope, concavity, correlation - rs * slope, bound - exchange - correlation - rs * slope)
+        return (-torch.stack(held)).clamp(min=0)
+
+
 PENALTIES: dict[str, type] = {
     "parameter_anchor": ParameterAnchor,
     "functional_anchor": FunctionalAnchor,
     "bounds": Bounds,
     "kernel_size": KernelSize,
+    "roughness": Roughness,
+    "local_conditions": LocalConditions,
 }
 """Penalties by their names in configurations."""
 
 
-def _valence_points(count: int) -> Samples:
+def _valence_variables(count: int) -> Tensor:
+    """Return rs, zeta, s and alpha (4, count) in the range of valence electrons."""
     sequence = qmc.Sobol(4, rng=np.random.default_rng(0)).random_base2(math.ceil(math.log2(count)))
     u = torch.from_numpy(sequence[:count].T.copy())
-    return mesh_points(0.5 * 12 ** u[0], torch.where(u[1] < 0.5, 0.0, 4 * u[1] - 3), 3 * u[2], 5 * u[3])
+    return torch.stack((0.5 * 12 ** u[0], torch.where(u[1] < 0.5, 0.0, 4 * u[1] - 3), 3 * u[2], 5 * u[3]))
 
 
 def _features(functional: Functional, samples: Samples) -> dict[str, Tensor]:
     """Return the features of the points, on the device of the functional."""
     require_features(functional.features, FEATURES, type(functional).__name__, "a set of samples")
-    device = next((tensor.device for tensor in functional.state_dict().values()), torch.device("cpu"))
-    return {name: feature.to(device) for name, feature in samples.features.items()}
+    return {name: feature.to(_device(functional)) for name, feature in samples.features.items()}
+
+
+def _device(functional: Functional) -> torch.device:
+    return next((tensor.device for tensor in functional.state_dict().values()), torch.device("cpu"))
+
+
+def _derivative(values: Tensor, leaf: Tensor) -> Tensor:
+    """Return the derivative (n,) of the value on each point by a variable (n,) of that point, with a graph."""
+    return torch.autograd.grad(values.sum(), leaf, create_graph=True)[0]
 
 
 def _enhancement(functional: Functional, samples: Samples) -> Tensor:

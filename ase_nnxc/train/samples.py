@@ -304,12 +304,20 @@ def sample_crystals(
     calculator = NNXCCalculator(functional, **parameters)
     systems = []
     for name, atoms in tqdm(crystals.items(), desc="crystals", disable=None):
-        systems.append(_draw(*_features(calculator.ground_state(atoms)), name, count, rng))
+        systems.append(_draw(*crystal_features(calculator.ground_state(atoms)), name, count, rng))
     return join(systems)
 
 
-def _features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
-    """Return features on one point of each orbit of equivalent grid points, and the volumes of the orbits, bohr^3."""
+def crystal_features(state: GroundState) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what functionals read of a ground state, with the core densities, on points that are not equivalent.
+
+    Returns
+    -------
+    features : dict of str to Tensor
+        Density (2, n), gradient (2, 3, n) and tau (2, n), one point of each orbit of equivalent grid points.
+    volumes : Tensor
+        (n,) volumes of the orbits, bohr^3.
+    """
     crystal, basis = state.crystal, state.basis
     orbitals = state.system.kpoints, state.orbitals, state.electrons
     fields = Fields(basis.grid, crystal.nspin, fourier=fields_of_orbitals(crystal, basis, *orbitals, with_tau=True))

@@ -7,7 +7,7 @@ from .functional import Functional
 from .gga import PBE, pbesol, revpbe, rpbe
 from .lda import LDA
 from .mgga import R2SCAN, SCAN
-from .neural import NNGGA, NNLDA, NNMGGA, NeuralCorrelation, NeuralExchange
+from .neural import NNGGA, NNLDA, NNMGGA, NeuralCorrelation, NeuralExchange, NeuralFactors
 from .published_networks import Dpyscf, Nagai
 from .spins import spin_sum
 
@@ -26,6 +26,7 @@ __all__ = [
     "Nagai",
     "NeuralCorrelation",
     "NeuralExchange",
+    "NeuralFactors",
     "Sum",
     "UnknownArchitecture",
     "build",

@@ -1,6 +1,7 @@
 """Neural functionals: networks of local variables of the density, free or subject to exact constraints."""
 
 from .constrained import USUAL_EXCHANGE, NeuralCorrelation, NeuralExchange
+from .factors import NeuralFactors
 from .free import NNGGA, NNLDA, NNMGGA
 from .network import ACTIVATIONS, DESCRIPTORS, WIDTHS, Network, channel_variables, total_variables
 
@@ -15,6 +16,7 @@ __all__ = [
     "Network",
     "NeuralCorrelation",
     "NeuralExchange",
+    "NeuralFactors",
     "channel_variables",
     "total_variables",
 ]

@@ -54,7 +54,7 @@ class _Constrained(Functional):
         check_names("form", [form], ("additive", "multiplicative"))
         self.descriptors, self.constraints = descriptors, constraints
         self.widths, self.activation, self.form, self.seed = tuple(widths), activation, form, seed
-        self.parent = None if parent is None else _parent(parent)
+        self.parent = None if parent is None else build_parent(parent)
         self.eta = getattr(self.parent, "eta", 0.0)
         gated_by = {self.gradient} if "uniform_gas" in constraints else set()
         self.variables = variables_of(descriptors) | gated_by
@@ -205,7 +205,7 @@ class NeuralExchange(_Constrained):
             return self.enhancement(channel_variables(spins, features, self.variables))
         names = self.variables | ({"s2", "alpha"} if "tau" in self.parent.features else {"s2"})
         variables = channel_variables(spins, features, names, self.eta)
-        return self.enhancement(variables, _parent_enhancement(self.parent, variables))
+        return self.enhancement(variables, parent_enhancement(self.parent, variables))
 
     def _gated(self, outputs: Tensor, u: Tensor, alpha: Tensor | None) -> Tensor:
         y = super()._gated(outputs, u, alpha)
@@ -234,7 +234,7 @@ class NeuralExchange(_Constrained):
         mesh = torch.linspace(0, 1, 101, dtype=torch.float64, device="cpu")
         s2, alpha = torch.meshgrid(1e4 * mesh**4, 10 * mesh, indexing="ij")
         upper = self._upper(alpha if self.meta else None)
-        base = 1.0 if self.parent is None else _parent_enhancement(self.parent, {"s2": s2, "alpha": alpha})
+        base = 1.0 if self.parent is None else parent_enhancement(self.parent, {"s2": s2, "alpha": alpha})
         excess = 0.0 if upper is None else torch.as_tensor(base - upper, device="cpu").max().item()
         if excess > 1e-9:
             base_name = "1" if self.parent is None else "that of the parent"
@@ -318,14 +318,16 @@ def _exchange_descriptors(descriptors: Sequence[str] | None, constraints: tuple[
     return tuple(descriptors)
 
 
-def _parent(description: Mapping[str, Any]) -> PBE | SCAN:
+def build_parent(description: Mapping[str, Any]) -> PBE | SCAN:
+    """Return the functional of a description; raise ValueError if it is not of the PBE or SCAN form."""
     parent = build(dict(description))
     if not isinstance(parent, PBE | SCAN):
         raise ValueError(f"parent {description['architecture']!r}: expected an architecture 'pbe', 'scan' or 'r2scan'")
     return parent
 
 
-def _parent_enhancement(parent: PBE | SCAN, variables: Mapping[str, Tensor]) -> Tensor:
+def parent_enhancement(parent: PBE | SCAN, variables: Mapping[str, Tensor]) -> Tensor:
+    """Return F0, the exchange enhancement of a parent, of the shape of the variables s2 and alpha."""
     if isinstance(parent, SCAN):
         return parent.enhancement(variables["s2"], variables["alpha"])
     return parent.enhancement(variables["s2"])
