@@ -21,6 +21,7 @@ from ase_nnxc.xc import (
     Nagai,
     NeuralCorrelation,
     NeuralExchange,
+    NeuralFactors,
     Sum,
     architecture,
     describe,
@@ -31,7 +32,7 @@ from ase_nnxc.xc.functional import check_functional, grid_fineness
 
 
 def filled(functional: Functional) -> Functional:
-    """A published network with random tensors in place of zeros."""
+    """A functional with random parameters in place of zeros."""
     generator = torch.Generator().manual_seed(0)
     for parameter in functional.parameters():
         parameter.data = 0.3 * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
@@ -57,6 +58,8 @@ FUNCTIONALS = {
     "anchored exchange": NeuralExchange(META, parent=describe(R2SCAN())),
     "correlation": NeuralCorrelation(),
     "anchored correlation": NeuralCorrelation(parent=describe(PBE())),
+    "factors of a gga": filled(NeuralFactors(describe(PBE()))),
+    "factors of a meta-gga": filled(NeuralFactors()),
     "dpyscf exchange": filled(Dpyscf("x", [2, 8, 1], "linear", 1.174)),
     "dpyscf correlation": filled(Dpyscf("c", [4, 8, 1], "tanh", 2.0, softplus=True)),
     "nagai": filled(Nagai([4, 8, 1])),
