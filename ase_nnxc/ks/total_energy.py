@@ -104,7 +104,8 @@ class TotalEnergy:
         kpoints = self.system.kpoints
 
         def of_block(block: Block) -> Tensor:
-            return torch.tensor(all(term.operator(block).is_real for term in self.orbital_terms), dtype=torch.int64)
+            is_real = all(term.operator(block).is_real for term in self.orbital_terms)
+            return torch.tensor(is_real, dtype=torch.int64, device=block.sphere.index.device)
 
         return bool(kpoints.gather(kpoints.map(of_block)).all())
 
