@@ -177,7 +177,19 @@ class KernelSize:
         return (by_density + q2 / 3 * (along + 2 * first[1] / slope)) * q2 / (4 * math.pi)
 
 
-class Roughness:
+class _OnValencePoints:
+    """A penalty on variables of the enhancement factor in the range of valence electrons."""
+
+    def __init__(self, weight: float, points: int = 1024) -> None:
+        check_weight(weight, "weight")
+        self.weight, self.variables = weight, _valence_variables(points)
+
+    def config(self) -> dict[str, Any]:
+        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
+        return {"name": registered_name(self, PENALTIES), "weight": self.weight, "points": self.variables.shape[1]}
+
+
+class Roughness(_OnValencePoints):
     """Penalty on curvature of the enhancement factor: weight times the mean of (d^2F/ds^2)^2 + (d^2F/dalpha^2)^2.
 
     F has the total density, reduced gradient s and iso-orbital indicator alpha as variables. Functionals that change
@@ -191,14 +203,6 @@ class Roughness:
         Number of points, in the range of valence electrons as for `KernelSize`.
     """
 
-    def __init__(self, weight: float, points: int = 1024) -> None:
-        check_weight(weight, "weight")
-        self.weight, self.variables = weight, _valence_variables(points)
-
-    def config(self) -> dict[str, Any]:
-        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
-        return {"name": registered_name(self, PENALTIES), "weight": self.weight, "points": self.variables.shape[1]}
-
     def __call__(self, functional: Functional) -> Tensor:
         """Return the penalty ()."""
         rs, zeta, s, alpha = self.variables.to(_device(functional)).clone()
@@ -209,7 +213,7 @@ class Roughness:
         return self.weight * sum(curvatures, torch.zeros_like(rs[0]))
 
 
-class LocalConditions:
+class LocalConditions(_OnValencePoints):
     """Penalty on violations of exact conditions on each point: weight times the sum of their mean squares.
 
     The conditions on F_c(rs) at fixed zeta, s and alpha are those of R. Pederson and K. Burke, J. Chem. Phys. 159,
@@ -224,14 +228,6 @@ class LocalConditions:
     points : int
         Number of points, in the range of valence electrons as for `KernelSize`.
     """
-
-    def __init__(self, weight: float, points: int = 1024) -> None:
-        check_weight(weight, "weight")
-        self.weight, self.variables = weight, _valence_variables(points)
-
-    def config(self) -> dict[str, Any]:
-        """Return the name and all settings as plain data; a run is resumed only if these are the same."""
-        return {"name": registered_name(self, PENALTIES), "weight": self.weight, "points": self.variables.shape[1]}
 
     def __call__(self, functional: Functional) -> Tensor:
         """Return the penalty ()."""
