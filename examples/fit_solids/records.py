@@ -28,7 +28,13 @@ FOLDER = Path(__file__).parent
 # k-points per inverse Angstrom, and the solids without a gap
 INSULATOR, METAL = 2.0, 3.2
 METALLIC = {"alkali and alkaline earth", "transition metals", "simple metals", "carbides and nitrides"}
-MOMENTS = {"Ni": [0.7]}
+MOMENTS = {"Ni": [0.7]}  # Bohr magnetons, initial
+# molecules of at most three atoms without strong multireference character
+MOLECULES = (
+    *("h2", "bh", "ch", "ch2-sing", "ch2-trip", "nh", "nh2", "oh", "h2o", "hs", "hf", "hnc", "hcl", "f2", "co", "p2"),
+    *("n2", "so", "hcn", "s2", "co2", "clf", "cs", "bf", "no", "ocs", "o2", "n2o", "cl2", "sih", "h2s", "alf", "sio"),
+    "so2",
+)
 
 
 def main() -> None:
@@ -55,14 +61,6 @@ def solid(row: dict[str, Any], density: float) -> Record:
     record = experimental_solid(row["formula"], atoms, a, a, row.get("B0_exp_GPa"), points=3)
     lengths = 2 * np.pi * np.linalg.norm(atoms.cell.reciprocal(), axis=1)
     return replace(record, settings=({"kpts": [math.ceil(density * length) for length in lengths]},) * 3)
-
-
-# molecules of at most three atoms without strong multireference character
-MOLECULES = (
-    *("h2", "bh", "ch", "ch2-sing", "ch2-trip", "nh", "nh2", "oh", "h2o", "hs", "hf", "hnc", "hcl", "f2", "co", "p2"),
-    *("n2", "so", "hcn", "s2", "co2", "clf", "cs", "bf", "no", "ocs", "o2", "n2o", "cl2", "sih", "h2s", "alf", "sio"),
-    "so2",
-)
 
 
 def molecule(name: str, data: dict[str, Any]) -> Record:
