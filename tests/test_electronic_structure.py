@@ -114,8 +114,15 @@ def test_charges_are_those_of_hirshfeld():
 def test_wannier_functions_of_silicon_are_centred_on_its_bonds():
     atoms = bulk("Si", a=5.43)
     calc = calculated(atoms, symmetry=False, smearing={"name": "gaussian", "width": 0.05})
-    wannier = Wannier(nwannier=4, calc=calc, fixedstates=4, initialwannier="random", rng=np.random.RandomState(0))
-    wannier.localize()
+
+    def localised(seed: int) -> Wannier:
+        random = np.random.RandomState(seed)
+        wannier = Wannier(nwannier=4, calc=calc, fixedstates=4, initialwannier="random", rng=random)
+        wannier.localize()
+        return wannier
+
+    # from some starts ASE's search ends in a local maximum of the localisation
+    wannier = max(map(localised, range(6)), key=lambda wannier: wannier.get_functional_value())
     bonds = [atoms.positions[1] / 2 - shift / 2 for shift in (np.zeros(3), *atoms.cell.array)]
     for centre in wannier.get_centers():
         offsets = np.linalg.solve(atoms.cell.array.T, (centre - bonds).T).T
