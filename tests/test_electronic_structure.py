@@ -155,7 +155,7 @@ def test_scanning_tunneling_microscope_sees_the_atoms_of_a_layer():
 
 def test_infrared_spectrum_of_a_molecule(tmp_path):
     atoms = Atoms("AlH", [[0, 0, 0], [0, 0, 1.68]])
-    calculated(atoms, smearing={"name": "gaussian", "width": 0.01}, convergence={"energy": 1e-8})
+    calculated(atoms, smearing={"name": "gaussian", "width": 0.01}, convergence={"energy": 1e-10})
     infrared = Infrared(atoms, indices=[1], name=str(tmp_path / "ir"))
     infrared.run()
     infrared.read()
