@@ -1,6 +1,6 @@
-"""Generate pseudopotentials with PBE, and compare them with all electrons and with published ones.
+"""Generate pseudopotentials, and compare them with all electrons and with published ones.
 
-    python benchmarks/oncv.py elements [--reference FILE] [Si Cu ...]
+    python benchmarks/oncv.py elements [--xc NAME] [--reference FILE] [Si Cu ...]
     python benchmarks/oncv.py lattice FOLDER [Al Si ...]
     python benchmarks/oncv.py fit --reference FILE [Si Cu ...]
     python benchmarks/oncv.py cores --reference FILE --inputs FILE2 [Si Cu ...]
@@ -9,7 +9,7 @@
 1e-4 Ha, the largest difference of an eigenvalue from that of the all-electron atom, and whether the inputs were
 changed. FILE is a JSON file of what ONCVPSP prints for the same inputs, which is not part of this repository: then
 follow the largest differences of all-electron eigenvalues above -6 Ha, of the norms inside r_c, and of the coefficients
-of the first projectors.
+of the first projectors. The functional is PBE, also in all that follows, or that of --xc.
 
 `fit` writes to ase_nnxc/data/oncv.json the value of the local potential at r = 0 with which the coefficients of the
 projectors are closest to those of FILE. In ONCVPSP this value follows from the third derivative of the potential.
@@ -43,7 +43,8 @@ from ase_nnxc.eos import scan_eos
 from ase_nnxc.pseudopotentials.oncv.errors import GenerationError
 from ase_nnxc.pseudopotentials.oncv.generator import Generated, build, build_with
 from ase_nnxc.pseudopotentials.oncv.inputs import Inputs, elements_with_inputs, load_inputs
-from ase_nnxc.xc import PBE
+from ase_nnxc.registry import get_functional
+from ase_nnxc.xc import PBE, Functional
 
 # structure, start of the lattice constant in Angstrom, cutoff in Hartree, divisions of the mesh along each axis
 SOLIDS = {
@@ -76,18 +77,18 @@ def differences(generated: Generated, result: Mapping[str, Any]) -> str:
         if state.energy > SHALLOW
     ]
     occupied = [channel for channel in generated.channels if generated.inputs.valence_shells(channel.l)]
-    norms = [abs(channel.overlaps[0, 0] - result["overlaps"][str(channel.l)][0]) for channel in occupied]
+    norms = [abs(channel.functions.overlaps[0, 0] - result["overlaps"][str(channel.l)][0]) for channel in occupied]
     ratios = [abs(channel.coefficients[0] / result["evkb"][str(channel.l)][0] - 1) for channel in occupied]
     return f"ONCVPSP: levels {max(levels):.1e} Ha, norms {max(norms):.1e}, coefficients {100 * max(ratios):.2f} %"
 
 
-def elements(symbols: list[str], reference: Path | None) -> None:
+def elements(symbols: list[str], reference: Path | None, functional: Functional) -> None:
     """Generate elements and print what is known of each."""
     results = json.loads(reference.read_text())["results"] if reference else {}
-    build(load_inputs("H"), PBE())  # loads what is loaded once
+    build(load_inputs("H"), functional)  # loads what is loaded once
     for symbol in symbols or elements_with_inputs():
         start = time.process_time()
-        generated = build(load_inputs(symbol), PBE())
+        generated = build(load_inputs(symbol), functional)
         seconds = time.process_time() - start
         result = published(results, generated.inputs)
         changed = "" if generated.inputs == load_inputs(symbol) else " with changed inputs"
@@ -207,6 +208,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     first = commands.add_parser("elements", help="generate elements")
     first.add_argument("--reference", type=Path, help="JSON file of outputs of ONCVPSP")
+    first.add_argument("--xc", default="PBE", help="functional")
     second = commands.add_parser("lattice", help="compare lattice constants")
     second.add_argument("folder", type=Path, help="folder of the UPF files")
     third = commands.add_parser("fit", help="write the inputs")
@@ -218,7 +220,7 @@ def main() -> None:
         command.add_argument("symbols", nargs="*", metavar="SYMBOL", help="elements; default: all")
     arguments = parser.parse_args()
     if arguments.command == "elements":
-        elements(arguments.symbols, arguments.reference)
+        elements(arguments.symbols, arguments.reference, get_functional(arguments.xc))
     elif arguments.command == "fit":
         fit(arguments.symbols, arguments.reference)
     elif arguments.command == "cores":

@@ -9,7 +9,7 @@ electrons are under "zhang64" (LDA, PBE, PBEsol, SCAN; FHI-aims, three decimals;
 Comput. Chem. 43, 1104 (2022)) and "da_A_sol58lc" for RPBE (GPAW; supplement of Phys. Rev. B 93, 235162 (2016)).
 
 Seven volumes within 6 % of this lattice constant are calculated with pseudopotentials generated for the functional
-(meta-GGAs have those of PBEsol), the recommended cutoff, which is made smooth, cold smearing of 0.1 eV, and the mesh of
+(SCAN has those of r2SCAN), the recommended cutoff, which is made smooth, cold smearing of 0.1 eV, and the mesh of
 k-points that belongs to PBE's lattice constant. With --fixed the pseudopotentials are those generated for PBE. Results
 that are in the output are left out. --page rewrites the tables in docs/pseudopotentials.md.
 """

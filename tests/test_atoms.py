@@ -15,12 +15,13 @@ from ase_nnxc.atoms import (
     AtomError,
     Elements,
     Shell,
-    check_semilocal,
+    check_spherical,
     parse_shells,
     radial_equation,
     solve_atom,
     xc_of_sphere,
 )
+from ase_nnxc.atoms.all_electron import shell_tau
 from ase_nnxc.atoms.elements import atomic_edges
 from ase_nnxc.atoms.radial_equation import LIGHT, RadialEquation, coulomb_potential
 from ase_nnxc.registry import get_functional
@@ -40,6 +41,8 @@ LDA_ENERGIES = {
     "Ag": (47, SILVER, -5195.0312146635),
     "Au": (79, GOLD, -17860.7909426312),
 }
+# PySCF with r2SCAN of libxc in even-tempered bases: 26 s functions, ratio 2.0; 40 s and 30 p functions, ratio 1.65
+R2SCAN_ENERGIES = {"He": (2, "1s2", -2.9049561), "Ne": (10, NEON, -128.934826)}
 SCALAR_RELATIVISTIC_ENERGIES = {
     "Ne": (10, NEON, -128.336369),
     "Cu": (29, COPPER, -1650.858424),
@@ -91,14 +94,32 @@ def test_coulomb_potential_of_hydrogen():
     np.testing.assert_allclose(coulomb_potential(elements, np.exp(-2 * r) / np.pi)[1:], expected, atol=1e-11)
 
 
-def test_potential_is_the_derivative_of_the_energy():
+@pytest.mark.parametrize("functional", [PBE(), R2SCAN()], ids=["PBE", "r2SCAN"])
+def test_potential_is_the_derivative_of_the_energy(functional):
     elements = Elements(atomic_edges(2))
-    r, functional = elements.radii, PBE()
-    density, change = np.exp(-2 * r), 1e-4 * np.exp(-((r - 1) ** 2))
-    energies = [xc_of_sphere(functional, elements, density + sign * change)[0] for sign in (1, -1)]
-    _, potential = xc_of_sphere(functional, elements, density)
-    expected = 4 * np.pi * (elements.weights * r**2) @ (potential * change)
+    r = elements.radii
+    density, tau = np.exp(-2 * r), np.exp(-2 * r)
+    change = 1e-4 * np.exp(-((r - 1) ** 2))
+    energies = [
+        xc_of_sphere(functional, elements, density + sign * change, tau + 2 * sign * change).energy for sign in (1, -1)
+    ]
+    xc = xc_of_sphere(functional, elements, density, tau)
+    expected = 4 * np.pi * (elements.weights * r**2) @ (xc.v * change + xc.v_tau * 2 * change)
     assert 0.5 * (energies[0] - energies[1]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_kinetic_energy_density_of_hydrogen():
+    """That of one s orbital is von Weizsaecker's, n/2 for exp(-r)."""
+    elements = Elements(atomic_edges(1))
+    tau = shell_tau(0, 2 * np.exp(-elements.radii), elements)
+    np.testing.assert_allclose(tau, np.exp(-2 * elements.radii) / (2 * np.pi), rtol=1e-8, atol=1e-20)
+
+
+def test_kinetic_energy_density_of_a_p_shell_at_the_nucleus():
+    """R = r exp(-r) has R'^2 + 2 R^2 / r^2 = 3 at r = 0."""
+    elements = Elements(atomic_edges(1))
+    tau = shell_tau(1, elements.radii * np.exp(-elements.radii), elements)
+    assert tau[0] == pytest.approx(3 / (8 * np.pi), rel=1e-6)
 
 
 def test_edges_of_an_atom_hold_those_that_are_asked_for():
@@ -122,11 +143,26 @@ def test_scalar_relativistic_total_energy(name, monkeypatch):
     assert atom.total_energy == pytest.approx(energy, abs=2e-6)
 
 
-def test_energy_is_stationary_and_its_slope_by_an_occupation_is_the_level():
+@pytest.mark.parametrize("functional", [PBE(), R2SCAN()], ids=["PBE", "r2SCAN"])
+def test_energy_is_stationary_and_its_slope_by_an_occupation_is_the_level(functional):
     """Janak's theorem."""
-    atoms = [solve_atom(6, parse_shells(f"1s2 2s2 2p{2 + x}"), PBE()) for x in (-0.01, 0, 0.01)]
+    atoms = [solve_atom(6, parse_shells(f"1s2 2s2 2p{2 + x}"), functional) for x in (-0.01, 0, 0.01)]
     level = atoms[1].states[Shell(2, 1, 2.0)].energy
     assert (atoms[2].total_energy - atoms[0].total_energy) / 0.02 == pytest.approx(level, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", R2SCAN_ENERGIES)
+def test_total_energy_of_r2scan(name):
+    number, configuration, energy = R2SCAN_ENERGIES[name]
+    atom = solve_atom(number, parse_shells(configuration), R2SCAN(), relativistic=False)
+    assert atom.total_energy == pytest.approx(energy, abs=2e-5)
+
+
+@pytest.mark.parametrize("configuration", [f"{NEON} 3s1", f"{NEON} 3s2 3p6 4s1"])
+def test_tail_of_one_orbital_converges_with_a_functional_of_tau(configuration):
+    shells = parse_shells(configuration)
+    atom = solve_atom(round(sum(shell.electrons for shell in shells)), shells, R2SCAN())
+    assert atom.states[shells[-1]].energy == pytest.approx(-0.09, abs=0.02)
 
 
 def test_start_from_another_functional_changes_nothing():
@@ -151,9 +187,12 @@ def test_potential_that_is_infinite_at_a_point_nucleus_converges(relativistic):
     assert atom.states[Shell(3, 1, 1.0)].energy == pytest.approx(-0.1, abs=0.03)
 
 
-def test_functional_of_tau_is_refused():
-    with pytest.raises(ValueError, match="R2SCAN depends on tau; expected a functional of the density and its grad"):
-        check_semilocal(R2SCAN())
+def test_functional_of_another_feature_is_refused():
+    class Laplacian(PBE):
+        features = ("density", "laplacian")
+
+    with pytest.raises(ValueError, match="Laplacian depends on laplacian; expected a functional of the density, its"):
+        check_spherical(Laplacian())
 
 
 def test_functional_without_a_bound_atom_is_an_error():

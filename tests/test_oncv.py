@@ -15,17 +15,18 @@ from ase_nnxc.atoms import xc_of_sphere
 from ase_nnxc.atoms.radial_equation import coulomb_potential
 from ase_nnxc.pseudopotentials.oncv import generator
 from ase_nnxc.pseudopotentials.oncv.bessel import derivatives, wave_numbers
-from ase_nnxc.pseudopotentials.oncv.channel import make_channels
+from ase_nnxc.pseudopotentials.oncv.channel import make_channel, make_functions
 from ase_nnxc.pseudopotentials.oncv.errors import GenerationError
 from ase_nnxc.pseudopotentials.oncv.generator import build, variants
 from ase_nnxc.pseudopotentials.oncv.inputs import elements_with_inputs, load_inputs
 from ase_nnxc.pseudopotentials.oncv.levels import Levels
 from ase_nnxc.pseudopotentials.oncv.local import local_potential, potential_derivatives
 from ase_nnxc.pseudopotentials.oncv.model_core import ModelCore
+from ase_nnxc.pseudopotentials.oncv.partial_core import make_partial_core
 from ase_nnxc.pseudopotentials.oncv.reference import derivatives_at, reference_functions
 from ase_nnxc.pseudopotentials.oncv.residual import minima_on_sphere
 from ase_nnxc.registry import get_functional
-from ase_nnxc.xc import LDA, NNGGA, PBE, pbesol, revpbe
+from ase_nnxc.xc import LDA, NNGGA, PBE, R2SCAN, pbesol, revpbe
 
 RADIUS = 1.603032  # bohr, of silicon's s functions and of its local potential
 
@@ -41,7 +42,7 @@ def s_channel(silicon):
     """Inputs, reference functions and candidates of silicon's s channel."""
     inputs = silicon.inputs.channels[0]
     reference = reference_functions(silicon.atom, silicon.inputs, inputs)
-    candidates = make_channels(silicon.smooth, silicon.local, inputs, reference)
+    candidates = make_functions(silicon.smooth, inputs, reference)
     return SimpleNamespace(inputs=inputs, reference=reference, candidates=candidates)
 
 
@@ -117,7 +118,7 @@ def test_branches_meet_where_the_lowest_component_vanishes():
 def test_residual_energy_of_the_first_function(s_channel, silicon):
     only = replace(s_channel.inputs, projectors=1)
     reference = reference_functions(silicon.atom, silicon.inputs, only)
-    (first, *_) = make_channels(silicon.smooth, silicon.local, only, reference)
+    (first, *_) = make_functions(silicon.smooth, only, reference)
     assert first.residual == pytest.approx(4.199e-6, abs=2e-8)
 
 
@@ -160,6 +161,38 @@ def test_kinetic_energy_density_is_that_of_von_weizsaecker():
     np.testing.assert_allclose(core.kinetic_energy_density(r), slope**2 / (8 * core.density(r)), rtol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def partial_core(silicon):
+    """The core of silicon beyond 1.3 bohr."""
+    atom, core = silicon.atom, silicon.inputs.core
+    return make_partial_core(atom.elements, atom.density_of(core), atom.tau_of(core), 1.3)
+
+
+def test_partial_core_is_that_of_the_atom_beyond_its_radius(silicon, partial_core):
+    r = np.array([1.31, 1.6, 2.4])
+    atom, core = silicon.atom, silicon.inputs.core
+    np.testing.assert_allclose(partial_core.density(r), atom.elements.at(atom.density_of(core), r), rtol=1e-10)
+    np.testing.assert_allclose(
+        partial_core.kinetic_energy_density(r), atom.elements.at(atom.tau_of(core), r), rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("name", ["density", "kinetic_energy_density"])
+def test_partial_core_is_smooth_at_its_radius(partial_core, name):
+    """Value and slope from both sides."""
+    function, step = getattr(partial_core, name), 1e-5
+    (a, b), (c, d) = function(1.3 - step * np.array([1, 2])), function(1.3 + step * np.array([1, 2]))
+    assert 2 * a - b == pytest.approx(2 * c - d, rel=1e-6)
+    assert (a - b) / step == pytest.approx((d - c) / step, rel=1e-3)
+
+
+def test_partial_core_has_at_least_the_kinetic_energy_density_of_von_weizsaecker(partial_core):
+    r, step = np.linspace(0.05, 3, 60), 1e-5
+    slope = (partial_core.density(r + step) - partial_core.density(r - step)) / (2 * step)
+    weizsaecker = slope**2 / (8 * partial_core.density(r))
+    assert (partial_core.kinetic_energy_density(r) > (1 - 1e-5) * weizsaecker).all()
+
+
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
@@ -175,18 +208,20 @@ def test_ghost_is_found_and_the_other_branch_is_taken():
     smooth = generator.SmoothElements.of(atom.elements)
     local = local_potential(atom, smooth, inputs.local)
     reference = reference_functions(atom, inputs, inputs.channels[0])
-    levels = Levels(atom, smooth, local, inputs, 0)
-    candidates = make_channels(smooth, local, inputs.channels[0], reference)
-    lowest = [float(levels.pseudo(candidate)[0]) for candidate in candidates]
+    levels = Levels(atom, smooth, inputs, 0)
+    v_tau = np.zeros(len(local))
+    candidates = make_functions(smooth, inputs.channels[0], reference)
+    channels = [make_channel(smooth, local, v_tau, functions, 1.6) for functions in candidates]
+    lowest = [float(levels.pseudo(channel, local, v_tau)[0]) for channel in channels]
     assert lowest[0] == pytest.approx(-2.87, abs=0.2)  # that of the least residual energy
-    refused = [candidate for candidate, level in zip(candidates, lowest) if level < -1]
-    assert all(levels.first_difference(candidate) is not None for candidate in refused)
-    chosen = generator._channel(inputs, inputs.channels[0], atom, smooth, local)
-    assert chosen.residual in [candidate.residual for candidate in candidates if candidate not in refused]
+    refused = [i for i, level in enumerate(lowest) if level < -1]
+    assert all(levels.first_difference(channels[i], local, v_tau) is not None for i in refused)
+    chosen = generator.build_with(inputs, PBE(), atom).channels[0].functions.residual
+    assert chosen in [functions.residual for i, functions in enumerate(candidates) if i not in refused]
 
 
 def test_false_levels_are_an_error_with_the_reason(monkeypatch):
-    monkeypatch.setattr(Levels, "first_difference", lambda self, channel: (0.5, 2, 1))
+    monkeypatch.setattr(Levels, "first_difference", lambda *args: (0.5, 2, 1))
     monkeypatch.setattr(generator, "variants", lambda inputs: [inputs])
     with pytest.raises(GenerationError, match=r"Si .* l = 0: there are 2 levels below 0.50 Ha .* and 1 with all elect"):
         build(load_inputs("Si"), PBE())
@@ -197,7 +232,7 @@ def test_radius_that_is_too_small_is_an_error_with_the_reason(silicon):
     reference = reference_functions(silicon.atom, silicon.inputs, inputs)
     reference = replace(reference, overlaps=0.1 * reference.overlaps)
     with pytest.raises(GenerationError, match="r_c is too small"):
-        make_channels(silicon.smooth, silicon.local, inputs, reference)
+        make_functions(silicon.smooth, inputs, reference)
 
 
 def test_functions_that_are_not_continuous_are_an_error(silicon, s_channel):
@@ -234,14 +269,15 @@ def test_energy_of_the_pseudo_atom(symbol):
     Hamann's density is that of the levels, ours that of the pseudo functions.
     """
     generated = build(load_inputs(symbol), PBE())
-    smooth, pseudo, core = generated.smooth, generated.pseudo, generated.core_density
-    xc_energy, xc_potential = xc_of_sphere(PBE(), smooth, pseudo.density + core)
-    core_energy = xc_of_sphere(PBE(), smooth, core)[0] if core.any() else 0.0
-    electrons = 4 * np.pi * smooth.weights * smooth.radii**2 * pseudo.density
-    eigenvalues = sum(shell.electrons * energy for shell, energy in pseudo.energies.items())
-    potential = 0.5 * coulomb_potential(smooth, pseudo.density) + xc_potential
+    smooth, density, core = generated.smooth, generated.density, generated.core_density
+    tau = np.zeros(len(density))  # not used
+    xc = xc_of_sphere(PBE(), smooth, density + core, tau)
+    core_energy = xc_of_sphere(PBE(), smooth, core, tau).energy if core.any() else 0.0
+    electrons = 4 * np.pi * smooth.weights * smooth.radii**2 * density
+    eigenvalues = sum(shell.electrons * energy for shell, energy in generated.levels.items())
+    potential = 0.5 * coulomb_potential(smooth, density) + xc.v
     energy, tolerance = ENERGIES[symbol]
-    assert eigenvalues - electrons @ potential + xc_energy - core_energy == pytest.approx(energy, abs=tolerance)
+    assert eigenvalues - electrons @ potential + xc.energy - core_energy == pytest.approx(energy, abs=tolerance)
 
 
 @pytest.mark.parametrize("symbol", ["Al", "Ni"])
@@ -255,6 +291,19 @@ def test_potential_of_the_ion_ends_as_that_of_its_charge(symbol):
 @pytest.mark.parametrize(("symbol", "tolerance"), [("Si", 1e-5), ("O", 1e-5), ("Cu", 2e-5), ("Pb", 1e-5)])
 def test_eigenvalues_are_those_of_all_electrons(symbol, tolerance):
     assert build(load_inputs(symbol), PBE()).eigenvalue_error < tolerance
+
+
+@pytest.mark.parametrize("symbol", ["Be", "O", "Al", "Si", "Cu"])
+def test_levels_with_a_functional_of_tau_are_those_of_all_electrons(symbol):
+    assert build(load_inputs(symbol), R2SCAN()).eigenvalue_error < 5e-5
+
+
+@pytest.mark.parametrize("symbol", ["O", "Al"])
+def test_operator_of_tau_is_that_of_all_electrons_beyond_the_radii(symbol):
+    generated = build(load_inputs(symbol), R2SCAN())
+    outside = generated.smooth.radii > max(generated.inputs.radii)
+    expected = generated.smooth.outside(generated.atom.v_tau)
+    assert np.abs(generated.v_tau - expected)[outside].max() < 1e-5
 
 
 def test_coefficients_of_projectors_are_those_of_hamanns_program(silicon):
@@ -272,7 +321,7 @@ def test_projectors_are_orthonormal(silicon):
 
 def test_cutoffs_of_the_functions_are_those_of_hamanns_program(silicon):
     """Residual energy 1e-4 Ha of the first s and p functions, which are bound."""
-    assert [channel.cutoff for channel in silicon.channels[:2]] == pytest.approx([10.14, 7.47], abs=0.3)
+    assert [channel.functions.cutoff for channel in silicon.channels[:2]] == pytest.approx([10.14, 7.47], abs=0.3)
 
 
 FUNCTIONALS = {

@@ -3,14 +3,14 @@
 from .all_electron import AllElectronAtom, AtomError, solve_atom
 from .elements import Elements
 from .shells import Shell, parse_shells
-from .sphere import check_semilocal, xc_of_sphere
+from .sphere import check_spherical, xc_of_sphere
 
 __all__ = [
     "AllElectronAtom",
     "AtomError",
     "Elements",
     "Shell",
-    "check_semilocal",
+    "check_spherical",
     "parse_shells",
     "solve_atom",
     "xc_of_sphere",

@@ -11,7 +11,7 @@ from .elements import Array, Elements, atomic_edges
 from .mixing import AndersonMixing
 from .radial_equation import RadialEquation, State, coulomb_potential
 from .shells import Shell, count_electrons
-from .sphere import check_semilocal, xc_of_sphere
+from .sphere import check_spherical, xc_of_sphere
 
 TOLERANCE = 1e-9
 """Residual of the potential, Hartree, weighted by the density, at which the SCF ends."""
@@ -42,6 +42,8 @@ class AllElectronAtom:
         (N,) potential of the electrons, Hartree: the effective potential is -Z/r + v.
     density : Array
         (N,) bohr^-3.
+    tau : Array
+        (N,) kinetic energy density, Hartree bohr^-3.
     total_energy : float
         Hartree.
     """
@@ -51,6 +53,7 @@ class AllElectronAtom:
     states: Mapping[Shell, State]
     v: Array
     density: Array
+    tau: Array
     total_energy: float
 
     @property
@@ -58,15 +61,37 @@ class AllElectronAtom:
         """Where the functions are represented."""
         return self.equation.elements
 
+    @property
+    def v_tau(self) -> Array:
+        """Derivative (N,) of the exchange-correlation energy with respect to tau."""
+        return np.zeros(len(self.v)) + self.equation.v_tau
+
     def density_of(self, shells: Sequence[Shell]) -> Array:
         """Return the density (N,) of some shells, bohr^-3."""
         return density_of(self.states, shells, len(self.v))
+
+    def tau_of(self, shells: Sequence[Shell]) -> Array:
+        """Return the kinetic energy density (N,) of some shells, Hartree bohr^-3."""
+        return tau_of(self.states, shells, self.elements)
 
 
 def density_of(states: Mapping[Shell, State], shells: Sequence[Shell], size: int) -> Array:
     """Return the density (N,) = sum f R^2 / 4 pi of shells, bohr^-3."""
     terms = (shell.electrons * states[shell].values ** 2 for shell in shells)
     return sum(terms, start=np.zeros(size)) / (4 * np.pi)
+
+
+def tau_of(states: Mapping[Shell, State], shells: Sequence[Shell], elements: Elements) -> Array:
+    """Return the kinetic energy density (N,) of shells, Hartree bohr^-3."""
+    terms = (shell.electrons * shell_tau(shell.l, states[shell].values, elements) for shell in shells)
+    return sum(terms, start=np.zeros(len(elements.radii)))
+
+
+def shell_tau(l: int, values: Array, elements: Elements) -> Array:  # noqa: E741
+    """Return the kinetic energy density (N,) = (R'^2 + L R^2 / r^2) / 8 pi of one electron, Hartree bohr^-3."""
+    slope = elements.derivative(values)
+    ratio = np.append(slope[:1] if l == 1 else 0.0, values[1:] / elements.radii[1:])  # R/r at r = 0 is R' or zero
+    return (slope**2 + l * (l + 1) * ratio**2) / (8 * np.pi)
 
 
 def solve_atom(
@@ -88,7 +113,7 @@ def solve_atom(
     shells : sequence of Shell
         All shells, with their occupations.
     functional : Functional
-        Any functional of the density and its gradient.
+        Any functional of the density, its gradient and tau.
     relativistic : bool
         Whether to use the scalar-relativistic equation.
     elements : Elements, optional
@@ -105,21 +130,22 @@ def solve_atom(
     ValueError
         If the functional has other features.
     """
-    check_semilocal(functional)
+    check_spherical(functional)
     elements = elements or Elements(atomic_edges(number))
-    equation = RadialEquation(elements, number, relativistic)
     v = _thomas_fermi(number, elements.radii) if start is None else start.v
+    v_tau = np.zeros(len(v)) if start is None else start.v_tau
     states = {} if start is None else dict(start.states)
     mix = AndersonMixing()
     for _ in range(MOST_STEPS):
+        equation = RadialEquation(elements, number, relativistic, v_tau)
         for shell in shells:
             states[shell] = _next_state(equation, v, shell, states.get(shell), shell in frozen)
         atom, residual = _evaluate(equation, tuple(shells), dict(states), v, functional)
-        volume = 4 * np.pi * equation.overlap * atom.density  # n d3r
+        volume = 4 * np.pi * np.concatenate((equation.overlap * atom.density, equation.overlap * atom.tau))
         error = float(np.sqrt(volume @ residual**2 / count_electrons(shells)))
         if not error >= TOLERANCE:  # not a number ends here, too
             break
-        v = mix(v, residual, volume)
+        v, v_tau = np.split(mix(np.concatenate((v, v_tau)), residual, volume), 2)
     if not error < ACCEPTED:
         raise AtomError(
             f"the atom with Z = {number} does not converge with {type(functional).__qualname__}: the potential still "
@@ -131,16 +157,18 @@ def solve_atom(
 def _evaluate(
     equation: RadialEquation, shells: tuple[Shell, ...], states: dict[Shell, State], v: Array, functional: Functional
 ) -> tuple[AllElectronAtom, Array]:
-    """The atom of some states in a potential, and the potential of its density less that."""
+    """The atom of some states in a potential, and v and v_tau (2N,) of its density and tau less those."""
     elements = equation.elements
-    density = density_of(states, shells, len(v))
+    density, tau = density_of(states, shells, len(v)), tau_of(states, shells, elements)
     coulomb = coulomb_potential(elements, density)
-    xc_energy, xc_potential = xc_of_sphere(functional, elements, density, CUSP / equation.charge)
-    # E = sum f E_i - int n v d3r + E_H + E_xc
-    volume = 4 * np.pi * equation.overlap * density
+    xc = xc_of_sphere(functional, elements, density, tau, CUSP / equation.charge)
+    # E = sum f E_i - int n v d3r - int tau v_tau d3r + E_H + E_xc
+    volume = 4 * np.pi * equation.overlap
     eigenvalues = sum(shell.electrons * states[shell].energy for shell in shells)
-    energy = float(eigenvalues - volume @ v + 0.5 * volume @ coulomb + xc_energy)
-    return AllElectronAtom(equation, shells, states, v, density, energy), coulomb + xc_potential - v
+    screening = volume @ (density * v + tau * equation.v_tau)
+    energy = float(eigenvalues - screening + 0.5 * (volume * density) @ coulomb + xc.energy)
+    residual = np.concatenate((coulomb + xc.v - v, xc.v_tau - equation.v_tau))
+    return AllElectronAtom(equation, shells, states, v, density, tau, energy), residual
 
 
 def _next_state(equation: RadialEquation, v: Array, shell: Shell, guess: State | None, frozen: bool) -> State:

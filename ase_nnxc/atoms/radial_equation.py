@@ -8,6 +8,8 @@ M = 1 + (E - V) / 2c^2,
 No derivative of V occurs. D. D. Koelling and B. N. Harmon, J. Phys. C 10, 3107 (1977), without spin-orbit coupling; the
 small component is left out of the density, as in D. R. Hamann, Phys. Rev. B 88, 085117 (2013). With M = 1 it is the
 Schroedinger equation. The potential is V = -Z/r + v, where v is finite at r = 0 or has a weaker singularity.
+
+A functional of the kinetic energy density adds the operator -1/2 div v_tau grad: 1/M becomes 1/M + v_tau.
 """
 
 from typing import NamedTuple
@@ -48,10 +50,12 @@ class RadialEquation:
         Charge Z of the point nucleus; zero for a potential without one.
     relativistic : bool
         Whether the mass depends on the energy; Z must not be zero then.
+    v_tau : Array or float
+        (N,) derivative of the exchange-correlation energy with respect to the kinetic energy density.
     """
 
-    def __init__(self, elements: Elements, charge: float, relativistic: bool) -> None:
-        self.elements, self.charge, self.relativistic = elements, charge, relativistic
+    def __init__(self, elements: Elements, charge: float, relativistic: bool, v_tau: Array | float = 0.0) -> None:
+        self.elements, self.charge, self.relativistic, self.v_tau = elements, charge, relativistic, v_tau
         self.overlap = elements.weights * elements.radii**2
         """Weights (N,) of int r^2 f g dr."""
 
@@ -66,7 +70,7 @@ class RadialEquation:
     def matrix(self, l: int, v: Array, energy: float) -> Array:  # noqa: E741
         """Return the band matrix of H - E, with M at the same energy."""
         r, weights = self.elements.radii, self.elements.weights
-        inverse = self.inverse_mass(v, energy)
+        inverse = self.inverse_mass(v, energy) + self.v_tau
         diagonal = weights * (0.5 * l * (l + 1) * inverse - self.charge * r + r**2 * (v - energy))
         return self.elements.band(0.5 * r**2 * inverse, diagonal)
 
@@ -79,7 +83,7 @@ class RadialEquation:
         inverse = self.inverse_mass(v, energy)
         potential = weights @ ((r**2 * v - self.charge * r) * values**2)
         slope = -self._kinetic(l, inverse**2, values) / (2 * LIGHT**2) if self.relativistic else 0.0
-        return float(self._kinetic(l, inverse, values) + potential), slope
+        return float(self._kinetic(l, inverse + self.v_tau, values) + potential), slope
 
     def _kinetic(self, l: int, factor: Array, values: Array) -> float:  # noqa: E741
         """Compute 1/2 int factor (r^2 R'^2 + L R^2) dr."""

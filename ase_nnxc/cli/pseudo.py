@@ -25,8 +25,9 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _pseudo(args: argparse.Namespace) -> int:
     from ase_nnxc.pseudopotentials import generate
-    from ase_nnxc.pseudopotentials.oncv.generate import inputs_for, parent_of
+    from ase_nnxc.pseudopotentials.oncv.generate import parent_of
     from ase_nnxc.pseudopotentials.oncv.generator import build
+    from ase_nnxc.pseudopotentials.oncv.inputs import load_inputs
     from ase_nnxc.pseudopotentials.oncv.plot import plot_generated
     from ase_nnxc.pseudopotentials.psp8 import ixc_of
     from ase_nnxc.pseudopotentials.writing import write_pseudo
@@ -35,11 +36,13 @@ def _pseudo(args: argparse.Namespace) -> int:
 
     functional = get_functional(args.xc)
     parent = parent_of(functional)
-    xc = args.xc if parent is functional else "PBEsol"
+    xc = args.xc if parent is functional else "r2SCAN"
     args.output.mkdir(parents=True, exist_ok=True)
-    table, generated = generate(args.symbol, functional), build(inputs_for(args.symbol, functional), parent)
+    table, generated = generate(args.symbol, functional), build(load_inputs(args.symbol), parent)
     stem = args.output / f"{args.symbol}-{Path(xc).name}"
-    suffixes = (".upf",) if ixc_of(xc) is None else (".upf", ".psp8")
+    suffixes = [".upf"] if ixc_of(xc) is None else [".upf", ".psp8"]
+    if "tau" in parent.features:  # the formats have no place for the kinetic energy density of the core
+        suffixes = []
     files = [stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes]
     for file in files:
         write_pseudo(table, file, xc)

@@ -1,5 +1,6 @@
 """Pseudo functions and projectors of one angular momentum.
 
+First come the functions, whose densities give v_tau of a functional of the kinetic energy density, then the projectors.
 D. R. Hamann, Phys. Rev. B 88, 085117 (2013), and its erratum, Phys. Rev. B 95, 239906 (2017).
 """
 
@@ -18,27 +19,21 @@ from .smooth import SmoothElements
 
 
 @dataclass(frozen=True, eq=False)
-class Channel:
-    """Pseudo functions and projectors of one angular momentum.
+class PseudoFunctions:
+    """Pseudo functions of one angular momentum.
 
     Attributes
     ----------
     l : int
         Angular momentum.
-    radius : float
-        Radius r_c, bohr.
-    functions : Array
-        (n, N) pseudo functions phi_i on the smooth elements, bohr^(-3/2).
-    projectors : Array
-        (n, N) orthonormal projectors p_i, zero beyond r_c, bohr^(-3/2).
-    coefficients : Array
-        (n,) D_i, Hartree: the separable part is sum |p_i> D_i <p_i|.
+    energies : Array
+        (n,) of the all-electron functions, Hartree.
+    values, slopes, kinetic : Array
+        (n, N) functions phi_i on the smooth elements, bohr^(-3/2), phi_i', and -1/2 the Laplacian of phi_i.
     overlaps : Array
         (n, n) integrals of products of the functions up to r_c.
     derivatives : Array
         (n, ncon) value and derivatives of the functions at r_c, from inside.
-    asymmetry : float
-        Largest difference of <phi_i|chi_j> and <phi_j|chi_i>, Hartree.
     residual : float
         Sum of the residual energies of the functions, Hartree.
     cutoff : float
@@ -46,26 +41,53 @@ class Channel:
     """
 
     l: int  # noqa: E741
-    radius: float
-    functions: Array
-    projectors: Array
-    coefficients: Array
+    energies: Array
+    values: Array
+    slopes: Array
+    kinetic: Array
     overlaps: Array
     derivatives: Array
-    asymmetry: float
     residual: float
     cutoff: float
 
 
-def make_channels(smooth: SmoothElements, local: Array, inputs: ChannelInputs, reference: Reference) -> list[Channel]:
-    """Return the possible channels, one for each choice of the branches of minima, by rising residual energy.
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """Pseudo functions and projectors of one angular momentum.
+
+    Attributes
+    ----------
+    functions : PseudoFunctions
+        The functions.
+    radius : float
+        Radius beyond which the projectors are zero, bohr.
+    projectors : Array
+        (n, N) orthonormal projectors p_i, bohr^(-3/2).
+    coefficients : Array
+        (n,) D_i, Hartree: the separable part is sum |p_i> D_i <p_i|.
+    asymmetry : float
+        Largest difference of <phi_i|chi_j> and <phi_j|chi_i>, Hartree.
+    """
+
+    functions: PseudoFunctions
+    radius: float
+    projectors: Array
+    coefficients: Array
+    asymmetry: float
+
+    @property
+    def l(self) -> int:  # noqa: E743
+        """Angular momentum."""
+        return self.functions.l
+
+
+def make_functions(smooth: SmoothElements, inputs: ChannelInputs, reference: Reference) -> list[PseudoFunctions]:
+    """Return the possible functions, one set for each choice of the branches of minima, by rising residual energy.
 
     Parameters
     ----------
     smooth : SmoothElements
         Elements of the pseudo functions.
-    local : Array
-        (N,) screened local potential, Hartree.
     inputs : ChannelInputs
         Radius, basis and cutoff.
     reference : Reference
@@ -76,21 +98,21 @@ def make_channels(smooth: SmoothElements, local: Array, inputs: ChannelInputs, r
     GenerationError
         If no function fulfils the constraints.
     """
-    maker = _Maker(smooth, local, inputs, reference)
-    channels = [maker.channel(np.array(choice)) for choice in maker.choices()]
-    if not channels:
+    maker = _Maker(smooth, inputs, reference)
+    candidates = [maker.functions(np.array(choice)) for choice in maker.choices()]
+    if not candidates:
         raise GenerationError(
             f"l = {inputs.l}: the norm inside r_c = {inputs.radius} bohr is less than what the continuity of the "
             f"function and its derivatives takes: r_c is too small or the basis of {inputs.waves} waves too poor"
         )
-    return sorted(channels, key=lambda channel: channel.residual)
+    return sorted(candidates, key=lambda functions: functions.residual)
 
 
 class _Maker:
     """What all choices have in common: the basis, the tails of the functions, and the residual energy."""
 
-    def __init__(self, smooth: SmoothElements, local: Array, inputs: ChannelInputs, reference: Reference) -> None:
-        self._smooth, self._local, self._reference = smooth, local, reference
+    def __init__(self, smooth: SmoothElements, inputs: ChannelInputs, reference: Reference) -> None:
+        self._smooth, self._reference = smooth, reference
         slope = reference.derivatives[0, 1] / reference.derivatives[0, 0]
         q = wave_numbers(inputs.l, inputs.radius, slope, inputs.waves)
         radii, weights = (x[: smooth.edge(inputs.radius)].ravel() for x in smooth.gauss_points())
@@ -122,31 +144,61 @@ class _Maker:
         for x in minima_on_sphere(free.T @ matrix @ free, vector, norm2):
             yield from self.choices((*lower, z0 + free @ x))
 
-    def channel(self, z: Array) -> Channel:
-        """The channel of functions with coefficients z (n, nb)."""
+    def functions(self, z: Array) -> PseudoFunctions:
+        """The functions with coefficients z (n, nb)."""
         smooth, basis, energy, reference = self._smooth, self._basis, self._energy, self._reference
         inside = smooth.radii <= basis.radius + 1e-9
-        functions, kinetic = self._tails.copy(), np.zeros_like(self._tails)
-        functions[:, inside] = z @ basis.values(smooth.radii[inside])
-        kinetic[:, inside] = z @ basis.kinetic(smooth.radii[inside])
-        # chi_i = (e_i - T - V_loc) phi_i, zero beyond r_c
-        chi = ((reference.energies[:, None] - self._local) * functions - kinetic) * inside
+        radii = smooth.radii[inside]
+        values, slopes = self._tails.copy(), np.array([smooth.derivative(tail) for tail in self._tails])
+        kinetic = -0.5 * np.array([_laplacian(smooth, basis.l, *x) for x in zip(values, slopes)])
+        values[:, inside], slopes[:, inside] = z @ basis.values(radii), z @ basis.slopes(radii)
+        kinetic[:, inside] = z @ basis.kinetic(radii)
         overlap = smooth.weights_up_to(basis.radius) * smooth.radii**2
-        b = (functions * overlap) @ chi.T
-        couplings = np.linalg.inv(0.5 * (b + b.T)).astype(float)
-        projectors, coefficients = _orthonormal(chi, (chi * overlap) @ chi.T, couplings)
-        return Channel(
+        return PseudoFunctions(
             l=basis.l,
-            radius=basis.radius,
-            functions=functions,
-            projectors=projectors,
-            coefficients=coefficients,
-            overlaps=(functions * overlap) @ functions.T,
+            energies=reference.energies,
+            values=values,
+            slopes=slopes,
+            kinetic=kinetic,
+            overlaps=(values * overlap) @ values.T,
             derivatives=z @ self._derivatives,
-            asymmetry=float(np.abs(b - b.T).max()),
             residual=sum(energy.of(i, one) for i, one in enumerate(z)),
             cutoff=energy.plane_wave_cutoff(0, z[0]),
         )
+
+
+def _laplacian(smooth: SmoothElements, l: int, values: Array, slopes: Array) -> Array:  # noqa: E741
+    """R'' + 2 R'/r - L R / r^2 (N,), beyond r = 0."""
+    r = np.maximum(smooth.radii, 1e-12)
+    return smooth.derivative(slopes) + 2 * slopes / r - l * (l + 1) * values / r**2
+
+
+def make_channel(
+    smooth: SmoothElements, local: Array, v_tau: Array, functions: PseudoFunctions, radius: float
+) -> Channel:
+    """Return the projectors for pseudo functions.
+
+    Parameters
+    ----------
+    smooth : SmoothElements
+        Elements of the functions.
+    local, v_tau : Array
+        (N,) screened local potential, Hartree, and screened v_tau.
+    functions : PseudoFunctions
+        The functions.
+    radius : float
+        Radius beyond which the functions are solutions of the local Hamiltonian, bohr.
+    """
+    inside = smooth.radii <= radius + 1e-9
+    phi, energies = functions.values, functions.energies[:, None]
+    # chi_i = (e_i + 1/2 div (1 + v_tau) grad - V_loc) phi_i, zero beyond the radius
+    kinetic = (1 + v_tau) * functions.kinetic - 0.5 * smooth.derivative(v_tau) * functions.slopes
+    chi = ((energies - local) * phi - kinetic) * inside
+    overlap = smooth.weights_up_to(radius) * smooth.radii**2
+    b = (phi * overlap) @ chi.T
+    couplings = np.linalg.inv(0.5 * (b + b.T)).astype(float)
+    projectors, coefficients = _orthonormal(chi, (chi * overlap) @ chi.T, couplings)
+    return Channel(functions, radius, projectors, coefficients, float(np.abs(b - b.T).max()))
 
 
 def _orthonormal(chi: Array, overlaps: Array, couplings: Array) -> tuple[Array, Array]:

@@ -6,10 +6,11 @@ from dataclasses import asdict
 
 import numpy as np
 
+from ...atoms.sphere import SPHERICAL
 from ...xc.architecture import UnknownArchitecture, describe
 from ...xc.functional import Functional
-from ...xc.gga import pbesol
 from ...xc.identity import functional_digest
+from ...xc.mgga import R2SCAN, SCAN
 from ..tabulated import Tabulated
 from .errors import GenerationError
 from .inputs import Inputs, load_inputs
@@ -29,7 +30,7 @@ _tables: dict[tuple[str, str], Tabulated] = {}
 def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated:
     """Return the optimised norm-conserving pseudopotential of an element for a functional.
 
-    The scalar-relativistic all-electron atom, the separable potentials, the model core and the unscreening all use the
+    The scalar-relativistic all-electron atom, the separable potentials, the core and the unscreening all use the
     functional. It takes about half a second. The result is kept in the process, and in the folder $NNXC_CACHE_DIR (by
     default in the user's cache) if the class of the functional is a registered architecture.
 
@@ -38,9 +39,8 @@ def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated
     symbol : str
         Chemical symbol; inputs exist for 72 elements from H to Rn.
     functional : Functional
-        Any functional of the density and its gradient, with its present parameters. For a functional that also depends
-        on tau the pseudopotential is that of PBEsol, with the model core of `Inputs.for_tau` and its kinetic energy
-        density.
+        Any functional of the density, its gradient and tau, with its present parameters. SCAN has the pseudopotential
+        of r2SCAN.
     name : str
         Name of the result.
 
@@ -61,7 +61,7 @@ def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated
     UserWarning
         Once, if the folder cannot be written.
     """
-    inputs, parent = inputs_for(symbol, functional), parent_of(functional)
+    inputs, parent = load_inputs(symbol), parent_of(functional)
     key = _key(inputs, parent)
     if key is not None and (key, name) in _tables:
         return _tables[key, name]
@@ -81,17 +81,10 @@ def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated
     return table
 
 
-def inputs_for(symbol: str, functional: Functional) -> Inputs:
-    """Return the inputs of an element for a functional; raise InputError if there are none."""
-    inputs = load_inputs(symbol)
-    return inputs.for_tau if "tau" in functional.features else inputs
-
-
 def parent_of(functional: Functional) -> Functional:
-    """Return the functional of density and gradient with which a pseudopotential is generated: PBEsol for meta-GGAs.
+    """Return the functional with which a pseudopotential is generated: itself, and r2SCAN for SCAN.
 
-    SCAN's lattice constants are closer to those of all electrons with the pseudopotentials of PBEsol than with PBE's
-    (benchmarks/solids.py).
+    The potential of SCAN is too rough in atoms: pseudopotentials would need four times the cutoff.
 
     Raises
     ------
@@ -99,13 +92,13 @@ def parent_of(functional: Functional) -> Functional:
         If there is none.
     """
     features = set(functional.features)
-    if not features <= {"density", "gradient", "tau"}:
-        others = ", ".join(sorted(features - {"density", "gradient", "tau"}))
+    if not features <= SPHERICAL:
+        others = ", ".join(sorted(features - SPHERICAL))
         raise GenerationError(
             f"no pseudopotential can be generated for {type(functional).__qualname__}, which depends on {others}: "
             "choose pseudos='oncv-PBE', which are those of PBE, or a table, such as 'gth-pbe'"
         )
-    return pbesol() if "tau" in features else functional
+    return R2SCAN() if type(functional) is SCAN else functional
 
 
 def _key(inputs: Inputs, functional: Functional) -> str | None:

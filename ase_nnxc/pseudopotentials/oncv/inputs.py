@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -79,13 +79,10 @@ class ModelCoreInputs:
         Density at r = 0, relative to that where core and valence densities are equal.
     scale : float
         Length of the model, relative to the radius where they are equal.
-    with_tau : bool
-        Whether functionals that depend on tau have the model core, too.
     """
 
     height: float
     scale: float
-    with_tau: bool = True
 
 
 @dataclass(frozen=True)
@@ -127,11 +124,6 @@ class Inputs:
     def radii(self) -> tuple[float, ...]:
         """All radii beyond which something is as in the all-electron atom, bohr, in increasing order."""
         return tuple(sorted({self.local.radius, *(channel.radius for channel in self.channels)}))
-
-    @property
-    def for_tau(self) -> "Inputs":
-        """The inputs for functionals that depend on tau."""
-        return self if self.model_core is None or self.model_core.with_tau else replace(self, model_core=None)
 
     def core_shells(self, l: int) -> int:  # noqa: E741
         """Return the number of core shells with an angular momentum."""

@@ -32,15 +32,13 @@ class Levels:
         The all-electron atom.
     smooth : SmoothElements
         Elements of the pseudo functions.
-    local : Array
-        (N,) screened local potential, Hartree.
     inputs : Inputs
         Core and valence shells.
     l : int
         Angular momentum.
     """
 
-    def __init__(self, atom: AllElectronAtom, smooth: SmoothElements, local: Array, inputs: Inputs, l: int) -> None:  # noqa: E741
+    def __init__(self, atom: AllElectronAtom, smooth: SmoothElements, inputs: Inputs, l: int) -> None:  # noqa: E741
         self._smooth = smooth
         self._inner = int(np.argmin(np.abs(smooth.edges - BOX)))
         edge = smooth.edges[self._inner]
@@ -50,22 +48,34 @@ class Levels:
         core = max((atom.states[shell].energy for shell in inputs.core if shell.l == l), default=-np.inf)
         self.all_electron = np.where(self.energies > core, np.array(counts) - inputs.core_shells(l), 0)
         """Numbers (n,) of all-electron levels below each energy, without those of the core."""
-        self._set_basis(l, edge, local)
+        self._set_basis(l, edge)
 
-    def _set_basis(self, l: int, edge: float, local: Array) -> None:  # noqa: E741
-        """The waves j_l(qr) that are zero at the surface, and the Hamiltonian without projectors between them."""
+    def _set_basis(self, l: int, edge: float) -> None:  # noqa: E741
+        """The waves j_l(qr) that are zero at the surface."""
         smooth = self._smooth
         radii, weights = smooth.gauss_points()
         r, self._weights = radii[: self._inner].ravel(), (weights * radii**2)[: self._inner].ravel()
-        q = np.array(roots(lambda q: spherical_jn(l, q * edge), 0.5 / edge, LARGEST_WAVE))
-        waves = spherical_jn(l, np.multiply.outer(q, r))
-        self._waves = waves / np.sqrt(waves**2 @ self._weights)[:, None]
-        potential = smooth.at_gauss_points(local)[: self._inner].ravel()
-        self._local = np.diag(0.5 * q**2) + (self._waves * (self._weights * potential)) @ self._waves.T
+        self._q = np.array(roots(lambda q: spherical_jn(l, q * edge), 0.5 / edge, LARGEST_WAVE))[:, None]
+        waves, slopes = spherical_jn(l, self._q * r), self._q * spherical_jn(l, self._q * r, True)
+        norms = np.sqrt(waves**2 @ self._weights)[:, None]
+        self._waves, self._slopes = waves / norms, slopes / norms
+        self._centrifugal = l * (l + 1) / r**2
 
-    def pseudo(self, channel: Channel) -> Array:
-        """Return the levels (nq,) of a channel, Hartree."""
-        hamiltonian = self._local.copy()
+    def pseudo(self, channel: Channel, local: Array, v_tau: Array) -> Array:
+        """Return the levels (nq,) of a channel, Hartree.
+
+        Parameters
+        ----------
+        channel : Channel
+            The projectors.
+        local, v_tau : Array
+            (N,) screened local potential, Hartree, and screened v_tau.
+        """
+        # int r^2 [(V + L v_tau / 2r^2) f g + v_tau/2 f' g'] dr and the kinetic energy
+        potential, half = (self._smooth.at_gauss_points(f)[: self._inner].ravel() for f in (local, 0.5 * v_tau))
+        values, slopes = self._weights * (potential + half * self._centrifugal), self._weights * half
+        hamiltonian = (self._waves * values) @ self._waves.T + (self._slopes * slopes) @ self._slopes.T
+        hamiltonian += np.diag(0.5 * self._q[:, 0] ** 2)
         for coefficient, projector in zip(channel.coefficients, channel.projectors):
             values = self._smooth.at_gauss_points(projector)
             values[self._smooth.edge(channel.radius) :] = 0
@@ -74,12 +84,13 @@ class Levels:
         levels: Array = np.linalg.eigvalsh(hamiltonian)
         return levels
 
-    def first_difference(self, channel: Channel) -> tuple[float, int, int] | None:
+    def first_difference(self, channel: Channel, local: Array, v_tau: Array) -> tuple[float, int, int] | None:
         """Return the lowest energy, Hartree, with other numbers of levels, and both; None if all are equal.
 
-        The numbers are those of the pseudopotential and of the atom. A level may be displaced by `TOLERANCE`.
+        The numbers are those of the pseudopotential and of the atom. A level may be displaced by `TOLERANCE`. The
+        parameters are those of `pseudo`.
         """
-        levels = self.pseudo(channel)
+        levels = self.pseudo(channel, local, v_tau)
         for energy, expected in zip(self.energies, self.all_electron):
             fewest, most = ((levels < energy + shift).sum() for shift in (-TOLERANCE, TOLERANCE))
             if not fewest <= expected <= most:

@@ -47,11 +47,12 @@ def _phases(elements: Elements, solutions: list[Array]) -> Array:
 
 
 def _pseudo_solution(generated: Generated, channel: Channel, energy: float, radius: float) -> Array:
-    """The regular solution (n,) for the pseudopotential, up to an edge, where it is one; as `_bound_state`."""
+    """The regular solution (n,) for the pseudopotential, up to an edge, where it is one; as `bound_state`."""
     smooth = generated.smooth
     size, order = smooth.edge(radius) * smooth.order + 1, smooth.order
     g = (channel.projectors * smooth.weights_up_to(channel.radius) * smooth.radii**2)[:, :size].T
-    matrix = RadialEquation(smooth, 0.0, relativistic=False).matrix(channel.l, generated.local, energy)
+    equation = RadialEquation(smooth, 0.0, relativistic=False, v_tau=generated.v_tau)
+    matrix = equation.matrix(channel.l, generated.local, energy)
     right = np.column_stack((np.zeros(size), g))
     right[-1] = [1, *np.zeros(g.shape[1])]
     band = fix_last(matrix[:, :size].copy())

@@ -74,13 +74,10 @@ def _h(x: Array) -> tuple[Array, Array]:
     return np.where(inside, np.sinc(2 * y) @ factors, 0.0), np.where(inside, slopes @ factors, 0.0)
 
 
-def fit_model_core(
-    inputs: ModelCoreInputs, elements: Elements, core: Array, smooth: SmoothElements, valence: Array
-) -> ModelCore:
+def fit_model_core(inputs: ModelCoreInputs, elements: Elements, core: Array, radius: float) -> ModelCore:
     """Return the model core for the densities of an atom.
 
-    With r_x the outermost radius where the core density is that of the valence pseudo functions, n_x, the height is
-    `inputs.height` n_x and the length `inputs.scale` r_x.
+    With n_x the density of the core at r_x, the height is `inputs.height` n_x and the length `inputs.scale` r_x.
 
     Parameters
     ----------
@@ -88,8 +85,26 @@ def fit_model_core(
         Height and length relative to n_x and r_x.
     elements, core : Elements, Array
         Core density (N,) on the elements of the atom, bohr^-3.
+    radius : float
+        Radius r_x where the densities of core and valence are equal, bohr.
+    """
+    return ModelCore(inputs.height * float(elements.at(core, np.array([radius]))[0]), inputs.scale * radius)
+
+
+def equal_densities(elements: Elements, core: Array, smooth: SmoothElements, valence: Array) -> float:
+    """Return the outermost radius r_x, bohr, where the density of the core is that of the valence pseudo functions.
+
+    Parameters
+    ----------
+    elements, core : Elements, Array
+        Core density (N,) on the elements of the atom, bohr^-3.
     smooth, valence : SmoothElements, Array
         Density of the valence pseudo functions (M,) on their elements, bohr^-3.
+
+    Raises
+    ------
+    GenerationError
+        If the core's is nowhere larger.
     """
 
     def excess(r: float) -> float:
@@ -101,5 +116,4 @@ def fit_model_core(
     larger = np.nonzero((difference[:-1] > 0) & (difference[1:] <= 0))[0]
     if not len(larger):
         raise GenerationError("the core density is nowhere larger than that of the valence: no model core can be made")
-    crossing = brentq(excess, r[larger[-1]], r[larger[-1] + 1])
-    return ModelCore(inputs.height * float(elements.at(core, np.array([crossing]))[0]), inputs.scale * crossing)
+    return float(brentq(excess, r[larger[-1]], r[larger[-1] + 1]))

@@ -59,13 +59,13 @@ def _draw_functions(generated: Generated, axes: "Axes") -> None:
     r, shown = generated.smooth.radii, generated.smooth.radii < LARGEST_RADIUS
     for channel in generated.channels:
         colour = COLOURS[channel.l]
-        axes.plot(r[shown], (r * channel.functions[0])[shown], color=colour, label="spdf"[channel.l])
+        axes.plot(r[shown], (r * channel.functions.values[0])[shown], color=colour, label="spdf"[channel.l])
         shells = generated.inputs.valence_shells(channel.l)
         if shells:
             atom = generated.atom
             inside = atom.elements.radii < LARGEST_RADIUS
             values = (atom.elements.radii * atom.states[shells[0]].values)[inside]
-            sign = np.sign(values[-1] * (r * channel.functions[0])[shown][-1])
+            sign = np.sign(values[-1] * (r * channel.functions.values[0])[shown][-1])
             axes.plot(atom.elements.radii[inside], sign * values, "--", color=colour, lw=1)
     axes.set_xlabel("r (bohr)")
     axes.set_ylabel("r R(r), first function of each l")

@@ -1,70 +1,50 @@
 """The atom with the pseudopotential: its levels, its density, and the potential of the ion alone."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.linalg import solve_banded
 
-from ...atoms import AllElectronAtom, Shell, xc_of_sphere
+from ...atoms import AllElectronAtom, Shell
+from ...atoms.all_electron import shell_tau
 from ...atoms.elements import Array, fix_last
 from ...atoms.radial_equation import PRECISION, RadialEquation, State, coulomb_potential
-from ...xc.functional import Functional
-from .channel import Channel
+from .channel import Channel, PseudoFunctions
 from .inputs import Inputs
 from .smooth import SmoothElements
 
 MOST_STEPS = 40
 
 
-@dataclass(frozen=True, eq=False)
-class PseudoAtom:
-    """The valence shells in the screened pseudopotential.
-
-    Attributes
-    ----------
-    energies : mapping
-        Valence shell -> eigenvalue, Hartree.
-    density : Array
-        (N,) density of the pseudo functions on the smooth elements, bohr^-3.
-    """
-
-    energies: Mapping[Shell, float]
-    density: Array
+def valence_fields(functions: Sequence[PseudoFunctions], inputs: Inputs, smooth: SmoothElements) -> tuple[Array, Array]:
+    """Return density and kinetic energy density (N,) of the valence shells, bohr^-3 and Hartree bohr^-3."""
+    density, tau = np.zeros(len(smooth.radii)), np.zeros(len(smooth.radii))
+    for channel in functions:
+        for shell, values in zip(inputs.valence_shells(channel.l), channel.values):
+            density += shell.electrons * values**2 / (4 * np.pi)
+            tau += shell.electrons * shell_tau(channel.l, values, smooth)
+    return density, tau
 
 
-def solve_pseudo_atom(
+def pseudo_levels(
     atom: AllElectronAtom,
     smooth: SmoothElements,
     local: Array,
+    v_tau: Array,
     channels: Sequence[Channel],
     inputs: Inputs,
-) -> PseudoAtom:
-    """Return the levels of the valence shells in the screened pseudopotential, and the density of the pseudo functions.
-
-    The pseudo functions are those that the levels should have. Their density beyond all radii is that of the atom, so
-    that the ion's potential ends exactly as -Z/r. The functions of the levels themselves deviate from them by up to
-    1e-6, which would leave potentials of as much, over 15 bohr: they change volumes of solids by 0.05 %.
-    """
-    equation = RadialEquation(smooth, 0.0, relativistic=False)
-    energies, density = {}, np.zeros(len(smooth.radii))
+) -> dict[Shell, float]:
+    """Return the eigenvalues of the valence shells in the screened pseudopotential, Hartree."""
+    equation = RadialEquation(smooth, 0.0, relativistic=False, v_tau=v_tau)
+    levels = {}
     for channel in channels:
-        for i, shell in enumerate(inputs.valence_shells(channel.l)):
-            start = State(atom.states[shell].energy, _start(channel, i, smooth, atom.states[shell].values))
-            state = _bound_state(equation, local, channel, start)
-            energies[shell] = state.energy
-            values = channel.functions[i] if i < len(channel.functions) else state.values
-            density += shell.electrons * values**2 / (4 * np.pi)
-    return PseudoAtom(energies, density)
+        for shell, values in zip(inputs.valence_shells(channel.l), channel.functions.values):
+            levels[shell] = bound_state(equation, local, channel, State(atom.states[shell].energy, values)).energy
+    return levels
 
 
-def _start(channel: Channel, i: int, smooth: SmoothElements, all_electron: Array) -> Array:
-    """The pseudo function of shell `i` of a channel, or its all-electron tail if there are fewer functions."""
-    return channel.functions[i] if i < len(channel.functions) else smooth.outside(all_electron)
-
-
-def _bound_state(equation: RadialEquation, local: Array, channel: Channel, state: State) -> State:
-    """The state of -1/2 Laplacian + V_loc + sum |p> D <p| nearest to a start, by inverse iteration.
+def bound_state(equation: RadialEquation, local: Array, channel: Channel, state: State) -> State:
+    """Return the state of -1/2 div (1 + v_tau) grad + V_loc + sum |p> D <p| nearest to a start, by inverse iteration.
 
     With K the band matrix, O the overlap and G = O p, the solution of (K - E O + G D G^T) x = O R follows from those
     without projectors, [y, Y] = (K - E O)^-1 [O R, G]:  x = y - Y (D^-1 + G^T Y)^-1 G^T y.
@@ -86,7 +66,6 @@ def _bound_state(equation: RadialEquation, local: Array, channel: Channel, state
     return state
 
 
-def unscreen(smooth: SmoothElements, local: Array, density: Array, core: Array, functional: Functional) -> Array:
-    """Compute the local potential of the ion (N,), Hartree: V_loc - V_H[n] - v_xc[n + n_mod]."""
-    _, xc_potential = xc_of_sphere(functional, smooth, density + core)
+def unscreen(smooth: SmoothElements, local: Array, density: Array, xc_potential: Array) -> Array:
+    """Compute the local potential of the ion (N,), Hartree: V_loc - V_H[n] - v_xc."""
     return local - coulomb_potential(smooth, density) - xc_potential

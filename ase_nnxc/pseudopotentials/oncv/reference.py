@@ -95,22 +95,27 @@ def derivatives_at(atom: AllElectronAtom, l: int, states: Sequence[State], radiu
 
     Value and slope are those of the elements, the higher ones follow from the radial equation and its derivatives:
 
-        R'' = c R' + A R,    c = M'/M - 2/r,    A = L/r^2 + 2M (V - E),    M = 1 + (E - V) / 2c^2
+        R'' = c R' + A R,    c = -D'/D - 2/r,    A = L/r^2 + 2 (V - E) / D,    D = 1/M + v_tau,
+        M = 1 + (E - V) / 2c^2
     """
     r, L = radius, l * (l + 1)
     V, V1, V2, V3 = potential_derivatives(atom, radius, 4)
     relativity = 1 / (2 * LIGHT**2) if atom.equation.relativistic else 0.0
     M1, M2, M3 = -V1 * relativity, -V2 * relativity, -V3 * relativity
+    v_tau = atom.elements.derivatives_at(atom.v_tau, radius, 4)
     rows = []
     for energy, values in states:
         R, R1 = atom.elements.derivatives_at(values, radius, 2)
         M, W = 1 + (energy - V) * relativity, V - energy
-        a, a1 = M1 / M, M2 / M - (M1 / M) ** 2
-        c, c1 = a - 2 / r, a1 + 2 / r**2
-        c2 = M3 / M - M1 * M2 / M**2 - 2 * a * a1 - 4 / r**3
-        A = L / r**2 + 2 * M * W
-        A1 = -2 * L / r**3 + 2 * M1 * W + 2 * M * V1
-        A2 = 6 * L / r**4 + 2 * M2 * W + 4 * M1 * V1 + 2 * M * V2
+        inverse = [1 / M, -M1 / M**2, -M2 / M**2 + 2 * M1**2 / M**3]
+        inverse.append(-M3 / M**2 + 6 * M1 * M2 / M**3 - 6 * M1**3 / M**4)
+        D, D1, D2, D3 = inverse + v_tau
+        a, a1 = D1 / D, D2 / D - (D1 / D) ** 2
+        c, c1 = -a - 2 / r, -a1 + 2 / r**2
+        c2 = -D3 / D + D1 * D2 / D**2 + 2 * a * a1 - 4 / r**3
+        A = L / r**2 + 2 * W / D
+        A1 = -2 * L / r**3 + 2 * (V1 - W * a) / D
+        A2 = 6 * L / r**4 + 2 * (V2 - 2 * V1 * a + W * (a**2 - a1)) / D
         R2 = c * R1 + A * R
         R3 = c * R2 + (c1 + A) * R1 + A1 * R
         R4 = c * R3 + (2 * c1 + A) * R2 + (c2 + 2 * A1) * R1 + A2 * R

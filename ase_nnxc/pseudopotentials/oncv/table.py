@@ -44,9 +44,9 @@ def numbers_of(generated: "Generated") -> Numbers:
     for channel in generated.channels:
         add(f"projectors_{channel.l}", smooth, channel.radius, r * channel.projectors)
         numbers[f"couplings_{channel.l}"] = channel.coefficients
-    electrons = np.cumsum(4 * np.pi * smooth.weights * r**2 * generated.pseudo.density)
+    electrons = np.cumsum(4 * np.pi * smooth.weights * r**2 * generated.density)
     end = _end_of(generated, electrons < electrons[-1] - DENSITY_TOLERANCE, SHORTEST)
-    add("density", smooth, end, r * generated.pseudo.density)
+    add("density", smooth, end, r * generated.density)
     if core is not None:
         elements = core.elements
         radii = elements.radii
