@@ -116,12 +116,13 @@ def errors(symbol: str, xc: str, generated_for: str) -> dict[str, list[float]]:
 def table(results: Mapping[str, Mapping[str, list[float]]]) -> str:
     """Return the table of errors in Markdown, a column for each pair of functionals."""
     columns = sorted({key.split(" ", 1)[1] for key in results})
-    lines = [["excitation", "energy, mHa", *columns], ["---", *["--:"] * (len(columns) + 1)]]
+    functional = columns[-1].split(",")[0]
+    lines = [["excitation", f"energy with {functional}, mHa", *columns], ["---", *["--:"] * (len(columns) + 1)]]
     for symbol, configurations in EXCITATIONS.items():
         for configuration in configurations:
             found = [results.get(f"{symbol} {column}", {}).get(configuration) for column in columns]
             if any(found):
-                energy = next(f"{1000 * values[0]:.1f}" for values in found if values)
+                energy = next(f"{1000 * values[0]:.1f}" for values in reversed(found) if values)
                 lines.append(
                     [f"{symbol} {configuration}", energy, *(f"{1000 * x[1]:+.2f}" if x else "" for x in found)]
                 )

@@ -165,7 +165,7 @@ def test_kinetic_energy_density_is_that_of_von_weizsaecker():
 def partial_core(silicon):
     """The core of silicon beyond 1.3 bohr."""
     atom, core = silicon.atom, silicon.inputs.core
-    return make_partial_core(atom.elements, atom.density_of(core), atom.tau_of(core), 1.3)
+    return make_partial_core(atom.elements, atom.density_of(core), atom.tau_of(core), equal=1.2, longest=1.3)
 
 
 def test_partial_core_is_that_of_the_atom_beyond_its_radius(silicon, partial_core):

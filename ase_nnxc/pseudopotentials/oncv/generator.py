@@ -23,13 +23,6 @@ from .smooth import SmoothElements
 EIGENVALUE_TOLERANCE = 1e-3  # Hartree, of the pseudo-atom against the atom
 CONTINUITY_TOLERANCE = 1e-6  # of norms, values and derivatives, relative to the largest
 CORE_TOLERANCE = 0.05  # of core levels against PBE's, relative: those of LDA and BLYP differ by up to 0.015
-PARTIAL_CORE = 1.15
-"""Radius of a partial core relative to that where the densities of core and valence are equal.
-
-At 1.0 the energy of silicon changes by 5 meV beyond the recommended cutoff, at 1.15 by 0.3 meV. At 1.5 its volume is
-wrong by 0.8 %.
-"""
-
 Core = ModelCore | PartialCore
 
 
@@ -250,8 +243,8 @@ def _core(inputs: Inputs, atom: AllElectronAtom, smooth: SmoothElements, valence
     radius = equal_densities(atom.elements, core, smooth, valence)
     if not with_tau:
         return fit_model_core(inputs.model_core, atom.elements, core, radius)
-    radius = min(PARTIAL_CORE * radius, max(channel.radius for channel in inputs.channels))
-    return make_partial_core(atom.elements, core, atom.tau_of(inputs.core), radius)
+    longest = max(channel.radius for channel in inputs.channels)
+    return make_partial_core(atom.elements, core, atom.tau_of(inputs.core), radius, longest)
 
 
 def _check_continuity(functions: PseudoFunctions, reference: Reference) -> None:

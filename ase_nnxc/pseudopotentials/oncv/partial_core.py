@@ -21,6 +21,13 @@ from numpy.polynomial import Polynomial
 from ...atoms import Elements
 from ...atoms.elements import Array
 
+SCALE, HIGHEST = 1.15, 0.05
+"""The radius of a partial core is SCALE times that where core and valence densities are equal, or that where the
+density of the core falls to HIGHEST, bohr^-3, whichever is larger.
+
+With a scale of 1.0 the energy of silicon changes by 5 meV beyond the recommended cutoff, with 1.15 by 0.3 meV, and with
+1.5 its volume is wrong by 0.8 %. With higher densities the grids of O and Cu have errors of up to 2 and 0.2 meV.
+"""
 CONTINUOUS = 4
 """Number of derivatives at the radius, the value included, that are continuous."""
 NEGLIGIBLE = 1e-13
@@ -78,7 +85,7 @@ class PartialCore:
         return Elements(np.array([0.0, self.radius, *between, self.end]))
 
 
-def make_partial_core(elements: Elements, core: Array, tau: Array, radius: float) -> PartialCore:
+def make_partial_core(elements: Elements, core: Array, tau: Array, equal: float, longest: float) -> PartialCore:
     """Return the partial core of an atom.
 
     Parameters
@@ -87,9 +94,12 @@ def make_partial_core(elements: Elements, core: Array, tau: Array, radius: float
         Elements of the atom.
     core, tau : Array
         (N,) density of the core, bohr^-3, and its kinetic energy density, Hartree bohr^-3.
-    radius : float
-        Radius beyond which both are kept, bohr.
+    equal : float
+        Radius where the densities of core and valence are equal, bohr.
+    longest : float
+        Largest radius beyond which both may be kept, bohr.
     """
+    radius = min(max(SCALE * equal, float(elements.radii[core > HIGHEST].max())), longest)
     u = np.sqrt(core)
     excess = np.maximum(tau - 0.5 * elements.derivative(u) ** 2, 0.0)
     share = elements.at(excess, np.array([radius]))[0] / elements.at(tau, np.array([radius]))[0]
