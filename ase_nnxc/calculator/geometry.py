@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import InputError, PropertyNotImplementedError
+from ase.geometry import complete_cell, minkowski_reduce
 
 CLOSEST = 0.4  # Angstrom; a smaller distance of two atoms is a mistake in the input
 OCCUPANCY_TOLERANCE = 1e-3  # rounding of an occupancy of one in a CIF file
@@ -14,8 +16,6 @@ OCCUPANCY_TOLERANCE = 1e-3  # rounding of an occupancy of one in a CIF file
 
 def check_atoms(atoms: Atoms) -> None:
     """Raise InputError unless the atoms are a crystal, a layer or a molecule that can be calculated."""
-    from ase.neighborlist import neighbor_list  # loads scipy
-
     if len(atoms) == 0:
         raise InputError("there are no atoms")
     if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
@@ -27,11 +27,27 @@ def check_atoms(atoms: Atoms) -> None:
     if math.sqrt(max(0.0, np.linalg.det(periods @ periods.T))) < 1e-3:
         measure = "volume" if len(periods) == 3 else "area"
         raise InputError(f"the cell has no {measure}: {len(periods)} independent cell vectors are needed")
-    first, second, distances = neighbor_list("ijd", atoms, CLOSEST)
-    if len(first):
-        i, j, distance = first[0], second[0], distances[0]
+    i, j, distance = closest_atoms(atoms)
+    if distance < CLOSEST:
         image = " (an image of itself)" if i == j else ""
         raise InputError(f"atoms {i} and {j}{image} are {distance:.3f} Angstrom apart: they sit on top of each other")
+
+
+def closest_atoms(atoms: Atoms) -> tuple[int, int, float]:
+    """Return two atoms and their distance, Angstrom, the shortest one; both are the same if it is one to an image."""
+    periods, _ = minkowski_reduce(atoms.cell.uncomplete(atoms.pbc), atoms.pbc)
+    cell = complete_cell(periods)
+    # the nearest image of a vector that is wrapped to the middle of a reduced cell is in this cell or in a next one
+    images = np.array(list(product(*((0, -1, 1) if periodic else (0,) for periodic in atoms.pbc)))) @ cell
+    shortest = (0, 0, min(np.linalg.norm(images[1:], axis=1).tolist(), default=math.inf))
+    scaled = np.linalg.solve(cell.T, atoms.positions.T).T
+    for i in range(len(atoms) - 1):
+        difference = scaled[i + 1 :] - scaled[i]
+        difference[:, atoms.pbc] -= np.round(difference[:, atoms.pbc])
+        distances = np.linalg.norm(difference @ cell + images[:, None], axis=2).min(0)
+        nearest = int(distances.argmin())
+        shortest = min(shortest, (i, i + 1 + nearest, float(distances[nearest])), key=lambda pair: pair[2])
+    return shortest
 
 
 def check_occupancies(atoms: Atoms) -> None:

@@ -71,14 +71,13 @@ def make_mesh(kpts: Any, atoms: Atoms) -> Mesh:
     InputError
         If a point has a component along a direction that is not periodic.
     """
-    from ase.dft.kpoints import monkhorst_pack  # loads scipy
-
     if are_counts(kpts):
         kpts = {"size": kpts}
     if isinstance(kpts, dict):
         size, offsets = kpts2sizeandoffsets(atoms=atoms, **kpts)
         check_mesh(size)
-        points = monkhorst_pack(size) + offsets
+        indices = np.indices(size).reshape(3, -1).T
+        points = (indices + 0.5) / size - 0.5 + offsets  # H. J. Monkhorst and J. D. Pack, Phys. Rev. B 13, 5188 (1976)
         gamma = {} if kpts.get("gamma") is None else {"gamma": kpts["gamma"]}
         kpts = {"size": tuple(int(n) for n in size)} | gamma
     else:

@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 from .protocol import Array
 
 
@@ -22,6 +24,5 @@ def gaussian_charge_potential(valence: int, width: float, radii: Array) -> Array
     Array
         (nr,) Hartree.
     """
-    from scipy.special import erf  # loading scipy takes longer than finding a pseudopotential
-
-    return -valence / radii * erf(radii / (math.sqrt(2) * width))
+    erf = torch.special.erf(torch.as_tensor(radii / (math.sqrt(2) * width), dtype=torch.float64, device="cpu"))
+    return -valence / radii * erf.numpy()

@@ -22,6 +22,7 @@ from .protocol import Array
 STEP = 0.04  # bohr^-1, between knots
 BLOCK = 128  # number of knots that are added at a time
 MINIMUM = 5  # points of a mesh, for Simpson's rules
+SERIES = 3.0  # below this, Bessel functions are power series; above, upward recurrence loses few digits up to l = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,18 +109,19 @@ class TabulatedFunction:
 
     def _polynomials(self, interval: int) -> Tensor:
         """Coefficients (n, 6) in the intervals between knots, at least up to index `interval`."""
-        pieces = self._pieces[-1] if self._pieces else torch.empty(0)
+        pieces = self._pieces[-1] if self._pieces else torch.zeros(0, 6, dtype=torch.float64, device="cpu")
         if len(pieces) <= interval:
             count = BLOCK * (interval // BLOCK + 1)
-            pieces = torch.as_tensor(_hermite(self, count), dtype=torch.float64, device="cpu")
+            new = torch.as_tensor(_hermite(self, len(pieces), count), dtype=torch.float64, device="cpu")
+            pieces = torch.cat((pieces, new))
             self._pieces.append(pieces)  # another thread may append a shorter one
         return pieces
 
 
-def _hermite(function: TabulatedFunction, count: int) -> Array:
-    """Coefficients (count, 6) of the polynomials, in t from 0 to 1, that have F, F' and F'' at both knots."""
+def _hermite(function: TabulatedFunction, first: int, last: int) -> Array:
+    """Coefficients (last - first, 6) of the polynomials, in t from 0 to 1, that have F, F' and F'' at both knots."""
     radii = function.mesh.radii
-    q = STEP * np.arange(count + 1)
+    q = STEP * np.arange(first, last + 1)
     x = q**2
     widths = np.diff(x)
     density = 4 * math.pi * function.mesh.weights * function.values * radii ** (function.l + 1)
@@ -142,14 +144,18 @@ def _hermite(function: TabulatedFunction, count: int) -> Array:
 
 
 def _reduced_bessel(l: int, z: Array) -> Array:  # noqa: E741
-    """g_l(z) = j_l(z) / z^l, from its power series where z is small."""
-    from scipy.special import spherical_jn  # as CubicSpline above
-
-    small = z < 0.3
-    inside, outside = np.where(small, z, 0.0), np.where(small, 1.0, z)
-    term = np.full_like(z, 1 / math.prod(range(1, 2 * l + 2, 2)))  # 1 / (2l + 1)!!
+    """g_l(z) = j_l(z) / z^l by its power series where z is small, else by g_(l+1) = ((2l + 1) g_l - g_(l-1)) / z^2."""
+    result, small = np.empty_like(z), z < SERIES
+    square = -0.5 * z[small] ** 2
+    term = np.full_like(square, 1 / math.prod(range(1, 2 * l + 2, 2)))  # 1 / (2l + 1)!!
     series = term.copy()
-    for k in range(1, 6):
-        term = term * (-0.5 * inside**2 / (k * (2 * l + 2 * k + 1)))
+    for k in range(1, 17):
+        term *= square / (k * (2 * l + 2 * k + 1))
         series += term
-    return np.where(small, series, spherical_jn(l, outside) / outside**l)
+    result[small] = series
+    x = z[~small]
+    previous, last = np.cos(x), np.sin(x) / x  # g_-1 and g_0
+    for n in range(l):
+        previous, last = last, ((2 * n + 1) * last - previous) / x**2
+    result[~small] = last
+    return result
