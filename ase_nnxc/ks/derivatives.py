@@ -67,11 +67,11 @@ def forces_and_stress(state: GroundState) -> tuple[Tensor, Tensor]:
     system, crystal, basis = state.system, state.crystal, state.basis
     electrons, kinetic = state.electrons, state.kinetic_tensors()
 
-    def of_block(block: Block, psi: Tensor) -> list[Tensor]:
+    def of_batch(blocks: Sequence[Block], orbitals: Sequence[Tensor]) -> Tensor:
         with torch.enable_grad():
             movements, moved = movable(crystal)
-            energy = state.total_energy(system.at(moved))
-            return gradients(energy.of_orbitals(block, psi, electrons[block.spin, block.k]).sum(), movements)
+            energy, sphere = state.total_energy(system.at(moved)), system.kpoints.stacked_sphere(blocks)
+            return torch.cat(gradients(energy.of_batch(blocks, sphere, orbitals, electrons).sum(), movements))
 
     with torch.enable_grad():
         movements, moved = movable(crystal)
@@ -79,8 +79,8 @@ def forces_and_stress(state: GroundState) -> tuple[Tensor, Tensor]:
         fields = strained_fields(basis, crystal, moved, basis.grid.to_real(state.fields), kinetic)
         with_residual = energy.of_density(energy.fields(real=fields)) + _of_residual(state, moved, fields)
         of_density = gradients(with_residual, movements)
-    of_orbitals = system.kpoints.sum(of_block, state.orbitals)
-    by_positions, by_strain = (a + b for a, b in zip(of_density, of_orbitals))
+    of_orbitals = system.kpoints.sum_batches_of_spins(of_batch, energy.memory(state.orbitals), state.orbitals).sum(0)
+    by_positions, by_strain = (torch.cat(of_density) + of_orbitals).split((len(crystal.positions), 3))
     stress = basis.symmetry.symmetrize_stress(0.5 * (by_strain + by_strain.mT) / crystal.volume, crystal.lattice)
     forces = basis.symmetry.symmetrize_forces(-by_positions, crystal.lattice)
     return forces, stress

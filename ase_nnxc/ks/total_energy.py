@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ..xc.features import FIELDS
+from .basis import Sphere, padded
+from .eigensolver import memory
 from .fields import Fields, fields_of_orbitals, kinetic_tensors
 from .hamiltonian import Hamiltonian
 from .kpoints import Block, KPoints
@@ -208,6 +210,31 @@ class TotalEnergy:
         psi, electrons = psi[filled], electrons[filled]
         return torch.stack([term.energy(block, psi, electrons) for term in self.orbital_terms])
 
+    def of_batch(
+        self, blocks: Sequence[Block], sphere: Sphere, orbitals: Sequence[Tensor], electrons: Tensor
+    ) -> Tensor:
+        """Return the energies of the orbital terms (nterms,), Hartree, of several blocks of one spin channel.
+
+        Parameters
+        ----------
+        blocks : sequence of Block
+            The blocks.
+        sphere : Sphere
+            Their plane waves, from `KPoints.stacked_sphere`.
+        orbitals : sequence of Tensor
+            (nbands, npw) of each block.
+        electrons : Tensor
+            (nspin, nk, nbands) electrons in each orbital of all blocks, including the weights of the k-points.
+        """
+        electrons = electrons[blocks[0].spin, [block.k for block in blocks]]
+        filled = (electrons != 0).any(0)
+        psi = padded([waves[filled] for waves in orbitals], sphere.npw)
+        return torch.stack([t.energy_of_batch(blocks, sphere, psi, electrons[:, filled]) for t in self.orbital_terms])
+
+    def memory(self, orbitals: Sequence[Tensor]) -> int:
+        """Return the bytes that calculations with a batch need for each block, in double precision."""
+        return memory(len(orbitals[0]), self.system.basis.most_waves, torch.complex128)
+
     @property
     def double_counting(self) -> float:
         """Sum of `OrbitalTerm.double_counting`, Hartree."""
@@ -234,12 +261,13 @@ class TotalEnergy:
         entropy : float
             -T S, Hartree. The result holds it under the name "entropy".
         """
+        kpoints = self.system.kpoints
 
-        def of_block(block: Block, psi: Tensor) -> Tensor:
-            return self.of_orbitals(block, psi, electrons[block.spin, block.k])
+        def of_batch(blocks: Sequence[Block], waves: Sequence[Tensor]) -> Tensor:
+            return self.of_batch(blocks, kpoints.stacked_sphere(blocks), waves, electrons)
 
         with torch.no_grad():
-            sums = self.system.kpoints.sum(of_block, orbitals)
+            sums = kpoints.sum_batches_of_spins(of_batch, self.memory(orbitals), orbitals).sum(0)
             components = {term.name: float(value) for term, value in zip(self.orbital_terms, sums)}
             density_fields = self.fields(fourier=fields)
             components |= {term.name: float(term.energy(density_fields)) for term in self.density_terms}

@@ -9,10 +9,12 @@ At x = 1, p and its first two derivatives are continuous with the constant 1. Th
 ecutsm; the idea is from Bernasconi et al., J. Phys. Chem. Solids 56, 501 (1995).
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..basis import Sphere
 from ..kpoints import Block
 from ..operators import Diagonal
 from .term import OrbitalTerm
@@ -62,15 +64,21 @@ class Kinetic(OrbitalTerm):
     def operator(self, block: Block) -> Diagonal:
         """Return T of each plane wave."""
         if block.k not in self._operators:
-            self._operators[block.k] = Diagonal(self._of_waves(block))
+            self._operators[block.k] = Diagonal(self._of_waves(block.sphere))
         return self._operators[block.k]
 
     def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
         """Return sum_n f_n sum_G T |c_nG|^2, Hartree."""
-        return (electrons @ psi.abs().square()) @ self._of_waves(block)
+        return self._energy(block.sphere, psi, electrons)
 
-    def _of_waves(self, block: Block) -> Tensor:
+    def energy_of_batch(self, blocks: Sequence[Block], sphere: Sphere, psi: Tensor, electrons: Tensor) -> Tensor:
+        """Return the sum of the energies of several blocks, Hartree."""
+        return self._energy(sphere, psi, electrons)
+
+    def _energy(self, sphere: Sphere, psi: Tensor, electrons: Tensor) -> Tensor:
+        waves = (electrons[..., None, :] @ psi.abs().square()).squeeze(-2)  # sum_n f_n |c_nG|^2
+        return (waves * self._of_waves(sphere)).sum()
+
+    def _of_waves(self, sphere: Sphere) -> Tensor:
         basis = self.system.basis
-        return kinetic_energy(
-            block.sphere.half_squares(self.system.crystal.reciprocal), basis.ecut, basis.smooth_cutoff
-        )
+        return kinetic_energy(sphere.half_squares(self.system.crystal.reciprocal), basis.ecut, basis.smooth_cutoff)

@@ -4,6 +4,7 @@
 channel, m, and index of the projector in the channel.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -43,30 +44,35 @@ class NonlocalPotential(OrbitalTerm):
 
     def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
         """Return sum_n f_n b_n^H D b_n, Hartree, with b_n = <p|psi_n>."""
-        known = None if torch.is_grad_enabled() else self._operators.get(block.k)
-        p = projectors(self.system.crystal, block.sphere) if known is None else known.projectors
-        b = p.conj() @ psi.mT  # (nproj, nbands)
-        return ((b.conj() * (self.coupling @ b)).real.sum(0) * electrons).sum()
+        return self._energy(block.sphere, psi, electrons)
+
+    def energy_of_batch(self, blocks: Sequence[Block], sphere: Sphere, psi: Tensor, electrons: Tensor) -> Tensor:
+        """Return the sum of the energies of several blocks, Hartree."""
+        return self._energy(sphere, psi, electrons)
+
+    def _energy(self, sphere: Sphere, psi: Tensor, electrons: Tensor) -> Tensor:
+        b = projectors(self.system.crystal, sphere).conj() @ psi.mT  # (..., nproj, nbands)
+        return ((b.conj() * (self.coupling @ b)).real.sum(-2) * electrons).sum()
 
 
 def projectors(crystal: Crystal, sphere: Sphere) -> Tensor:
-    """Return <k+G|p> of all projectors of the cell, complex (nproj, npw), differentiable in cell and positions."""
+    """Return <k+G|p> of all projectors of the cell, complex (..., nproj, npw), differentiable in cell and positions."""
     q = sphere.wavevectors(crystal.reciprocal)
     q2 = q.square().sum(-1)
     phases = sphere.phases(crystal.positions) / crystal.volume.sqrt()
     rows = []
     for potential, atoms in crystal.species.items():
-        forms = []  # (projectors of a channel, npw), without the phase of the atom
+        forms = []  # (..., projectors of a channel, npw), without the phase of the atom
         for channel in potential.channels:
-            radial = torch.stack([channel.projector(i, q2) for i in range(len(channel.h))])
+            radial = torch.stack([channel.projector(i, q2) for i in range(len(channel.h))], dim=-2)
             angular = solid_harmonics(channel.l, q)
-            forms.append((-1j) ** channel.l * (angular[:, None] * radial[None]).flatten(0, 1))
+            forms.append((-1j) ** channel.l * (angular[..., None, :] * radial[..., None, :, :]).flatten(-3, -2))
         if forms:
-            form = torch.cat([f.to(phases.dtype) for f in forms])
-            rows.append((phases[atoms][:, None] * form[None]).flatten(0, 1))
+            form = torch.cat([f.to(phases.dtype) for f in forms], dim=-2)
+            rows.append((phases[..., atoms, None, :] * form[..., None, :, :]).flatten(-3, -2))
     if not rows:
-        return torch.zeros(0, sphere.npw, dtype=phases.dtype, device=phases.device)
-    return torch.cat(rows)
+        return phases[..., :0, :]
+    return torch.cat(rows, dim=-2)
 
 
 def coupling(crystal: Crystal) -> Tensor:

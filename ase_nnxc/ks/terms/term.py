@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..basis import Sphere
 from ..fields import Fields
 from ..kpoints import Block, KPoints
 from ..operators import Operator
@@ -175,6 +176,23 @@ class OrbitalTerm(Term):
         Tensor
             Scalar.
         """
+
+    def energy_of_batch(self, blocks: Sequence[Block], sphere: Sphere, psi: Tensor, electrons: Tensor) -> Tensor:
+        """Return the sum of the energies of several blocks of one spin channel, Hartree; override it if that is faster.
+
+        Parameters
+        ----------
+        blocks : sequence of Block
+            The blocks.
+        sphere : Sphere
+            Their plane waves, padded to a common number; see `KPoints.stacked_sphere`.
+        psi : Tensor
+            (nk, nbands, npw) orbitals, with zeros as padding.
+        electrons : Tensor
+            (nk, nbands) as for `energy`.
+        """
+        energies = [self.energy(b, waves[:, : b.sphere.npw], n) for b, waves, n in zip(blocks, psi, electrons)]
+        return torch.stack(energies).sum()
 
 
 def _derivatives(energy: Tensor, leaf: Tensor, create_graph: bool = False) -> Tensor:
