@@ -425,7 +425,7 @@ def test_tau_operator_is_the_divergence_of_the_weighted_gradient(carbide_with_ta
     state = carbide_with_tau
     energy = TotalEnergy(state.system)
     block, psi = state.system.kpoints.blocks[1], state.orbitals[1]
-    operator = energy.grid_potential(block, energy.potential(state.fields).values[0])
+    operator = energy.grid_potential(block.sphere, energy.potential(state.fields).values[0])
     sphere, v = block.sphere, operator.tau
     expected = torch.zeros_like(psi)
     for q in sphere.wavevectors(state.crystal.reciprocal).mT:
@@ -500,7 +500,7 @@ def test_early_single_precision_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     crystal = crystal_of(bulk("Al", "fcc", a=4.0))
     basis = basis_of(crystal, 10.0, (3, 3, 3))
     mixed = solve(crystal, basis)
-    monkeypatch.setattr("ase_nnxc.ks.output.SINGLE_PRECISION", 1.0)  # nothing is as loose as that
+    monkeypatch.setattr("ase_nnxc.ks.convergence.SINGLE_PRECISION", 1.0)  # nothing is as loose as that
     assert solve(crystal, basis).free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
 
 

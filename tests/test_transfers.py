@@ -80,7 +80,7 @@ def cost(system: System, counter: Counter) -> tuple[int, int]:
     orbitals, potential = rough_orbitals(energy, start, 6), energy.potential(start).values
 
     def half_cycle() -> None:
-        pairs = diagonalise(energy, potential, orbitals, davidson, 1e-9, 6)
+        pairs = diagonalise(energy, potential, orbitals, davidson, 1e-9, 6, torch.float64)
         fill(energy, SMEARING, pairs, system.crystal.reservoirs, WHOLE)
 
     half_cycle()

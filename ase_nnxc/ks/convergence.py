@@ -4,11 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 # Residual norms of the first diagonalisation, Hartree, for a start from atoms, from a ground state at other positions,
 # and from a ground state at the same positions. The last one is small, because a change of the functional alone changes
 # the density only slightly, and the errors of rougher orbitals would be larger than this change.
 FROM_ATOMS, FROM_MOVED, FROM_SAME_POSITIONS = 1e-2, 1e-3, 3.1e-4
-SINGLE_PRECISION = 3e-4  # Hartree; for tolerances above it orbitals are solved in complex64
+LOOSEST = 1e-3  # Hartree, the largest residual norm of orbitals that end an SCF
+SINGLE_PRECISION = 3e-4  # Hartree; above it, orbitals of a step that cannot be the last one are solved in 4-byte floats
 
 
 # The number of steps in which the estimated error must be halved. Whole electrons can be treated in another way, with
@@ -122,7 +125,11 @@ class OrbitalTolerance:
     @classmethod
     def for_energy(cls, first: float, energy: float, nelectrons: float) -> "OrbitalTolerance":
         """Return a schedule whose final residual norm changes the energy by less than `energy`, Hartree."""
-        return cls(first, min(SINGLE_PRECISION, 0.3 * math.sqrt(energy / nelectrons)), nelectrons)
+        return cls(first, min(LOOSEST, 0.3 * math.sqrt(energy / nelectrons)), nelectrons)
+
+    def precision(self, asked: float) -> torch.dtype:
+        """Return the precision, float32 or float64, in which orbitals are solved to a residual norm, Hartree."""
+        return torch.float32 if asked > max(SINGLE_PRECISION, self.final) else torch.float64
 
     def is_met(self, asked: float, residual: float) -> bool:
         """Whether orbitals with this largest residual norm end the SCF, if this norm was asked for; both Hartree."""

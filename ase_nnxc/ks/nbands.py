@@ -13,11 +13,21 @@ TOO_FULL = 1e-3  # a larger occupation of the highest of the bands that the call
 
 def default_nbands(crystal: Crystal) -> int:
     """Return the filled bands of the majority spin channel, plus a fifth of their number, at least four."""
+    filled = _filled_bands(crystal)
+    return filled + max(4, math.ceil(0.2 * filled))
+
+
+def _filled_bands(crystal: Crystal) -> int:
+    """Return the number of bands that hold the electrons of the majority spin channel."""
     moment = crystal.fixed_moment
     if moment is None:
         moment = 0.0 if crystal.magmoms is None else float(crystal.magmoms.sum())
-    filled = math.ceil((crystal.nelectrons + abs(moment)) / 2)
-    return filled + max(4, math.ceil(0.2 * filled))
+    return math.ceil((crystal.nelectrons + abs(moment)) / 2)
+
+
+def bands_at_start(crystal: Crystal, nbands: int) -> int:
+    """Return how many of the bands must converge before occupations are known: the filled and half of the others."""
+    return min(nbands, math.ceil((_filled_bands(crystal) + nbands) / 2))
 
 
 def extra_bands(system: System, nbands: int) -> int:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from .basis import padded
-from .convergence import SINGLE_PRECISION
-from .eigensolver import Eigenpairs, memory
+from .eigensolver import Eigenpairs
 from .hamiltonian import Hamiltonian
 from .kpoints import Block
 from .nbands import EMPTY
@@ -61,22 +60,20 @@ def diagonalise(
     eigensolver: Eigensolver,
     tolerance: float,
     in_use: int,
+    precision: torch.dtype,
 ) -> list[Eigenpairs]:
-    """Return the eigenpairs of each block, `in_use` of them converged; loose tolerances are reached in 4-byte floats.
+    """Return the eigenpairs of each block in a precision (float32 or float64), `in_use` of them converged.
 
     They are real if the orbitals are.
     """
-    dtype = torch.float32 if tolerance > SINGLE_PRECISION else torch.float64
-    if orbitals[0].is_complex():
-        dtype = dtype.to_complex()
+    dtype = precision.to_complex() if orbitals[0].is_complex() else precision
 
     def solve(blocks: Sequence[Block], psi: Sequence[Tensor]) -> list[Eigenpairs]:
         hamiltonian = energy.hamiltonian_of_batch(blocks, potential[blocks[0].spin], dtype)
         start = padded(psi, hamiltonian.npw).to(dtype)
         return eigensolver(hamiltonian, start, tolerance, in_use).of_blocks(hamiltonian.numbers)
 
-    needed = memory(len(orbitals[0]), energy.system.basis.most_waves, dtype)
-    return energy.system.kpoints.map_batches(solve, needed, orbitals)
+    return energy.system.kpoints.map_batches(solve, energy.memory(orbitals), orbitals)  # the same in both precisions
 
 
 def fill(

@@ -256,7 +256,7 @@ class Response:
         space = orbitals.to(dtype)
         energies = state.eigenvalues[at][: self.nbands]
         right = torch.zeros_like(space[:count])
-        self.energy.grid_potential(block, perturbation).to(dtype).add_to(right, space[:count])
+        self.energy.grid_potential(block.sphere, perturbation).to(dtype).add_to(right, space[:count])
         if added is not None:
             right += added(block, orbitals[:count]).to(dtype)
         couplings = (space.conj() @ right.mT).to(torch.complex128)  # <m|dH|n>

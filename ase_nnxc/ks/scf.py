@@ -80,7 +80,8 @@ def scf(
     wanted = nbands or min(default_nbands(crystal), system.basis.fewest_waves)
     begin = start_from_atoms(energy, wanted) if start is None else start_from(start, energy, wanted, nbands is not None)
     schedule = tolerance or OrbitalTolerance.for_energy(begin.tolerance, settings.energy, crystal.nelectrons)
-    run = _SCF(energy, smearing, nbands, settings, eigensolver, schedule, callback, energy.to_real(begin.orbitals))
+    orbitals = energy.to_real(begin.orbitals)
+    run = _SCF(energy, smearing, nbands, settings, eigensolver, schedule, callback, orbitals, begin.in_use)
     state = run.solve(begin.fields, mixer or default_mixer(system, begin.secants))
     if state is None:
         state = run.solve(run.smeared_widely(begin.fields), last=True)
@@ -97,6 +98,8 @@ class _SCF:
         Those of `scf`.
     orbitals : list of Tensor
         (nbands, npw) of each block, where the first diagonalisation starts; real or complex, as all others will be.
+    in_use : int
+        Number of bands that the first diagonalisation must converge.
     """
 
     def __init__(
@@ -109,10 +112,11 @@ class _SCF:
         tolerance: OrbitalTolerance,
         callback: Callable[[Step], None] | None,
         orbitals: list[Tensor],
+        in_use: int,
     ):
         self.energy, self.smearing, self.nbands, self.settings = energy, smearing, nbands, settings
         self.eigensolver, self.tolerance, self.callback = eigensolver, tolerance, callback
-        self.orbitals = orbitals
+        self.orbitals, self.in_use = orbitals, in_use
         self.stall = Stall()
         self.history: list[Step] = []
 
@@ -186,12 +190,14 @@ class _SCF:
         mixer, whole = mixer or default_mixer(self.energy.system, None), TRY_WHOLE
         volume = float(self.energy.system.crystal.volume)
         self.stall = Stall()
-        in_use = len(self.orbitals[0])
         while True:
             self._check_steps()
             clock = time.perf_counter()
             potential = self.energy.potential(fields)
-            pairs = diagonalise(self.energy, potential.values, self.orbitals, self.eigensolver, asked, in_use)
+            precision = self.tolerance.precision(asked)
+            pairs = diagonalise(
+                self.energy, potential.values, self.orbitals, self.eigensolver, asked, self.in_use, precision
+            )
             output = fill(self.energy, smearing, pairs, reservoirs, whole)
             self.orbitals, residual = output.orbitals, output.fields - fields
             step = Step(
@@ -225,7 +231,7 @@ class _SCF:
                 return output
             fields = mixer.step(fields, residual, output.states.density_of_states / volume)
             asked = self.tolerance.next(asked, step.error)
-            in_use = len(self.orbitals[0]) if missing else bands_in_use(output.states.occupations)
+            self.in_use = len(self.orbitals[0]) if missing else bands_in_use(output.states.occupations)
 
     def _minimised(self, output: Output) -> Tensor:
         """Return the fields (nfields, ng) of the orbitals that minimise the energy, with the electrons of `output`.

@@ -6,7 +6,8 @@ equivalent atom, and a point of a commensurate FFT box to another point of the b
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import lcm
+from functools import lru_cache
+from math import lcm, prod
 
 import numpy as np
 import torch
@@ -129,15 +130,9 @@ class Symmetry:
         if len(self.preserving_box(fft_shape)) < len(self):
             raise ValueError(f"some symmetry operations do not map an FFT box of {tuple(fft_shape)} points to itself")
         n = torch.tensor(fft_shape, dtype=torch.int64, device="cpu")
-        steps = (self.rotations * n[:, None] // n).to(torch.int32)
-        shifts = (self.translations * n).round().to(torch.int32)
-        points = [torch.arange(size, dtype=torch.int32, device="cpu") for size in fft_shape]
-        smallest = torch.arange(int(n.prod()), dtype=torch.int32, device="cpu")
-        for step, shift in zip(steps, shifts):
-            smallest = torch.minimum(smallest, _image_of_box(step, shift, points))
-        # the operations are a group, so the smallest index among the images of a point identifies its orbit
-        representatives, labels, counts = torch.unique(smallest, return_inverse=True, return_counts=True)
-        return GridOrbits(labels, representatives.to(torch.int64), counts.to(torch.float64))
+        steps = self.rotations * n[:, None] // n
+        shifts = (self.translations * n).round().to(torch.int64)
+        return _orbits(steps.numpy().tobytes(), shifts.numpy().tobytes(), tuple(fft_shape))
 
     def symmetrize_forces(self, forces: Tensor, lattice: Tensor) -> Tensor:
         """Return the mean over the operations of Cartesian forces (natoms, 3), in a cell with rows `lattice` (3, 3)."""
@@ -250,7 +245,21 @@ def _k_label(kpts: np.ndarray, time_reversal: bool) -> np.ndarray:
     return np.minimum(label, -numerators % n @ places) if time_reversal else label
 
 
-def _image_of_box(steps: Tensor, shifts: Tensor, points: Sequence[Tensor]) -> Tensor:
+@lru_cache(maxsize=4)
+def _orbits(steps: bytes, shifts: bytes, shape: tuple[int, ...]) -> GridOrbits:
+    """Return the orbits of points p of a box under p' = steps p + shifts, int64; scans ask for the same ones again."""
+    matrices = np.frombuffer(steps, dtype=np.int64).reshape(-1, 3, 3).tolist()
+    vectors = np.frombuffer(shifts, dtype=np.int64).reshape(-1, 3).tolist()
+    points = [torch.arange(size, dtype=torch.int32, device="cpu") for size in shape]
+    smallest = torch.arange(prod(shape), dtype=torch.int32, device="cpu")
+    for step, shift in zip(matrices, vectors):
+        smallest = torch.minimum(smallest, _image_of_box(step, shift, points))
+    # the operations are a group, so the smallest index among the images of a point identifies its orbit
+    representatives, labels, counts = torch.unique(smallest, return_inverse=True, return_counts=True)
+    return GridOrbits(labels, representatives.to(torch.int64), counts.to(torch.float64))
+
+
+def _image_of_box(steps: list[list[int]], shifts: list[int], points: Sequence[Tensor]) -> Tensor:
     """Return the flattened index (ngrid,) int32 of each point's image p' = steps p + shifts, modulo the box."""
     image = torch.zeros((1, 1, 1), dtype=torch.int32, device="cpu")
     for step, shift, axis in zip(steps, shifts, points):

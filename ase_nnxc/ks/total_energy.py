@@ -155,20 +155,23 @@ class TotalEnergy:
             complex64 or complex128, or, if `is_real`, float32 or float64 for real orbitals.
         """
         operators = [term.operator(block).to(dtype) for term in self.orbital_terms]
-        return Hamiltonian([*operators, self.grid_potential(block, potential).to(dtype)], self.system.basis.ecut)
+        return Hamiltonian([*operators, self.grid_potential(block.sphere, potential).to(dtype)], self.system.basis.ecut)
 
     def hamiltonian_of_batch(self, blocks: Sequence[Block], potential: Tensor, dtype: torch.dtype) -> Hamiltonian:
         """Return H of several blocks of one spin channel; the other parameters are those of `hamiltonian`.
 
-        What terms return again is stacked and converted once: the operators of the batches of one dtype are kept.
+        Operators are converted once if terms return them again: the Hamiltonians of one dtype are kept.
         """
-        operators = [term.operator(block) for block in blocks for term in self.orbital_terms]
-        batches, ks = self._batches, tuple(block.k for block in blocks)
+        sphere, ks = self.system.kpoints.stacked_sphere(blocks), tuple(block.k for block in blocks)
+        operators = [term.operator_of_batch(blocks, sphere) for term in self.orbital_terms]
+        batches = self._batches
         if batches.dtype != dtype:
             batches = self._batches = _Batches(dtype)
         kept, hamiltonian = batches.of_kpoints.get(ks, ([], None))
         if hamiltonian is None or any(a is not b for a, b in zip(operators, kept)):
-            hamiltonian = Hamiltonian.stack([self.hamiltonian(block, potential, dtype) for block in blocks])
+            converted = [operator.to(dtype) for operator in (*operators, self.grid_potential(sphere, potential))]
+            numbers = [block.sphere.npw for block in blocks]
+            hamiltonian = Hamiltonian(converted, self.system.basis.ecut, numbers)
             batches.of_kpoints[ks] = operators, hamiltonian
         local, *tau = potential.to(dtype.to_real())
         return hamiltonian.with_potential(local, tau[0] if tau else None)
@@ -178,11 +181,14 @@ class TotalEnergy:
         operators = [term.operator(block) for term in self.orbital_terms]
         return Hamiltonian(operators, self.system.basis.ecut).kinetic
 
-    def grid_potential(self, block: Block, potential: Tensor) -> GridPotential:
-        """Return the part of H that comes from the density terms; the parameters are those of `hamiltonian`."""
+    def grid_potential(self, sphere: Sphere, potential: Tensor) -> GridPotential:
+        """Return the part of H that comes from the density terms, on the plane waves of one or several k-points.
+
+        The `potential` is that of `hamiltonian`.
+        """
         local, *tau = potential
-        half_squares = block.sphere.half_squares(self.system.crystal.reciprocal) if tau else None
-        return GridPotential(block.sphere, local, tau[0] if tau else None, half_squares)
+        half_squares = sphere.half_squares(self.system.crystal.reciprocal) if tau else None
+        return GridPotential(sphere, local, tau[0] if tau else None, half_squares)
 
     # -- the energy ----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from .crystal import Crystal
 from .ground_state import GroundState
 from .initial_guess import atomic_fields, rough_orbitals
 from .kpoints import Block
+from .nbands import bands_at_start, bands_in_use
 from .total_energy import TotalEnergy
 
 COLLAPSED = 0.05  # a magnetisation below this fraction of that of the initial moments is replaced by it
@@ -26,6 +27,8 @@ class Start:
         (nfields, ng) input fields of the first step.
     orbitals : list of Tensor
         (nbands, npw) of each block, where the first diagonalisation starts.
+    in_use : int
+        Number of bands that the first diagonalisation must converge.
     tolerance : float
         Residual norm of the first diagonalisation, Hartree.
     secants : Tensor or None
@@ -34,6 +37,7 @@ class Start:
 
     fields: Tensor
     orbitals: list[Tensor]
+    in_use: int
     tolerance: float
     secants: Tensor | None = None
 
@@ -42,7 +46,7 @@ def start_from_atoms(energy: TotalEnergy, nbands: int) -> Start:
     """Return a start from superposed atoms, with `nbands` bands."""
     system = energy.system
     fields = atomic_fields(system.crystal, system.basis, energy.nfields)
-    return Start(fields, rough_orbitals(energy, fields, nbands), FROM_ATOMS)
+    return Start(fields, rough_orbitals(energy, fields, nbands), bands_at_start(system.crystal, nbands), FROM_ATOMS)
 
 
 def start_from(state: GroundState, energy: TotalEnergy, nbands: int, exactly: bool) -> Start:
@@ -77,7 +81,8 @@ def start_from(state: GroundState, energy: TotalEnergy, nbands: int, exactly: bo
     tolerance = FROM_MOVED if secants is None else FROM_SAME_POSITIONS
     available = state.eigenvalues.shape[-1]
     if not _same_kpoints(state.basis, basis) or available < nbands:
-        return Start(fields, rough_orbitals(energy, fields, nbands), tolerance, secants)
+        in_use = bands_at_start(crystal, nbands)
+        return Start(fields, rough_orbitals(energy, fields, nbands), in_use, tolerance, secants)
     kept = nbands if exactly else min(available, basis.fewest_waves)
 
     def move(block: Block, psi: Tensor) -> Tensor:
@@ -87,7 +92,8 @@ def start_from(state: GroundState, energy: TotalEnergy, nbands: int, exactly: bo
         moved[:, target] = psi[:kept, source]
         return moved
 
-    return Start(fields, system.kpoints.map(move, state.orbitals), tolerance, secants)
+    in_use = min(kept, bands_in_use(state.occupations))
+    return Start(fields, system.kpoints.map(move, state.orbitals), in_use, tolerance, secants)
 
 
 def can_start(old: Crystal, new: Crystal) -> bool:

@@ -60,12 +60,20 @@ class Kinetic(OrbitalTerm):
     def __init__(self, system: "System"):
         super().__init__(system)
         self._operators: dict[int, Diagonal] = {}  # by the index of the k-point
+        self._batches: dict[tuple[int, ...], Diagonal] = {}  # by the indices of several ones
 
     def operator(self, block: Block) -> Diagonal:
         """Return T of each plane wave."""
         if block.k not in self._operators:
             self._operators[block.k] = Diagonal(self._of_waves(block.sphere))
         return self._operators[block.k]
+
+    def operator_of_batch(self, blocks: Sequence[Block], sphere: Sphere) -> Diagonal:
+        """Return T of each plane wave of several blocks."""
+        ks = tuple(block.k for block in blocks)
+        if ks not in self._batches:
+            self._batches[ks] = Diagonal(self._of_waves(sphere))
+        return self._batches[ks]
 
     def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
         """Return sum_n f_n sum_G T |c_nG|^2, Hartree."""

@@ -30,6 +30,7 @@ class NonlocalPotential(OrbitalTerm):
     def __init__(self, system: "System"):
         super().__init__(system)
         self._operators: dict[int, Separable] = {}  # by the index of the k-point
+        self._batches: dict[tuple[int, ...], Separable] = {}  # by the indices of several ones
 
     @cached_property
     def coupling(self) -> Tensor:
@@ -41,6 +42,19 @@ class NonlocalPotential(OrbitalTerm):
         if block.k not in self._operators:
             self._operators[block.k] = Separable(projectors(self.system.crystal, block.sphere), self.coupling)
         return self._operators[block.k]
+
+    def operator_of_batch(self, blocks: Sequence[Block], sphere: Sphere) -> Separable:
+        """Return sum_ij |p_i> D_ij <p_j| of several blocks; `operator` then returns views of it."""
+        ks = tuple(block.k for block in blocks)
+        if ks not in self._batches:
+            stack = projectors(self.system.crystal, sphere)
+            if sphere.padding is not None:
+                stack.masked_fill_(sphere.padding[:, None], 0)
+            self._batches = {other: kept for other, kept in self._batches.items() if not set(other) & set(ks)}
+            self._batches[ks] = Separable(stack, self.coupling.expand(len(ks), -1, -1))
+            views = {block.k: p[:, : block.sphere.npw] for block, p in zip(blocks, stack)}
+            self._operators |= {k: Separable(view, self.coupling) for k, view in views.items()}
+        return self._batches[ks]
 
     def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
         """Return sum_n f_n b_n^H D b_n, Hartree, with b_n = <p|psi_n>."""

@@ -124,6 +124,10 @@ class OrbitalTerm(Term):
     trained.
     """
 
+    def __init__(self, system: "System"):
+        super().__init__(system)
+        self._stacks: dict[tuple[int, ...], tuple[list[Operator], Operator]] = {}  # by the numbers of the blocks
+
     @property
     def made_of_orbitals(self) -> bool:
         """Whether O depends on the orbitals, and the term therefore overrides `prepare`."""
@@ -153,10 +157,23 @@ class OrbitalTerm(Term):
     def operator(self, block: Block) -> Operator:
         """Return O of a block in complex128.
 
-        Every diagonalisation calls this method. A term should keep an operator that does not change and return the same
-        object, and otherwise return a new one: what an SCF makes of an operator is kept with it. Where all k-points are
-        their own inverses, an SCF has real orbitals if `Operator.is_real` holds for all operators.
+        Every diagonalisation calls this method or `operator_of_batch`. A term should keep an operator that does not
+        change and return the same object, and otherwise return a new one: what an SCF makes of an operator is kept with
+        it. Where all k-points are their own inverses, an SCF has real orbitals if `Operator.is_real` holds for all
+        operators.
         """
+
+    def operator_of_batch(self, blocks: Sequence[Block], sphere: Sphere) -> Operator:
+        """Return O of several blocks of one spin channel as one operator; override it if that is faster.
+
+        The parameters are those of `energy_of_batch`. The object is the same as long as those of `operator` are.
+        """
+        numbers, operators = tuple(block.number for block in blocks), [self.operator(block) for block in blocks]
+        known, stack = self._stacks.get(numbers, ([], None))
+        if stack is None or any(a is not b for a, b in zip(operators, known)):
+            stack = type(operators[0]).stack(operators, sphere.npw)
+            self._stacks[numbers] = operators, stack
+        return stack
 
     @abstractmethod
     def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
