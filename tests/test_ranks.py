@@ -27,7 +27,7 @@ from ase_nnxc.ks.total_energy import TotalEnergy
 from ase_nnxc.ranks import Ranks, world
 from ase_nnxc.xc import PBE
 
-KEYWORDS = {"ecut": 120, "pseudos": "gth-pbe", "convergence": {"energy": 1e-15}}
+KEYWORDS = {"ecut": 120, "pseudos": "gth-pbe", "convergence": {"energy": 1e-18}}
 TOLERANCE = 1e-10  # Hartree and bohr
 
 pytestmark = pytest.mark.usefixtures("one_thread")

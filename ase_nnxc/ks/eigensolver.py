@@ -152,9 +152,10 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         bordered_s, bordered_h = _border(overlap, _overlaps(new, grown)), _border(matrix, _overlaps(h_new, grown))
         above = values[:, -1:] + 1  # Hartree: zero vectors get this eigenvalue, which is none of the lowest
         bordered_s, bordered_h = _without(~open_, bordered_s, bordered_h, above)
-        dependent = torch.linalg.cholesky_ex(bordered_s).info > 0  # in this precision the new vectors depend on others
+        dependent = torch.linalg.cholesky_ex(bordered_s).info  # the first vector that depends on those before, or 0
         if bool(dependent.any()):
-            open_ = open_ & ~dependent[:, None]
+            independent = torch.where(dependent > 0, dependent - 1 - basis.shape[1], count)
+            open_ = open_ & (torch.arange(count, device=psi.device) < independent[:, None])
             bordered_s, bordered_h = _without(~open_, bordered_s, bordered_h, above)
         basis, h_basis, overlap, matrix = grown, h_grown, bordered_s, bordered_h
         values, c = _solve_small(overlap, matrix, nbands)
