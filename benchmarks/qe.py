@@ -9,6 +9,7 @@ Energies are in Hartree, lengths in bohr, the stress is (1/V) dE/d(strain) in Ha
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -38,6 +39,7 @@ INPUT = """\
 &electrons
   conv_thr={conv_thr:.1e}, diago_thr_init={threshold}, electron_maxstep=200, mixing_beta={beta!r}
 /
+{moves}
 ATOMIC_SPECIES
 {species}
 CELL_PARAMETERS bohr
@@ -146,6 +148,7 @@ def run_qe(
     moment: float | None = None,
     points: Sequence[Sequence[float]] | None = None,
     ranks: int = 1,
+    relax: bool = False,
 ) -> dict[str, Any]:
     """Run an SCF with forces and stress by pw.x, and eigenvalues at the converged density.
 
@@ -183,15 +186,18 @@ def run_qe(
     points
         K-points (nk, 3), scaled, for eigenvalues; without spin only.
     ranks
-        Number of MPI processes, between which the k-points are divided.
+        Number of MPI processes, between which the k-points are divided, or with fewer k-points the plane waves.
+    relax
+        Whether to relax cell and positions, with pw.x's criteria; the results are then those of the last geometry.
 
     Returns
     -------
     dict
         energy (free energy F, Hartree), forces (natoms, 3) in Hartree bohr^-1, stress (3, 3) in Hartree bohr^-3,
         fermi_eV (of the first spin if the moment is fixed), magmom and absolute_magmom in Bohr magnetons, valence by
-        element, fft ("n1, n2, n3"), nk (number of irreducible k-points), scf_steps, wall_s and cpu_s (whole run,
-        seconds), memory_MB (peak of the largest process), and eigenvalues_eV (nk, nbands) if there are points.
+        element, volume (bohr^3), geometries (number of SCFs), fft ("n1, n2, n3"), nk (number of irreducible k-points),
+        scf_steps, wall_s and cpu_s (whole run, seconds), memory_MB (peak of the largest process), and eigenvalues_eV
+        (nk, nbands) if there are points.
 
     Raises
     ------
@@ -226,6 +232,7 @@ def run_qe(
             "options": "\n".join(f"  {option}" for option in options),
             "conv_thr": conv_thr,
             "beta": beta,
+            "moves": "&ions\n/\n&cell\n/" if relax else "",
             "species": "\n".join(f"{label} 1.0 {s}.{suffix}" for label, (s, _) in species.items()),
             "cell": "\n".join(map(row, atoms.cell.array / Bohr)),
             "positions": "\n".join(
@@ -234,15 +241,18 @@ def run_qe(
             ),
         }
         mesh, kept = f"automatic\n{' '.join(map(str, kpts))} 0 0 0", "none" if points is None else "low"
-        scf = INPUT.format(calculation="scf", disk_io=kept, threshold="1d-4", kpts=mesh, **common)
-        out, usage = _run_pwx(folder, scf, ranks)
+        scf = INPUT.format(
+            calculation="vc-relax" if relax else "scf", disk_io=kept, threshold="1d-4", kpts=mesh, **common
+        )
+        pools = ranks if math.prod(kpts) >= ranks else 1
+        out, usage = _run_pwx(folder, scf, ranks, pools)
         if "convergence has been achieved" not in out:
             raise RuntimeError(f"pw.x did not converge; its output ends with\n{out[-3000:]}")
         result = {**_parse(out, len(atoms)), "valence": valence, **usage}
         if points is not None:
             listed = "\n".join([f"crystal\n{len(points)}", *(f"{row(point)} 1.0" for point in points)])
             bands = INPUT.format(calculation="bands", disk_io="low", threshold="1d-12", kpts=listed, **common)
-            out, _ = _run_pwx(folder, bands, ranks)
+            out, _ = _run_pwx(folder, bands, ranks, pools)
             if "JOB DONE" not in out:
                 raise RuntimeError(f"the bands of pw.x failed; its output ends with\n{out[-3000:]}")
             result["eigenvalues_eV"] = _eigenvalues(folder / "pwscf.xml")
@@ -269,12 +279,12 @@ def _eigenvalues(path: Path) -> list[list[float]]:
     return [[float(f"{float(word) * Hartree:.5f}") for word in (levels.text or "").split()] for levels in found]
 
 
-def _run_pwx(folder: Path, text: str, ranks: int) -> tuple[str, dict[str, float]]:
-    """Run pw.x on an input in a folder; return its output, time and peak memory."""
+def _run_pwx(folder: Path, text: str, ranks: int, pools: int) -> tuple[str, dict[str, float]]:
+    """Run pw.x on an input in a folder, with k-points in pools of ranks; return its output, time and peak memory."""
     (folder / "in").write_text(text)
     command = ["pw.x", "-i", "in"]
     if ranks > 1:
-        command = ["mpirun", "-np", str(ranks), *command, "-nk", str(ranks)]
+        command = ["mpirun", "-np", str(ranks), *command, "-nk", str(pools)]
     start = time.perf_counter()
     with (folder / "out").open("w") as out:
         process = subprocess.Popen(
@@ -291,8 +301,8 @@ def _parse(out: str, natoms: int) -> dict[str, Any]:
     def last(pattern: str, default: float) -> float:
         return float((re.findall(pattern, out) or [default])[-1]) + 0.0  # -0.0 becomes 0.0
 
-    forces = re.findall(r"atom +\d+ type +\d+ +force = +(\S+) +(\S+) +(\S+)", out)[:natoms]
-    stress = [line.split()[:3] for line in out[out.index("total   stress") :].splitlines()[1:4]]
+    forces = re.findall(r"atom +\d+ type +\d+ +force = +(\S+) +(\S+) +(\S+)", out)[-natoms:]
+    stress = [line.split()[:3] for line in out[out.rindex("total   stress") :].splitlines()[1:4]]
     return {
         "energy": last(r"\n!.*=\s+(\S+) Ry", np.nan) / 2,
         "forces": (np.array(forces, dtype=float) / 2 + 0.0).tolist(),
@@ -302,5 +312,7 @@ def _parse(out: str, natoms: int) -> dict[str, Any]:
         "absolute_magmom": last(r"absolute magnetization\s+=\s+(\S+)", 0.0),
         "fft": ", ".join(re.findall(r"FFT dim.*\((.*)\)", out)[0].replace(" ", "").split(",")),
         "nk": int(last(r"number of k points=\s+(\d+)", np.nan)),
+        "geometries": len(re.findall(r"\n!.*= ", out)),
+        "volume": last(r"unit-cell volume\s+=\s+(\S+)", np.nan),
         "scf_steps": int(last(r"convergence has been achieved in\s+(\d+)", np.nan)),
     }

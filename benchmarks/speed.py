@@ -3,14 +3,16 @@
     python benchmarks/speed.py [NAME ...] [--repeats N]
     python benchmarks/speed.py [NAME ...] [--repeats N] --against CHECKOUT
 
-Cases are crystals of tests/data/qe_gth.json with energy, forces and stress. For a single crystal the time of our
-calculation excludes imports, and that of pw.x is the whole run. The case al-eos has seven volumes: one whole Python
-process is compared with seven runs of pw.x. Both codes use two cores (two threads; two MPI ranks with k-points divided
-between them).
+Cases are the crystals of `speed_cases.py`, with energy, forces and stress. For a single crystal the time of our
+calculation excludes imports, and that of pw.x is the whole run. The scans (-eos) have seven volumes: one whole Python
+process is compared with seven runs of pw.x. The time of al-start is that from the start of Python to the results of
+aluminium. Both codes use two cores (two threads; two MPI ranks with k-points divided between them; with one k-point
+pw.x divides the plane waves).
 
 For each code the script first finds the loosest convergence threshold that reaches ENERGY and FORCE with respect to the
 converged result of the same code. The codes are then timed alternately with these thresholds, and every timed run is
-checked again. The script prints medians and writes them, with a description of the machine, to benchmarks/speed.json.
+checked again. The script prints medians and writes them, with a description of the machine, to benchmarks/speed.json,
+with the share of forces and stress in our time. The memory of pw.x is that of its larger rank.
 Without pw.x only ase_nnxc is timed. Nothing else should run on the machine.
 
 With --against, ase_nnxc is compared with another checkout of itself, for instance the state before a change; both run
@@ -40,12 +42,9 @@ from typing import Any
 import numpy as np
 from ase.units import Bohr, Hartree
 from qe import ENVIRONMENT, run_qe
-from records import calculator, fft_box, load, structure
+from speed_cases import CASES, upf_files
 
 OUTPUT = Path(__file__).parent / "speed.json"
-SCAN = "al-eos"
-CASES = {SCAN: [f"al-eos-{x:.2f}" for x in (0.94, 0.96, 0.98, 1.00, 1.02, 1.04, 1.06)]}
-CASES |= {name: [name] for name in ("al-eos-1.00", "si-rattled", "cu", "ni-ferro", "graphene-periodic")}
 ENERGY, FORCE = 1e-6, 1e-4  # largest errors allowed, Hartree and Hartree/bohr
 QE_LADDER = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # conv_thr, Rydberg
 OUR_LADDER = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)  # convergence energy, eV per electron
@@ -62,40 +61,38 @@ class Run:
     steps: int
     energies: list[float]
     forces: list[list[list[float]]]
+    derivatives_share: float = np.nan
 
 
-def records(case: str) -> list[dict[str, Any]]:
-    """Return the crystals of a case with settings and converged results of pw.x."""
-    known = load("qe")
-    return [known[name] for name in CASES[case]]
-
-
-def worker(case: str, threshold: float) -> Run:
+def worker(name: str, threshold: float) -> Run:
     """Run ase_nnxc in this process with one calculator for all crystals of the case; imports are not timed."""
     # load torch and all that a calculation needs; ase_nnxc alone does not
-    import ase_nnxc.calculator
+    import scipy.interpolate  # noqa: F401  for generated pseudopotentials
+
     import ase_nnxc.ks.bands
     import ase_nnxc.ks.scf  # noqa: F401
+    from ase_nnxc import NNXCCalculator
 
-    crystals = records(case)
+    case = CASES[name]()
     start = time.perf_counter()
-    box = tuple(max(sizes) for sizes in zip(*(fft_box(record, "qe") for record in crystals)))
-    calc = calculator(crystals[0], "qe", gpts=box, convergence={"energy": threshold})
-    energies, forces, steps = [], [], 0
-    for record in crystals:
-        atoms = structure(record)
+    calc = NNXCCalculator(**case.ours, convergence={"energy": threshold})
+    energies, forces, steps, derivatives = [], [], 0, 0.0
+    for atoms in case.crystals:
         atoms.calc = calc
         energies.append(atoms.get_potential_energy(force_consistent=True) / Hartree)
+        clock = time.perf_counter()
         forces.append((atoms.get_forces() * Bohr / Hartree).tolist())
         atoms.get_stress()
+        derivatives += time.perf_counter() - clock
         steps += len(calc.history)
     seconds = time.perf_counter() - start
-    return Run(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, steps, energies, forces)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Run(seconds, memory, steps, energies, forces, derivatives / seconds)
 
 
-def run_ours(case: str, threshold: float, checkout: Path | None = None) -> Run:
-    """Run ase_nnxc, of a checkout, in a separate process; for the scan the time is that of the whole process."""
-    command = [sys.executable, __file__, "--worker", case, "--threshold", str(threshold)]
+def run_ours(name: str, threshold: float, checkout: Path | None = None) -> Run:
+    """Run ase_nnxc, of a checkout, in a separate process; where the case says so, the time is that of the process."""
+    command = [sys.executable, __file__, "--worker", name, "--threshold", str(threshold)]
     start = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": str(CORES)}
     if checkout is not None:
@@ -103,16 +100,15 @@ def run_ours(case: str, threshold: float, checkout: Path | None = None) -> Run:
     out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     whole = time.perf_counter() - start
     result = json.loads(out)
-    return Run(**{**result, "seconds": whole if case == SCAN else result["seconds"]})
+    return Run(**{**result, "seconds": whole if CASES[name]().whole else result["seconds"]})
 
 
-def run_pwx(case: str, threshold: float) -> Run:
+def run_pwx(name: str, threshold: float) -> Run:
     """Run pw.x for each crystal; the time is the sum, the memory the largest of one rank."""
-    keys = ("xc", "pseudo", "q", "nbands", "ecut", "kpts", "smearing", "width")
-    results = [
-        run_qe(structure(r), **{key: r["settings"][key] for key in keys}, conv_thr=threshold, ranks=CORES)
-        for r in records(case)
-    ]
+    case = CASES[name]()
+    with tempfile.TemporaryDirectory() as folder:
+        files = None if "pseudos" in case.ours else upf_files(case, Path(folder))
+        results = [run_qe(atoms, **case.qe, files=files, conv_thr=threshold, ranks=CORES) for atoms in case.crystals]
     return Run(
         sum(r["wall_s"] for r in results),
         max(r["memory_MB"] for r in results),
@@ -122,10 +118,12 @@ def run_pwx(case: str, threshold: float) -> Run:
     )
 
 
-def converged_pwx(case: str) -> Run:
-    """Return the results of pw.x in the records, at conv_thr 1e-11 Ry."""
-    qe = [record["qe"] for record in records(case)]
-    return Run(np.nan, np.nan, sum(r["scf_steps"] for r in qe), [r["energy"] for r in qe], [r["forces"] for r in qe])
+def converged_pwx(name: str) -> Run:
+    """Return the results of pw.x at conv_thr 1e-11 Ry, from the records if they have them."""
+    if not (results := CASES[name]().records):
+        return run_pwx(name, 1e-11)
+    steps = sum(r["scf_steps"] for r in results)
+    return Run(np.nan, np.nan, steps, [r["energy"] for r in results], [r["forces"] for r in results])
 
 
 def errors(run: Run, converged: Run) -> tuple[float, float]:
@@ -187,6 +185,8 @@ def compare(case: str, codes: Sequence[Code], repeats: int) -> dict[str, dict[st
             "energy_error_Ha": float(energy),
             "force_error_Ha_per_bohr": float(force),
         }
+        if name == OURS.name:
+            results[name]["derivatives_share"] = round(statistics.median(r.derivatives_share for r in timed), 3)
     return results
 
 
