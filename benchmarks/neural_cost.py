@@ -1,9 +1,10 @@
-"""Compare the cost of a functional in the SCF with that of PBE: ratios of wall times and numbers of steps.
+"""Compare the cost of a functional in the SCF with that of its parent: ratios of wall times and numbers of steps.
 
-    python benchmarks/neural_cost.py pbe-clone [pbe-clone-mlp ...] [--runs 5]
+    python benchmarks/neural_cost.py [pbe-clone r2scan-clone ...] [--runs 5] [--crystals NAME ...]
 
 The two functionals alternate on each crystal in the same process. Each calculation starts from the atomic density and
-computes the energy only.
+computes the energy only. The parent of a name that begins with "r2scan" is r2SCAN, of any other PBE. The results are
+written to benchmarks/neural_cost.json. Nothing else should run on the machine.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 
-import records
+from results import read_results, write_results
+from speed_cases import CASES
 
-CASES = {"al-eos-1.00": "al-eos-1.00", "si-rattled": "si-rattled", "graphene": "graphene-periodic"}
+from ase_nnxc import NNXCCalculator
+
+CRYSTALS = ("al-eos-1.00", "si-rattled", "graphene-periodic", "si2", "si64")
+OUTPUT = Path(__file__).with_suffix(".json")
 
 
-def timed(record: dict, xc: str) -> tuple[float, int]:
+def timed(name: str, xc: str) -> tuple[float, int]:
     """Return the wall time in seconds and the number of steps of an SCF from scratch."""
-    atoms = records.structure(record)
-    atoms.calc = records.calculator(record, "qe")
-    atoms.calc.set(xc=xc)
+    case = CASES[name]()
+    (atoms,) = case.crystals
+    atoms.calc = NNXCCalculator(**case.ours | {"xc": xc})
     start = time.perf_counter()
     atoms.get_potential_energy()
     return time.perf_counter() - start, len(atoms.calc.history)
@@ -30,19 +36,27 @@ def timed(record: dict, xc: str) -> tuple[float, int]:
 def main() -> None:
     """Print a line for each crystal and functional."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("functionals", nargs="+", metavar="XC")
+    parser.add_argument("functionals", nargs="*", metavar="XC", default=["pbe-clone", "r2scan-clone"])
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--crystals", nargs="+", choices=CRYSTALS, default=CRYSTALS)
     arguments = parser.parse_args()
-    known = records.load("qe")
-    print(f"{'':14s}{'functional':24s}{'s':>8s}{'PBE s':>8s}{'ratio':>8s}{'steps':>7s}{'PBE':>5s}")
-    for name, case in CASES.items():
-        timed(known[case], "PBE")
+    results = read_results(OUTPUT)
+    print(f"{'':20s}{'functional':24s}{'s':>8s}{'parent':>8s}{'ratio':>8s}{'steps':>7s}{'parent':>7s}")
+    for name in arguments.crystals:
         for xc in arguments.functionals:
-            timed(known[case], xc)
-            pairs = [(timed(known[case], xc), timed(known[case], "PBE")) for _ in range(arguments.runs)]
-            ratio = statistics.median(ours[0] / pbe[0] for ours, pbe in pairs)
-            (ours, steps), (pbe, pbe_steps) = (min(side) for side in zip(*pairs))
-            print(f"{name:14s}{xc:24s}{ours:8.2f}{pbe:8.2f}{ratio:8.2f}{steps:7d}{pbe_steps:5d}", flush=True)
+            parent = "r2SCAN" if xc.startswith("r2scan") else "PBE"
+            timed(name, parent), timed(name, xc)  # load what both need
+            pairs = [(timed(name, xc), timed(name, parent)) for _ in range(arguments.runs)]
+            ratio = statistics.median(ours[0] / other[0] for ours, other in pairs)
+            (ours, steps), (other, other_steps) = (min(side) for side in zip(*pairs))
+            results[f"{name} {xc}"] = {
+                "seconds": round(ours, 3),
+                "parent_seconds": round(other, 3),
+                "ratio": round(ratio, 3),
+                "steps": [steps, other_steps],
+            }
+            write_results(OUTPUT, results)
+            print(f"{name:20s}{xc:24s}{ours:8.2f}{other:8.2f}{ratio:8.2f}{steps:7d}{other_steps:7d}", flush=True)
 
 
 if __name__ == "__main__":
