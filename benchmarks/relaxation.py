@@ -2,9 +2,9 @@
 
     python benchmarks/relaxation.py [NAME ...]
 
-Si, CaF2 and SrTiO3 are strained by 3 % along x, and their atoms are displaced. Both codes have our defaults (cutoff,
-mesh and smearing of the unstrained crystal; generated pseudopotentials, which pw.x reads as UPF files) and two cores,
-and end when no force is above FORCE and no component of the stress above STRESS: ase_nnxc by ASE's BFGS and
+Si, CaF2 and SrTiO3 are strained by 3 % along x, and their atoms are displaced. Both codes have meshes of
+KPTS, otherwise our defaults (cutoff and smearing; generated pseudopotentials, which pw.x reads as UPF files), and two
+cores, and end when no force is above FORCE and no component of the stress above STRESS: ase_nnxc by ASE's BFGS and
 FrechetCellFilter, as `nnxc relax` does, pw.x by `vc-relax`, which adds an SCF with the plane waves of the final cell.
 The times are those of the whole processes, written to benchmarks/relaxation.json. Nothing else should run on the
 machine.
@@ -29,7 +29,7 @@ from ase.build import bulk
 from ase.units import Bohr, GPa, Hartree
 from qe import run_qe
 from results import read_results, write_results
-from speed_cases import fluorite, upf_files, with_defaults
+from speed_cases import Case, fluorite, upf_files, with_defaults
 
 OUTPUT = Path(__file__).with_suffix(".json")
 FORCE = 0.5e-3  # Hartree/bohr, 1e-3 Ry/bohr as in pw.x
@@ -44,6 +44,12 @@ def perovskite() -> Atoms:
 
 
 CRYSTALS: dict[str, Callable[[], Atoms]] = {"Si": lambda: bulk("Si"), "CaF2": fluorite, "SrTiO3": perovskite}
+KPTS = {"Si": 4, "CaF2": 3, "SrTiO3": 3}  # along each axis
+
+
+def settings(name: str) -> Case:
+    """Return the settings of both codes for a crystal."""
+    return with_defaults(CRYSTALS[name](), kpts=(KPTS[name],) * 3)
 
 
 def strained(name: str) -> Atoms:
@@ -62,7 +68,7 @@ def worker(name: str) -> dict[str, Any]:
     from ase_nnxc import NNXCCalculator
 
     atoms, steps = strained(name), 0
-    atoms.calc = NNXCCalculator(**with_defaults(CRYSTALS[name]()).ours)
+    atoms.calc = NNXCCalculator(**settings(name).ours)
     with BFGS(FrechetCellFilter(atoms), logfile=None) as optimizer:
         for _ in optimizer.irun(fmax=0, steps=100):
             steps += 1
@@ -83,7 +89,7 @@ def run_ours(name: str) -> dict[str, Any]:
 
 def run_pwx(name: str) -> dict[str, Any]:
     """Run vc-relax of pw.x."""
-    case = with_defaults(CRYSTALS[name]())
+    case = settings(name)
     with tempfile.TemporaryDirectory() as folder:
         files = upf_files(case, Path(folder))
         result = run_qe(strained(name), **case.qe, files=files, conv_thr=1e-8, ranks=CORES, relax=True)

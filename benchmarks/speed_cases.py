@@ -83,13 +83,14 @@ def growing(atoms: Atoms, ecut: float, kpts: int, smearing: str, width: float) -
     return Case([atoms], gth(ecut, mesh, smearing, width), qe)
 
 
-def with_defaults(*crystals: Atoms, whole: bool = False) -> Case:
-    """Return crystals with our defaults; cutoff and mesh, for both codes, are those of the middle one."""
+def with_defaults(*crystals: Atoms, kpts: tuple[int, int, int] | None = None, whole: bool = False) -> Case:
+    """Return crystals with our defaults; cutoff and, unless given, mesh of both codes are those of the middle one."""
     from ase_nnxc import NNXCCalculator
 
     found = NNXCCalculator().resolve(crystals[len(crystals) // 2])
-    ours = {"ecut": found["ecut"], "kpts": found["kpts"]}
-    qe = {"ecut": found["ecut"] / Hartree, "kpts": found["kpts"]["size"], "smearing": "cold", "width": WIDTH}
+    mesh = found["kpts"] if kpts is None else {"size": kpts, "gamma": True}
+    ours = {"ecut": found["ecut"], "kpts": mesh}
+    qe = {"ecut": found["ecut"] / Hartree, "kpts": mesh["size"], "smearing": "cold", "width": WIDTH}
     return Case(list(crystals), ours, qe, whole)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .basis import make_sphere, padded
 from .convergence import ConvergenceError
-from .eigensolver import Eigenpairs, davidson, memory
+from .eigensolver import Eigenpairs, davidson
 from .ground_state import GroundState
 from .initial_guess import more_orbitals, rough_orbitals
 from .kpoints import Block
@@ -96,6 +96,6 @@ def _converge(energy: TotalEnergy, state: GroundState, start: list[Tensor], nban
             state.history,
         )
 
-    needed = memory(len(start[0]), energy.system.basis.most_waves, torch.complex128)
+    needed = energy.memory(len(start[0]))
     pairs = kpoints.map_batches(solve, needed, start)
     return kpoints.gather([p.values[:nbands] for p in pairs]), [p.vectors[:nbands].clone() for p in pairs]

@@ -131,14 +131,19 @@ def atomic_fields(crystal: Crystal, basis: Basis, count: int) -> Tensor:
 
 def rough_orbitals(energy: TotalEnergy, fields: Tensor, nbands: int) -> list[Tensor]:
     """Return approximate orbitals (nbands, npw) of each block in the potential of fields (nfields, ng)."""
-    potential = energy.potential(fields).values
+    potential, kpoints = energy.potential(fields).values, energy.system.kpoints
 
-    def diagonalise(block: Block) -> Tensor:
+    def of_block(block: Block) -> Tensor:
         hamiltonian = energy.hamiltonian(block, potential[block.spin], torch.complex128)
         atoms = atomic_orbitals(energy.system.crystal, block.sphere)
         return start_orbitals(hamiltonian, atoms, nbands, seed=block.k)
 
-    return energy.system.kpoints.map(diagonalise)
+    def of_batch(blocks: Sequence[Block]) -> list[Tensor]:
+        for term in energy.orbital_terms:  # their operators of one block are then parts of these
+            term.operator_of_batch(blocks, kpoints.stacked_sphere(blocks))
+        return list(map(of_block, blocks))
+
+    return kpoints.map_batches(of_batch, energy.memory(nbands))
 
 
 def more_orbitals(energy: TotalEnergy, orbitals: Sequence[Tensor], count: int) -> list[Tensor]:

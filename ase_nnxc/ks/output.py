@@ -73,7 +73,8 @@ def diagonalise(
         start = padded(psi, hamiltonian.npw).to(dtype)
         return eigensolver(hamiltonian, start, tolerance, in_use).of_blocks(hamiltonian.numbers)
 
-    return energy.system.kpoints.map_batches(solve, energy.memory(orbitals), orbitals)  # the same in both precisions
+    needed = energy.memory(len(orbitals[0]))  # the same in both precisions, so that batches stay the same
+    return energy.system.kpoints.map_batches(solve, needed, orbitals)
 
 
 def fill(

@@ -237,9 +237,9 @@ class TotalEnergy:
         psi = padded([waves[filled] for waves in orbitals], sphere.npw)
         return torch.stack([t.energy_of_batch(blocks, sphere, psi, electrons[:, filled]) for t in self.orbital_terms])
 
-    def memory(self, orbitals: Sequence[Tensor]) -> int:
+    def memory(self, nbands: int) -> int:
         """Return the bytes that calculations with a batch need for each block, in double precision."""
-        return memory(len(orbitals[0]), self.system.basis.most_waves, torch.complex128)
+        return memory(nbands, self.system.basis.most_waves, torch.complex128)
 
     @property
     def double_counting(self) -> float:
@@ -273,7 +273,7 @@ class TotalEnergy:
             return self.of_batch(blocks, kpoints.stacked_sphere(blocks), waves, electrons)
 
         with torch.no_grad():
-            sums = kpoints.sum_batches_of_spins(of_batch, self.memory(orbitals), orbitals).sum(0)
+            sums = kpoints.sum_batches_of_spins(of_batch, self.memory(len(orbitals[0])), orbitals).sum(0)
             components = {term.name: float(value) for term, value in zip(self.orbital_terms, sums)}
             density_fields = self.fields(fourier=fields)
             components |= {term.name: float(term.energy(density_fields)) for term in self.density_terms}
