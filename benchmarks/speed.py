@@ -67,13 +67,13 @@ class Run:
 def worker(name: str, threshold: float) -> Run:
     """Run ase_nnxc in this process with one calculator for all crystals of the case; imports are not timed."""
     # load torch and all that a calculation needs; ase_nnxc alone does not
-    import scipy.interpolate  # noqa: F401  for generated pseudopotentials
-
     import ase_nnxc.ks.bands
     import ase_nnxc.ks.scf  # noqa: F401
     from ase_nnxc import NNXCCalculator
 
     case = CASES[name]()
+    if "pseudos" not in case.ours:
+        import scipy.interpolate  # noqa: F401  which generated pseudopotentials need
     start = time.perf_counter()
     calc = NNXCCalculator(**case.ours, convergence={"energy": threshold})
     energies, forces, steps, derivatives = [], [], 0, 0.0

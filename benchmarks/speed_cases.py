@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.build import bulk
 from ase.units import Hartree
 from records import SMEARING, fft_box, load, structure
 
@@ -118,6 +117,13 @@ def fluorite() -> Atoms:
     """Return CaF2."""
     cell = 5.46 / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
     return Atoms("CaF2", scaled_positions=[[0] * 3, [0.25] * 3, [0.75] * 3], cell=cell, pbc=True)
+
+
+def bulk(name: str, structure: str | None = None, **keywords: Any) -> Atoms:
+    """Return a crystal of `ase.build`, which loads SciPy: whole processes that do not need it are timed, too."""
+    from ase.build import bulk as build
+
+    return build(name, structure, **keywords)
 
 
 def magnesia() -> Atoms:
