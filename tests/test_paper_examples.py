@@ -1,6 +1,7 @@
 """The experiments of examples/papers in small settings, and the files that they keep."""
 
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +13,11 @@ from ase import Atoms, units
 from ase.build import bulk, molecule
 
 from ase_nnxc import NNXCCalculator, PySCFCalculator, load_functional
+from ase_nnxc.checkpoints import save_functional
 from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.interop.pyscf import solve_molecule
 from ase_nnxc.train.clone import new_network
-from ase_nnxc.train.records import all_electron, atomization_energy, ionization_potential
+from ase_nnxc.train.records import all_electron, atomization_energy, digest, ionization_potential
 from ase_nnxc.train.samples import sample_mesh
 from ase_nnxc.xc import PBE
 
@@ -85,6 +87,25 @@ def test_graphene_has_a_minimum_and_stays_flat(experiment, tmp_path, monkeypatch
     assert (tmp_path / "graphene.png").exists()
 
 
+def test_graphene_without_a_minimum_is_called_so(experiment, tmp_path):
+    graphene = experiment("graphene.__main__")
+    forces = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    points = {f"a {a}": {"free_energy": -a, "seconds": 1.0} for a in graphene.CONSTANTS}
+    points |= {f"h {h}": {"free_energy": h**2, "forces": forces, "seconds": 1.0} for h in graphene.HEIGHTS}
+    summary = graphene.summary(points)
+    assert summary["a0_A"] is None
+    graphene.write_results(tmp_path / "graphene.json", {"PBE": {"points": points} | summary})
+    assert "| PBE | no minimum |" in graphene.table(tmp_path / "graphene.json")
+
+
+def test_minimum_of_cubic_is_between_the_points(experiment):
+    cubic, x = experiment("cubic"), np.linspace(-1, 1, 6)
+    assert cubic.minimum_of_cubic(x, 3 * (x - 0.2) ** 2 + (x - 0.2) ** 3) == pytest.approx((0.2, 6.0))
+    assert cubic.minimum_of_cubic(x, (x - 2) ** 2) is None
+    assert cubic.minimum_of_cubic(x, x**3 + x) is None
+    assert cubic.minimum_of_cubic(x, np.where(x > 0.5, np.nan, x**2)) is None
+
+
 def test_scan_of_a_metal_is_smooth_and_has_one_minimum(experiment, tmp_path):
     scans = experiment("lattice_scans.__main__")
     metal = scans.Metal("Al", 3.70, 4.45, 3, "Al-q3")
@@ -124,6 +145,19 @@ def test_model_is_trained_in_passes_kept_and_found_again(experiment, tmp_path):
     again = hybrid.read_results(tmp_path / "hybrid_xc.json")["hybrid-six"]
     assert again["seconds"] == results["hybrid-six"]["seconds"]
     assert again["errors"]["Si"]["energies_meV"] == pytest.approx(errors["hybrid-six"], rel=1e-3)
+
+
+def test_model_of_other_records_is_removed(experiment, tmp_path):
+    models, (first, second) = (
+        experiment("models"),
+        (all_electron(atomization_energy(n, molecule(n), 1.0), "sto-3g") for n in ("H2", "N2")),
+    )
+    training = {"data_sha256": digest([first]), "validation_sha256": digest([second])}
+    model = save_functional(PBE(), tmp_path, name="parent", description="PBE", training=training)
+    models.remove_unless_trained_on(model, [first], [second])
+    assert model.exists()
+    models.remove_unless_trained_on(model, [first], [first])
+    assert not model.exists()
 
 
 def test_record_of_another_pseudopotential_is_calculated_again(experiment, tmp_path):
@@ -255,7 +289,8 @@ def test_functional_of_molecules_is_trained_and_its_energies_are_kept(experiment
     stretched = [results["LDA"]["H2"][f"H2 6.0 {start}"] for start in molecules.STARTS]
     assert stretched[0] > stretched[1] + 0.05
     before = (tmp_path / "molecules.json").read_text()
-    molecules.run(*arguments)
+    shutil.rmtree(tmp_path / "runs")
+    molecules.run(*arguments)  # does not train
     assert (tmp_path / "molecules.json").read_text() == before
     molecules.draw(exact, tmp_path)
     assert (tmp_path / "dissociation.png").exists()

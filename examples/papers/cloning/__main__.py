@@ -31,6 +31,7 @@ from ase_nnxc.train.samples import Samples, named_molecule, sample_crystals, sam
 from ase_nnxc.xc import Functional
 from benchmarks.results import read_results, write_results
 
+from ..cubic import minimum_of_cubic
 from ..points import Point, complete, results_of, settings_of, write_table
 from . import correlated
 from .clones import DENSITIES, Clones, Network
@@ -183,22 +184,16 @@ def minimum(solid: str, points: Mapping[str, Point]) -> tuple[float, float] | No
     It is None if there is no minimum within the strains, or if an energy is NaN.
     """
     build, a, _ = SOLIDS[solid]
-    energies = [points[str(x)]["free_energy"] for x in STRAINS]
-    if np.isnan(energies).any():
-        return None
     # Birch-Murnaghan: E is a polynomial of degree 3 in u = x^-2, where x is the strain
-    energy = np.poly1d(np.polyfit(np.array(STRAINS) ** -2, energies, 3))
-    slope, curvature = energy.deriv(), energy.deriv(2)
-    minima = [root.real for root in slope.roots if not root.imag and curvature(root.real) > 0]
-    inside = [u for u in minima if max(STRAINS) ** -2 < u < min(STRAINS) ** -2]
-    if not inside:
+    found = minimum_of_cubic(np.array(STRAINS) ** -2, [points[str(x)]["free_energy"] for x in STRAINS])
+    if found is None:
         return None
-    [u] = inside  # a polynomial of degree 3 has one minimum at most
+    u, curvature = found
     atoms = build(a * u**-0.5)
     dimensions = int(atoms.pbc.sum())
     cell = atoms.cell.array[:dimensions, :dimensions]
     # V d^2E/dV^2 = d^2E/d(ln x)^2 / (dimensions^2 V) at the minimum, where d^2E/d(ln x)^2 = 4 u^2 d^2E/du^2
-    return a * u**-0.5, 4 * u**2 * curvature(u) / (dimensions**2 * abs(np.linalg.det(cell)))
+    return a * u**-0.5, 4 * u**2 * curvature / (dimensions**2 * abs(np.linalg.det(cell)))
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from ase_nnxc import NNXCCalculator, list_models
 from benchmarks.results import read_results, write_results
 
+from ..cubic import minimum_of_cubic
 from ..points import Point, complete, results_of, settings_of, write_table
 
 RESULTS = Path(__file__).with_name("graphene.json")
@@ -45,7 +46,7 @@ def layer(a: float, height: float = 0.0) -> Atoms:
     return atoms
 
 
-def run(xc: str, path: Path = RESULTS, **changes: Any) -> dict[str, float]:
+def run(xc: str, path: Path = RESULTS, **changes: Any) -> dict[str, float | None]:
     """Complete the points of a functional, add what follows from them to the file, and return this."""
     settings = SETTINGS | changes
     calc = NNXCCalculator(xc, **settings)
@@ -58,11 +59,12 @@ def run(xc: str, path: Path = RESULTS, **changes: Any) -> dict[str, float]:
     return summary(points)
 
 
-def summary(points: dict[str, Point]) -> dict[str, float]:
-    """Return the lattice constant; the rise of the energy, the force and its error; and the frequency of the motion."""
-    by_area = np.polyfit(CONSTANTS**2, [points[f"a {a}"]["free_energy"] for a in CONSTANTS], 3)
-    slope = np.polyder(by_area)
-    [area] = [root.real for root in np.roots(slope) if np.polyval(np.polyder(slope), root.real) > 0]
+def summary(points: dict[str, Point]) -> dict[str, float | None]:
+    """Return the lattice constant; the rise of the energy, the force and its error; and the frequency of the motion.
+
+    The lattice constant is None if the scan has no minimum.
+    """
+    found = minimum_of_cubic(CONSTANTS**2, [points[f"a {a}"]["free_energy"] for a in CONSTANTS])
     heights, displaced = np.array(HEIGHTS), [points[f"h {h}"] for h in HEIGHTS]
     rise = np.array([point["free_energy"] - displaced[0]["free_energy"] for point in displaced])
     # E(h) = k h^2 / 2 + c h^4, by least squares
@@ -71,7 +73,7 @@ def summary(points: dict[str, Point]) -> dict[str, float]:
     reduced_mass = graphene().get_masses()[0] / 2
     quantum = units._hbar * units.J * units.second * np.sqrt(abs(k) / reduced_mass)  # eV
     return {
-        "a0_A": float(np.sqrt(area)),
+        "a0_A": None if found is None else found[0] ** 0.5,
         "rise_meV": float(1000 * rise[-1]),
         "force_eV_per_A": float(force[-1]),
         "error_of_force_eV_per_A": float(abs(force + k * heights + 4 * c * heights**3).max()),
@@ -105,8 +107,9 @@ def table(path: Path = RESULTS) -> str:
     for xc, result in read_results(path).items():
         if "a0_A" in result:
             seconds = sum(point["seconds"] for point in result["points"].values())
+            a0 = "no minimum" if result["a0_A"] is None else f"{result['a0_A']:.4f}"
             rows.append(
-                f"| {xc} | {result['a0_A']:.4f} | {result['rise_meV']:.1f} | {result['force_eV_per_A']:.3f} | "
+                f"| {xc} | {a0} | {result['rise_meV']:.1f} | {result['force_eV_per_A']:.3f} | "
                 f"{result['error_of_force_eV_per_A']:.4f} | {result['frequency_per_cm']:.0f} | {seconds:.0f} |"
             )
     return "\n".join(rows)

@@ -14,8 +14,7 @@ at fixed orbitals, which is much cheaper. The energy is stationary, so that what
 
 The script continues from the folders records, runs and models, writes hybrid_xc.json with the errors of all models,
 draws learning.png, and writes the table in README.md and docs/results.md. Records of other pseudopotentials than those
-in use are calculated again, and errors of other models or records, too; a model is trained again if its folder is
-deleted.
+in use are calculated again, as are models of other records, and errors of other models or records.
 """
 
 import sys
@@ -37,6 +36,7 @@ from ase_nnxc.xc import PBE
 from benchmarks import training
 from benchmarks.results import read_results, write_results
 
+from ..models import folder_of_run, remove_unless_trained_on
 from ..points import settings_of, write_table
 
 FOLDER = Path(__file__).parent
@@ -93,7 +93,7 @@ def train(
             penalties=[FunctionalAnchor(PBE(), 0.1)],
             optimizer=torch.optim.LBFGS(functional.parameters(), max_iter=10, line_search_fn="strong_wolfe"),
             settings=TrainerSettings(epochs=count, fixed_density_epochs=count),
-            folder=folder / "runs" / f"{name}-{number}",
+            folder=folder_of_run(folder, name, records, number),
         )
         history += trainer.run()
         print(f"{name}, pass {number}: {history[-1]['loss']:.2e} {history[-1]['errors']}", flush=True)
@@ -121,7 +121,8 @@ def errors(xc: Any, records: list[Record], settings: Mapping[str, Any]) -> dict[
 def run(names: list[str], folder: Path = FOLDER, chosen: Mapping[str, Atoms] | None = None, **changes: Any) -> None:
     """Complete the records, the named models and their errors; `changes` are epochs and keywords of calculators.
 
-    A model that exists is not trained again. Errors are kept as long as model, records and settings are the same.
+    A model of the same records is not trained again. Errors are kept as long as model, records and settings are the
+    same.
     """
     epochs = changes.pop("epochs", EPOCHS)
     settings, path = SETTINGS | changes, folder / "hybrid_xc.json"
@@ -130,13 +131,15 @@ def run(names: list[str], folder: Path = FOLDER, chosen: Mapping[str, Atoms] | N
     for name in ("PBE", *names):
         results, model = read_results(path), folder / "models" / RESULT.format(name)
         result = results.setdefault(name, {})
-        if name != "PBE" and not model.exists():
+        if name != "PBE":
             form, number = MODELS[name]
             fitted = [r for r in records if number == "nine" or r.name not in HELD_OUT]
-            history = train(name, FORMS[form], fitted, folder, settings, epochs)
-            result["curve_meV"] = [epoch["errors"]["energy_differences"] * 1000 for epoch in history]
-            result["seconds"] = sum(epoch["seconds"] for epoch in history)
-            write_results(path, results)
+            remove_unless_trained_on(model, fitted, fitted)
+            if not model.exists():
+                history = train(name, FORMS[form], fitted, folder, settings, epochs)
+                result["curve_meV"] = [epoch["errors"]["energy_differences"] * 1000 for epoch in history]
+                result["seconds"] = sum(epoch["seconds"] for epoch in history)
+                write_results(path, results)
         functional = get_functional(name if name == "PBE" else model)
         kept_by = settings_of(NNXCCalculator(functional, **settings), cells) | {"records": digest(records)}
         if result.get("settings") != kept_by:

@@ -32,6 +32,7 @@ from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import Functional
 from benchmarks.results import read_results, write_results
 
+from ..models import folder_of_run, remove_unless_trained_on
 from ..points import Point, complete, write_table
 from .data import FITTED, GRID_LEVEL, VALIDATION, electrons, read_curve, read_sets, reported_errors, with_grid
 
@@ -64,25 +65,24 @@ def parent_of(form: str) -> str:
 def train(
     name: str, fitted: Sequence[Record], validation: Sequence[Record], folder: Path, passes: Passes = PASSES
 ) -> list[dict[str, Any]]:
-    """Train a functional in passes, save it as a model if there is none of this name, and return the history."""
+    """Train a functional in passes, save it as a model, and return the history."""
     form, norm = MODELS[name]
     functional, history = functional_from(FORMS[form]), []
     for number, (epochs, rate) in enumerate(passes, 1):
         trainer = Trainer(
             NNXCCalculator(functional),
-            [with_grid(record, TRAINING_LEVEL) for record in fitted],
+            fitted,
             [ReactionEnergy(norm=norm)],
-            validation=[with_grid(record, TRAINING_LEVEL) for record in validation],
+            validation=validation,
             penalties=[FunctionalAnchor(get_functional(parent_of(form)), ANCHOR)],
             optimizer=torch.optim.Adam(functional.parameters(), lr=rate),
             settings=TrainerSettings(epochs=epochs, fixed_density_epochs=epochs, patience=PATIENCE),
-            folder=folder / "runs" / f"{name}-{number}",
+            folder=folder_of_run(folder, name, fitted, number),
         )
         history += trainer.run()
         print(f"{name}, pass {number}: {len(trainer.history)} epochs, {history[-1]['errors']}", flush=True)
-    if not (folder / "models" / RESULT.format(name)).exists():
-        description = f"Trained on energies of {', '.join(r.name for r in fitted)} with all electrons."
-        trainer.save(folder / "models", name=name, description=description)
+    description = f"Trained on energies of {', '.join(r.name for r in fitted)} with all electrons."
+    trainer.save(folder / "models", name=name, description=description)
     return history
 
 
@@ -165,16 +165,22 @@ def run(
     path, (fitted, validation, test) = folder / "molecules.json", sets
     records = [*fitted, *validation, *test]
     structures = species(records) | dissociation()
+    training = [[with_grid(record, TRAINING_LEVEL) for record in part] for part in (fitted, validation)]
     for name in (*PARENTS, *names):
         xc: str | Functional = name
-        seconds = None
         if name not in PARENTS:
-            seconds = sum(epoch["seconds"] for epoch in train(name, fitted, validation, folder, passes))
-            xc = get_functional(folder / "models" / RESULT.format(name))  # its description has no path
+            model = folder / "models" / RESULT.format(name)
+            remove_unless_trained_on(model, *training)
+            if not model.exists():
+                history = train(name, *training, folder, passes)
+                results = read_results(path)
+                results.setdefault("training_s", {})[name] = sum(epoch["seconds"] for epoch in history)
+                write_results(path, results)
+            xc = get_functional(model)  # its description has no path
         settings = {"functional": PySCFCalculator(xc).todict()["versions"]["functional"], "grid_level": GRID_LEVEL}
         points = complete(path, name, settings, structures, energy_of(xc))
         results = read_results(path)
-        results[name] |= {"errors": reaction_errors(records, points), "training_s": seconds}
+        results[name]["errors"] = reaction_errors(records, points)
         results[name]["H2"] = {label: energy - exact[float(label.split()[1])] for label, energy in _curves(points)}
         results["sets"] = {"test": [record.name for record in test], "electrons": max(map(electrons, test))}
         results["reported"] = {
@@ -206,7 +212,7 @@ def table(folder: Path = FOLDER) -> str:
     ours = {name: result for name, result in results.items() if "H2" in result}
     for name, result in ours.items():
         cells = [mean_absolute(result["errors"], names, ionization) for names, ionization in kinds]
-        seconds = "" if result["training_s"] is None else f"{result['training_s']:.0f}"
+        seconds = f"{results['training_s'][name]:.0f}" if name in results["training_s"] else ""
         rows.append(f"| {name} | {' | '.join(cells)} | {seconds} |")
     for name, errors in results["reported"].items():
         cells = [mean_absolute(errors, sets["test"], ionization) for ionization in (False, True)]
