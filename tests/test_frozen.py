@@ -16,7 +16,7 @@ from ase_nnxc.checkpoints import load_functional
 from ase_nnxc.cli import main
 from ase_nnxc.train.fit_config import read_fit
 from ase_nnxc.train.frozen import FrozenDensities, FrozenPoints
-from ase_nnxc.train.frozen_fit import FrozenErrors, RobustLoss, Term
+from ase_nnxc.train.frozen_fit import FitSettings, FrozenErrors, RobustLoss, Term
 from ase_nnxc.train.records import Record, all_electron, atomization_energy, write_records
 from ase_nnxc.train.robust_ridge import DEGREES, LinearModel, Posterior, cross_validation, nested_residuals
 from ase_nnxc.xc import PBE, NeuralFactors, describe
@@ -179,7 +179,7 @@ def test_derivatives_of_the_robust_loss_are_those_of_finite_differences(records,
     functional = NeuralFactors(widths=(2,))
     parameters = list(functional.parameters())
     data = densities.load(records)
-    errors = FrozenErrors(functional, parameters, NeuralFactors(), data, {"reaction_energy": Term(0.2)})
+    errors = FrozenErrors(functional, parameters, NeuralFactors(), data, FitSettings({"reaction_energy": Term(0.2)}))
     loss = RobustLoss(errors, 0.1)
     generator = torch.Generator().manual_seed(1)
     theta = errors.theta + 0.1 * torch.randn(len(errors.theta), dtype=torch.float64, generator=generator)
@@ -190,6 +190,20 @@ def test_derivatives_of_the_robust_loss_are_those_of_finite_differences(records,
         slope = (loss.loss(theta + step) - loss.loss(theta - step)) / 2e-4
         assert 2 * gradient[i].item() == pytest.approx(slope, rel=1e-5, abs=1e-9)
     assert (torch.linalg.eigvalsh(hessian) > 0).all()
+
+
+def test_known_errors_of_the_parent_replace_those_at_its_frozen_density(records, densities):
+    functional, data = random_factors(0.2), densities.load(records[:2])
+    terms, known = {"reaction_energy": Term(0.2)}, {"reaction_energy": {"H2": 0.3}}
+    plain, anchored = (
+        FrozenErrors(functional, functional.last_layer, NeuralFactors(), data, FitSettings(terms, parent_errors=errors))
+        for errors in ({}, known)
+    )
+    theta, zero = plain.theta, torch.zeros_like(plain.theta)
+    assert 0.2 * anchored.residuals(zero)[0].item() == pytest.approx(0.3, abs=1e-10)
+    change = anchored.residuals(theta) - anchored.residuals(zero)
+    torch.testing.assert_close(change, plain.residuals(theta) - plain.residuals(zero))
+    assert anchored.residuals(theta)[1] == plain.residuals(theta)[1]
 
 
 CONFIG = """

@@ -52,11 +52,13 @@ _CHECKS: dict[str, Check] = {
         one_of([name for name, cls in OBJECTIVES.items() if not cls.response]),
         mapping({"scale": number(above=0), "weight": weight}, required=("scale",)),
     ),
+    "parent_errors": text,
     "ridges": sequence(number(above=0), least=1),
     "steps": integer(0),
     "densities": text,
     "models": text,
 }
+_PARENT_ERRORS: Check = mapping_of(one_of(list(OBJECTIVES)), mapping_of(text, number()))
 _REQUIRED = ("parent", "records", "classes", "objectives")
 
 
@@ -135,6 +137,8 @@ def read_fit(path: str | Path) -> Fit:
     - test: names of the records that are only predicted;
     - classes: mapping of names of classes to names of records, for cross-validation;
     - objectives: mapping of names to {scale: expected error, weight: share};
+    - parent_errors: a YAML file with known errors of the functional that is multiplied, by objectives and records, in the
+      unit of the objective;
     - ridges, steps: see `FitSettings`;
     - calculator: keywords of `NNXCCalculator` except xc;
     - densities, models: folders; name, version and description of the model.
@@ -185,7 +189,7 @@ def _fit_from(data: Mapping[str, Any], path: Path) -> Fit:
         records=[record for record in records if record.name not in test],
         test=[record for record in records if record.name in test],
         classes=classes,
-        settings=_settings(data),
+        settings=_settings(data, base),
         models=models,
         name=name,
         version=version,
@@ -200,7 +204,10 @@ def _check_named(names: Sequence[str], records: Sequence[Record], key: str) -> N
             raise InputError(f"{key}: there is no record {name!r}{closest(name, known)}")
 
 
-def _settings(data: Mapping[str, Any]) -> FitSettings:
+def _settings(data: Mapping[str, Any], base: Path) -> FitSettings:
     terms = {name: Term(**arguments) for name, arguments in data["objectives"].items()}
-    chosen = {"ridges": tuple(data["ridges"])} if "ridges" in data else {}
+    chosen: dict[str, Any] = {"ridges": tuple(data["ridges"])} if "ridges" in data else {}
+    if "parent_errors" in data:
+        chosen["parent_errors"] = read_yaml(path_from(base, data["parent_errors"]))
+        _PARENT_ERRORS(chosen["parent_errors"], "parent_errors")
     return FitSettings(terms, steps=data.get("steps", 0), **chosen)

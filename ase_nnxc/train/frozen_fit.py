@@ -9,7 +9,7 @@ with all layers.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,11 +57,15 @@ class FitSettings:
         Candidates of lambda, the factor of |theta - anchor|^2; see `FrozenErrors`.
     steps : int
         Largest number of Levenberg-Marquardt steps of all layers; with 0 only the last layer is fitted.
+    parent_errors : mapping
+        Errors of the parent that the functional multiplies, in the unit of the objective, by objectives and records:
+        where they are known better than from the frozen densities. See `FrozenErrors`.
     """
 
     terms: Mapping[str, Term]
     ridges: tuple[float, ...] = tuple(10.0**k for k in range(-3, 5))
     steps: int = 0
+    parent_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,13 @@ class Row:
 class FrozenErrors:
     """Errors of records at frozen densities as functions of some parameters theta (p,) of a functional.
 
+    Where the error of the parent that the functional multiplies is known, for instance from calculations with all
+    electrons, only the change from the parent is taken from the frozen densities:
+
+        error[theta] = known error of the parent + error_frozen[theta] - error_frozen[parent]
+
+    Errors of meshes, cutoffs and pseudopotentials, and those of the first order in the density, then cancel in part.
+
     Parameters
     ----------
     functional : Functional
@@ -87,8 +98,8 @@ class FrozenErrors:
         The functional of the densities.
     data : FrozenSet
         Records and densities.
-    terms : mapping of str to Term
-        Objectives by their names.
+    settings : FitSettings
+        Objectives, and known errors of the parent.
 
     Attributes
     ----------
@@ -105,7 +116,7 @@ class FrozenErrors:
         parameters: Sequence[Tensor],
         parent: Functional,
         data: FrozenSet,
-        terms: Mapping[str, Term],
+        settings: FitSettings,
     ) -> None:
         self.functional, self.parameters, self.data = functional, list(parameters), data
         with torch.no_grad():
@@ -116,11 +127,14 @@ class FrozenErrors:
         )
         self._objectives: list[tuple[int, Objective]] = []
         self.rows: list[Row] = []
-        for name, term in terms.items():
+        for name, term in settings.terms.items():
             objective = OBJECTIVES[name]()
             reading = [i for i, record in enumerate(data.records) if objective.applies(record)]
             self._objectives += [(i, objective) for i in reading]
             self.rows += [Row(data.records[i].name, name, term.scale, term.weight / len(reading)) for i in reading]
+        self._offsets = torch.zeros(len(self.rows), dtype=self._other.dtype, device=self._other.device)
+        if settings.parent_errors:
+            self._offsets = self._offsets_to(settings.parent_errors)
 
     @property
     def theta(self) -> Tensor:
@@ -160,13 +174,21 @@ class FrozenErrors:
         by_energy = torch.stack([torch.autograd.grad(r, energies, retain_graph=True)[0] for r in residuals])
         return LinearModel(residuals.detach(), by_energy @ torch.stack(slopes), self.coefficients, self.anchor - theta)
 
+    def _offsets_to(self, known: Mapping[str, Mapping[str, float]]) -> Tensor:
+        """Return the known errors of the parent minus those at the frozen densities (m,), zero where unknown."""
+        with torch.no_grad():
+            energies = self._other + torch.stack([p.energy_of(self.functional.parent) for p in self.data.points])
+            frozen = self._residuals(energies) * self._column("scale")
+        errors = [known.get(row.objective, {}).get(row.record) for row in self.rows]
+        return torch.stack([e.new_zeros(()) if x is None else x - e for x, e in zip(errors, frozen)])
+
     def _residuals(self, energies: Tensor) -> Tensor:
         """Return the residuals (m,) at the energies of all structures, eV."""
         errors = [
             objective.errors(Prediction(energies[list(self.data.structures[i])]), self.data.records[i]).reshape(())
             for i, objective in self._objectives
         ]
-        return torch.stack(errors) / self._column("scale")
+        return (torch.stack(errors) + self._offsets) / self._column("scale")
 
     def _energy_and_slope(self, points: FrozenPoints) -> tuple[Tensor, Tensor]:
         """Return the energy (), eV, of the functional at the points and its derivatives (p,)."""
@@ -235,7 +257,7 @@ def fit_frozen(
     InputError
         If the records have fewer than three classes, or an objective reads no record.
     """
-    errors = FrozenErrors(functional, functional.last_layer, parent, data, settings.terms)
+    errors = FrozenErrors(functional, functional.last_layer, parent, data, settings)
     groups = _groups(errors.rows, classes, settings)
     start = errors.theta
     first = errors.linearised(start)
@@ -246,7 +268,7 @@ def fit_frozen(
     near = min((start, start + first.fit(ridge)), key=RobustLoss(errors, ridge).loss)
     _minimise(errors, near, ridge, LAST_LAYER_STEPS)
     if settings.steps:
-        whole = FrozenErrors(functional, list(functional.parameters()), parent, data, settings.terms)
+        whole = FrozenErrors(functional, list(functional.parameters()), parent, data, settings)
         _minimise(whole, whole.theta, ridge, settings.steps)
     theta = errors.theta
     last = errors.linearised(theta)
@@ -261,7 +283,7 @@ def fit_frozen(
         "fit": _table(errors.rows, start=first.residuals, fitted=last.residuals, cross_validated=nested),
     }
     if test is not None:
-        others = FrozenErrors(functional, functional.last_layer, parent, test, settings.terms)
+        others = FrozenErrors(functional, functional.last_layer, parent, test, settings)
         at_start, at_end = others.linearised(start), others.linearised(theta)
         deviations = (at_end.slopes @ posterior.root).norm(dim=1)
         report["test"] = _table(
