@@ -18,7 +18,7 @@ from ase_nnxc.train.fit_config import read_fit
 from ase_nnxc.train.frozen import FrozenDensities, FrozenPoints
 from ase_nnxc.train.frozen_fit import FitSettings, FrozenErrors, RobustLoss, Term
 from ase_nnxc.train.records import Record, all_electron, atomization_energy, write_records
-from ase_nnxc.train.robust_ridge import DEGREES, LinearModel, Posterior, cross_validation, nested_residuals
+from ase_nnxc.train.robust_ridge import DEGREES, CrossValidation, LinearModel, Posterior, cross_validation, nested_residuals
 from ase_nnxc.xc import PBE, NeuralFactors, describe
 
 
@@ -141,6 +141,11 @@ def test_a_large_ridge_keeps_the_parameters_at_their_anchor():
     linear, truth = model()
     anchored = replace(linear, anchor=torch.ones_like(truth))
     torch.testing.assert_close(anchored.fit(1e9), torch.ones_like(truth), rtol=0, atol=1e-6)
+
+
+def test_a_group_that_is_hard_with_all_ridges_does_not_widen_the_choice():
+    scores = torch.tensor([[1.0, 5.0], [1.5, 5.5]], dtype=torch.float64)
+    assert CrossValidation((1.0, 10.0), scores).best == 1.0
 
 
 def test_cross_validation_prefers_no_fit_of_noise_and_a_fit_of_a_dependence():

@@ -13,7 +13,7 @@ from ase.calculators.calculator import InputError
 from ..calculator import NNXCCalculator
 from ..checkpoints import is_checkpoint_path, model_roots, save_functional
 from ..registry import get_functional
-from ..xc import NeuralFactors
+from ..xc import NeuralFactors, describe
 from .config import check_name, name_from, path_from, records_from
 from .frozen import FrozenDensities
 from .frozen_fit import FitSettings, Term, fit_frozen
@@ -119,7 +119,7 @@ class Fit:
             name=self.name,
             version=self.version,
             description=self.description,
-            parent=parent,
+            parent=describe(self.functional.parent)["architecture"],
             training=training,
             metrics=report,
         )
@@ -137,8 +137,8 @@ def read_fit(path: str | Path) -> Fit:
     - test: names of the records that are only predicted;
     - classes: mapping of names of classes to names of records, for cross-validation;
     - objectives: mapping of names to {scale: expected error, weight: share};
-    - parent_errors: a YAML file with known errors of the functional that is multiplied, by objectives and records, in the
-      unit of the objective;
+    - parent_errors: a YAML file with known errors of the functional that is multiplied, by objectives and records, in
+      the unit of the objective;
     - ridges, steps: see `FitSettings`;
     - calculator: keywords of `NNXCCalculator` except xc;
     - densities, models: folders; name, version and description of the model.
@@ -193,7 +193,7 @@ def _fit_from(data: Mapping[str, Any], path: Path) -> Fit:
         models=models,
         name=name,
         version=version,
-        description=data.get("description", f"{parent} with factors fitted at its frozen densities, {name}."),
+        description=data.get("description", f"Factors fitted at frozen densities of {parent}, {name}."),
     )
 
 

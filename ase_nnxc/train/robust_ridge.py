@@ -99,12 +99,14 @@ class CrossValidation:
 
     @property
     def best(self) -> float:
-        """The largest ridge whose mean score is within one standard error of the lowest one."""
-        means = self.scores.mean(1)
-        lowest = int(means.argmin())
-        count = self.scores.shape[1]
-        error = self.scores[lowest].std() / count**0.5 if count > 1 else 0.0
-        return self.ridges[int((means <= means[lowest] + error).nonzero().max())]
+        """The largest ridge whose mean score exceeds the lowest by at most one standard error of the difference.
+
+        Groups differ in how hard they are to predict, with all ridges; in the difference between two ridges this
+        cancels.
+        """
+        excess = self.scores - self.scores[int(self.scores.mean(1).argmin())]
+        errors = excess.std(1, correction=0) / max(1, excess.shape[1] - 1) ** 0.5
+        return self.ridges[int((excess.mean(1) <= errors).nonzero().max())]
 
 
 def cross_validation(model: LinearModel, groups: Tensor, ridges: Sequence[float]) -> CrossValidation:

@@ -4,11 +4,12 @@
 
 SOLIDS and W4_11 are JSON files that are not part of this repository. "solids" of the first has for each solid its
 formula, structure, lattice constant without zero-point expansion (a0_exp_zpc_A, Angstrom) and, where it is known, its
-bulk modulus (B0_exp_GPa), and calculated ones: lattice constants with all electrons of PBE (zhang64; G.-X. Zhang et
-al., New J. Phys. 20, 063020 (2018)) and the changes from PBE to r2SCAN (sol62, VASP; K. Trepte and J. Voss, J. Comput.
-Chem. 43, 1104 (2022)), whose sums are the known errors of r2SCAN. The second has systems (xyz_A, unpaired) and reactions (systems, ref_kcal) of the atomization
-energies of A. Karton, S. Daon and J. M. L. Martin, Chem. Phys. Lett. 510, 165 (2011). solids.json, molecules.json
-and parent_errors.yaml are written beside this script; the solids and molecules are those of the configuration.
+bulk modulus (B0_exp_GPa). It has calculated lattice constants, too: those of PBE with all electrons (zhang64; G.-X.
+Zhang et al., New J. Phys. 20, 063020 (2018)) and those of PBE and r2SCAN with projectors (sol62, VASP; K. Trepte and J.
+Voss, J. Comput. Chem. 43, 1104 (2022)). The second has systems (xyz_A, unpaired) and reactions (systems, ref_kcal) of
+the atomization energies of A. Karton, S. Daon and J. M. L. Martin, Chem. Phys. Lett. 510, 165 (2011). solids.json,
+molecules.json and parent_errors.yaml are written beside this script; solids and molecules are those of the
+configuration.
 """
 
 import argparse

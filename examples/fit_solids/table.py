@@ -1,0 +1,87 @@
+"""Tables of a model of examples/fit_solids, for docs/training.md.
+
+    python examples/fit_solids/table.py MODEL SOLIDS
+
+MODEL is the folder of a model that `nnxc fit` has written: its card has all errors. SOLIDS is the file of records.py;
+its lattice constants of PBE and PBEsol with all electrons are set beside them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from ase.units import kcal, mol
+
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+BEGIN, END = "<!-- table: python examples/fit_solids/table.py MODEL SOLIDS -->", "<!-- end of the table -->"
+UNITS = {"lattice_constant": 100.0, "bulk_modulus": 100.0, "reaction_energy": mol / kcal}  # per cent, kcal/mol
+NAMES = {
+    "lattice_constant": "lattice constant, %",
+    "bulk_modulus": "bulk modulus, %",
+    "reaction_energy": "atomization energy, kcal/mol",
+}
+
+
+def main() -> None:
+    """Write the tables into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("solids", type=Path, metavar="SOLIDS")
+    args = parser.parse_args()
+    metrics = json.loads((args.model / "card.json").read_text())["metrics"]
+    measured = {row["formula"]: row for row in json.loads(args.solids.read_text())["solids"].values()}
+    text = PAGE.read_text()
+    before, after = text.split(BEGIN)[0], text.split(BEGIN)[1].split(END, 1)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n{means(metrics)}\n{lattice_constants(metrics, measured)}{END}{after}")
+
+
+def means(metrics: dict[str, Any]) -> str:
+    """Return the table of mean absolute errors of each objective."""
+    rows = [["mean absolute error", "records", "r2SCAN", "fitted", "left out of the fit"]]
+    for part, column in (("fit", "cross_validated"), ("test", "fitted")):
+        for objective, records in metrics[part].items():
+            errors = [
+                [abs(row[name]) * UNITS[objective] for row in records.values() if name in row]
+                for name in ("start", "fitted", column)
+            ]
+            numbers = [f"{mean(e):.2f}" if e else "" for e in errors]
+            fitted, left_out = (numbers[1], numbers[2]) if part == "fit" else ("", numbers[1])
+            rows.append([f"{NAMES[objective]}, {part}", str(len(records)), numbers[0], fitted, left_out])
+    return table(rows)
+
+
+def lattice_constants(metrics: dict[str, Any], measured: dict[str, Any]) -> str:
+    """Return the table of errors of lattice constants in per cent."""
+    rows = [["a0, %", "PBE", "PBEsol", "r2SCAN", "fitted", "left out of the fit", "standard deviation"]]
+    for part, column in (("fit", "cross_validated"), ("test", "fitted")):
+        for name, row in metrics[part]["lattice_constant"].items():
+            left_out = f"{100 * row[column]:+.2f}" if column in row else ""
+            rows.append(
+                [
+                    name,
+                    *(all_electron_error(measured[name], xc) for xc in ("PBE", "PBEsol")),
+                    f"{100 * row['start']:+.2f}",
+                    f"{100 * row['fitted']:+.2f}" if part == "fit" else "",
+                    left_out,
+                    f"{100 * row['standard_deviation']:.2f}" if part == "test" else "",
+                ]
+            )
+    return table(rows)
+
+
+def all_electron_error(row: dict[str, Any], xc: str) -> str:
+    """Return the error of a lattice constant with all electrons in per cent, empty if it is unknown."""
+    value = row.get("zhang64", {}).get(f"{xc}-uncorr")
+    return "" if value is None else f"{100 * (value / row['a0_exp_zpc_A'] - 1):+.2f}"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Return a table in Markdown, whose first row is its head."""
+    lines = [rows[0], ["---", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+if __name__ == "__main__":
+    main()
