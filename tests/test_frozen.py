@@ -18,7 +18,14 @@ from ase_nnxc.train.fit_config import read_fit
 from ase_nnxc.train.frozen import FrozenDensities, FrozenPoints
 from ase_nnxc.train.frozen_fit import FitSettings, FrozenErrors, RobustLoss, Term
 from ase_nnxc.train.records import Record, all_electron, atomization_energy, write_records
-from ase_nnxc.train.robust_ridge import DEGREES, CrossValidation, LinearModel, Posterior, cross_validation, nested_residuals
+from ase_nnxc.train.robust_ridge import (
+    DEGREES,
+    CrossValidation,
+    LinearModel,
+    Posterior,
+    cross_validation,
+    nested_residuals,
+)
 from ase_nnxc.xc import PBE, NeuralFactors, describe
 
 
