@@ -37,6 +37,7 @@ def test_clone_has_the_energy_and_forces_of_its_parent_at_its_cost(name):
     assert len(clone.calc.history) <= len(parent.calc.history) + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLONES)
 def test_clone_with_its_own_pseudopotential_has_the_forces_of_its_parent(name):
     clone, parent = silicon(name), silicon(parent_of(name))
