@@ -211,8 +211,8 @@ def _complete(
     core_density, core_tau = core_fields(core, smooth)
     xc = xc_of_sphere(functional, smooth, density + core_density, tau + core_tau)
     # beyond these radii the functions are solutions of the local Hamiltonian: v_tau is right where all functions are
-    radii = [channel.radius for channel in inputs.channels]
-    radii = [max(radii)] * len(radii) if with_tau else radii
+    longest = max(channel.radius for channel in inputs.channels)
+    radii = [longest if with_tau else channel.radius for channel in inputs.channels]
     channels = tuple(make_channel(smooth, local, xc.v_tau, *pair) for pair in zip(functions, radii))
     return Generated(
         inputs=inputs,
