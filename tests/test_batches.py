@@ -1,6 +1,7 @@
 """Several k-points at once: H, the eigensolver, and the batches of `KPoints`."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -49,6 +50,20 @@ def test_h_of_a_batch_is_that_of_each_k_point_and_padding_stays_zero(xc: str, dt
             row[:, : h.npw], h.apply(single), rtol=0, atol=2e-6 if dtype == torch.complex64 else 1e-13
         )
         assert not row[:, h.npw :].any()
+
+
+def test_threads_make_the_operators_of_their_batches_at_the_same_time() -> None:
+    crystal = crystal_of(rattled_silicon_carbide())
+    system = System(crystal, basis_of(crystal, 3.0, (3, 3, 2)), get_functional("PBE"))
+    spheres, energy = system.kpoints, TotalEnergy(system)
+    (nonlocal_potential,) = (term for term in energy.orbital_terms if term.name == "nonlocal")
+    batches = [spheres.blocks[i : i + n] for n in (1, 2, 3) for i in range(len(spheres.blocks) - n + 1)] * 4
+
+    def size(blocks: Sequence[Block]) -> tuple[int, ...]:
+        return nonlocal_potential.operator_of_batch(blocks, spheres.stacked_sphere(blocks)).projectors.shape[:1]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(size, batches)) == [(len(blocks),) for blocks in batches]
 
 
 @DTYPES

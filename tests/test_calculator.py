@@ -10,7 +10,7 @@ import ase.db
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
+from ase import Atom, Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import CalculationFailed, InputError, PropertyNotImplementedError, SCFError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
@@ -821,10 +821,13 @@ def test_absent_cuda_is_refused_when_it_is_asked_for(monkeypatch, device):
         NNXCCalculator(device=device)
 
 
+CROWDED = bulk("Al", cubic=True) * (6, 6, 6)  # one image of the last atom is close to another atom
+CROWDED.append(Atom("Al", CROWDED.positions[3] + CROWDED.cell[2] + [0, 0, 0.1]))
 BAD_ATOMS = {
     "no atoms": Atoms(cell=[4] * 3, pbc=True),
     "apart: they sit on top": Atoms("Al2", [[0, 0, 0], [0, 0, 0.01]], cell=[4] * 3, pbc=True),
     "atoms 0 and 1 are 0.010 Angstrom apart": Atoms("Al2", [[0, 0, 0], [0, 0, 3.99]], cell=[4] * 3, pbc=True),
+    "atoms 3 and 864 are 0.100 Angstrom apart": CROWDED,
     "an image of itself": Atoms("Al", cell=[4, 4, 0.3], pbc=True),
     "position or a cell vector is not a finite": Atoms("Al", [[0, 0, np.nan]], cell=[4] * 3, pbc=True),
     "cell vector is not a finite": Atoms("Al", cell=[4, 4, np.inf], pbc=True),

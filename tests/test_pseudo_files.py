@@ -199,6 +199,14 @@ def test_interpolated_transform_is_its_integral():
     torch.testing.assert_close(function(WAVES), expected, rtol=0, atol=1e-11)
 
 
+def test_transform_does_not_depend_on_the_numbers_that_were_needed_before():
+    """Not in one bit: the number of steps of an SCF may depend on the last digits."""
+    mesh = RadialMesh(UNIFORM[1:], SPACING[1:])
+    at_once, in_steps = (TabulatedFunction(1, mesh, UNIFORM[1:] ** 2 * np.exp(-2 * UNIFORM[1:] ** 2)) for _ in range(2))
+    in_steps(WAVES[:50])
+    assert torch.equal(at_once(16 * WAVES), in_steps(16 * WAVES))
+
+
 def test_transforms_have_first_and_second_derivatives():
     mesh = RadialMesh.up_to(RADIAL_CUTOFF, UNIFORM, SPACING)
     function = TabulatedFunction(0, mesh, UNIFORM[:600] * np.exp(-2 * UNIFORM[:600] ** 2))

@@ -11,6 +11,7 @@ from ase.calculators.calculator import InputError, PropertyNotImplementedError
 from ase.geometry import complete_cell, minkowski_reduce
 
 CLOSEST = 0.4  # Angstrom; a smaller distance of two atoms is a mistake in the input
+MANY = 500  # atoms; all distances of more take longer than to import SciPy
 OCCUPANCY_TOLERANCE = 1e-3  # rounding of an occupancy of one in a CIF file
 
 
@@ -27,7 +28,18 @@ def check_atoms(atoms: Atoms) -> None:
     if math.sqrt(max(0.0, np.linalg.det(periods @ periods.T))) < 1e-3:
         measure = "volume" if len(periods) == 3 else "area"
         raise InputError(f"the cell has no {measure}: {len(periods)} independent cell vectors are needed")
-    i, j, distance = closest_atoms(atoms)
+    check_distances(atoms)
+
+
+def check_distances(atoms: Atoms) -> None:
+    """Raise InputError if two atoms are closer to each other than `CLOSEST`."""
+    if len(atoms) > MANY:
+        from ase.neighborlist import neighbor_list  # imports SciPy; its time is proportional to the number of atoms
+
+        close = [*zip(*neighbor_list("ijd", atoms, CLOSEST))]
+    else:
+        close = [closest_atoms(atoms)]
+    i, j, distance = min(close, key=lambda pair: pair[2], default=(0, 0, math.inf))
     if distance < CLOSEST:
         image = " (an image of itself)" if i == j else ""
         raise InputError(f"atoms {i} and {j}{image} are {distance:.3f} Angstrom apart: they sit on top of each other")

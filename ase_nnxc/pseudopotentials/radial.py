@@ -108,12 +108,18 @@ class TabulatedFunction:
         return np.where(radii > self.mesh.radii[-1], 0.0, spline(radii) / radii)
 
     def _polynomials(self, interval: int) -> Tensor:
-        """Coefficients (n, 6) in the intervals between knots, at least up to index `interval`."""
+        """Coefficients (n, 6) in the intervals between knots, at least up to index `interval`.
+
+        They come in blocks of one size, so that their last digits do not depend on what has been needed before.
+        """
         pieces = self._pieces[-1] if self._pieces else torch.zeros(0, 6, dtype=torch.float64, device="cpu")
         if len(pieces) <= interval:
-            count = BLOCK * (interval // BLOCK + 1)
-            new = torch.as_tensor(_hermite(self, len(pieces), count), dtype=torch.float64, device="cpu")
-            pieces = torch.cat((pieces, new))
+            starts = range(len(pieces), interval + 1, BLOCK)
+            blocks = [
+                torch.as_tensor(_hermite(self, start, start + BLOCK), dtype=torch.float64, device="cpu")
+                for start in starts
+            ]
+            pieces = torch.cat((pieces, *blocks))
             self._pieces.append(pieces)  # another thread may append a shorter one
         return pieces
 

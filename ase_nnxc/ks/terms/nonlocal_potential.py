@@ -46,15 +46,21 @@ class NonlocalPotential(OrbitalTerm):
     def operator_of_batch(self, blocks: Sequence[Block], sphere: Sphere) -> Separable:
         """Return sum_ij |p_i> D_ij <p_j| of several blocks; `operator` then returns views of it."""
         ks = tuple(block.k for block in blocks)
-        if ks not in self._batches:
-            stack = projectors(self.system.crystal, sphere)
-            if sphere.padding is not None:
-                stack.masked_fill_(sphere.padding[:, None], 0)
-            self._batches = {other: kept for other, kept in self._batches.items() if not set(other) & set(ks)}
-            self._batches[ks] = Separable(stack, self.coupling.expand(len(ks), -1, -1))
-            views = {block.k: p[:, : block.sphere.npw] for block, p in zip(blocks, stack)}
-            self._operators |= {k: Separable(view, self.coupling) for k, view in views.items()}
-        return self._batches[ks]
+        kept = self._batches.get(ks)
+        if kept is not None:
+            return kept
+        stack = projectors(self.system.crystal, sphere)
+        if sphere.padding is not None:
+            stack.masked_fill_(sphere.padding[:, None], 0)
+        batch = Separable(stack, self.coupling.expand(len(ks), -1, -1))
+        views = {block.k: p[:, : block.sphere.npw] for block, p in zip(blocks, stack)}
+        # Other threads do the same for their k-points: each change of a dictionary is one step.
+        for other in tuple(self._batches):
+            if not set(other).isdisjoint(ks):
+                self._batches.pop(other, None)
+        self._batches[ks] = batch
+        self._operators.update({k: Separable(view, self.coupling) for k, view in views.items()})
+        return batch
 
     def energy(self, block: Block, psi: Tensor, electrons: Tensor) -> Tensor:
         """Return sum_n f_n b_n^H D b_n, Hartree, with b_n = <p|psi_n>."""
