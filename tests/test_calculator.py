@@ -649,7 +649,9 @@ def test_box_is_that_of_the_geometry_whatever_came_before(no_scf):
     assert len(set(box(3.9))) == 1  # no operation of the cube is lost
 
 
-@pytest.mark.parametrize(("xc", "limit"), [("PBE", 0.02), ("r2SCAN", 0.1), ("SCAN", 0.1)])
+@pytest.mark.parametrize(
+    ("xc", "limit"), [("PBE", 0.02), ("r2SCAN", 0.1), pytest.param("SCAN", 0.1, marks=pytest.mark.slow)]
+)
 def test_energy_depends_neither_on_the_position_of_the_grid_nor_on_finer_ones(xc, limit):
     settings = {"ecut": 300, "kpts": {"size": (2, 2, 2), "gamma": True}, "convergence": {"energy": 1e-9}}
     atoms = silicon(xc=xc, pseudos="gth-pbe", **settings)

@@ -172,10 +172,13 @@ def test_readme_python_compiles_and_imports_what_exists():
 
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+TRAINS = {"why-differentiable.md"}  # four functionals
 
 
 @pytest.mark.skipif(not (REPOSITORY / "docs").is_dir(), reason="not a checkout")
-@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.name, marks=pytest.mark.slow if p.name in TRAINS else ()) for p in PAGES[1:]]
+)
 def test_blocks_of_the_pages_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pyscf.scf.hf.MUTE_CHKFILE", True)  # PySCF leaves its temporary files open

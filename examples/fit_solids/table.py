@@ -15,7 +15,7 @@ from typing import Any
 from ase.units import kcal, mol
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
-BEGIN, END = "<!-- table: python examples/fit_solids/table.py MODEL SOLIDS -->", "<!-- end of the table -->"
+MARK = "python examples/fit_solids/table.py MODEL SOLIDS"
 UNITS = {"lattice_constant": 100.0, "bulk_modulus": 100.0, "reaction_energy": mol / kcal}  # per cent, kcal/mol
 NAMES = {
     "lattice_constant": "lattice constant, %",
@@ -32,10 +32,14 @@ def main() -> None:
     args = parser.parse_args()
     metrics = json.loads((args.model / "card.json").read_text())["metrics"]
     measured = {row["formula"]: row for row in json.loads(args.solids.read_text())["solids"].values()}
-    text = PAGE.read_text()
-    before, after = text.split(BEGIN)[0], text.split(BEGIN)[1].split(END, 1)[1]
-    tables = f"{means(metrics)}\n{gain(metrics)}\n\n{lattice_constants(metrics, measured)}"
-    PAGE.write_text(f"{before}{BEGIN}\n{tables}{END}{after}")
+    rewrite_part(MARK, f"{means(metrics)}\n{gain(metrics)}\n\n{lattice_constants(metrics, measured)}")
+
+
+def rewrite_part(command: str, text: str) -> None:
+    """Replace the part of the page that a command writes."""
+    begin, end = f"<!-- table: {command} -->", "<!-- end of the table -->"
+    before, after = PAGE.read_text().split(begin)
+    PAGE.write_text(f"{before}{begin}\n{text}{end}{after.split(end, 1)[1]}")
 
 
 def means(metrics: dict[str, Any]) -> str:
