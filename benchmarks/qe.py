@@ -9,12 +9,13 @@ Energies are in Hartree, lengths in bohr, the stress is (1/V) dE/d(strain) in Ha
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import re
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ from ase.units import Bohr, Hartree
 
 INPUT_DFT = {"PBE": "pbe", "PBEsol": "pbesol", "LDA": "sla+pw+nogx+nogc"}
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+# Time and memory of a command, from a small process: the peak memory of a child begins at that of its parent.
+MEASURE = """\
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.call(sys.argv[1:])
+seconds, usage = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+used = {"wall_s": seconds, "cpu_s": usage.ru_utime + usage.ru_stime, "memory_MB": usage.ru_maxrss / 1024}
+json.dump(used, open("usage.json", "w"))
+"""
 INPUT = """\
 &control
   calculation='{calculation}', disk_io='{disk_io}', tprnfor=.true., tstress=.true., pseudo_dir='.', outdir='.'
@@ -285,14 +295,16 @@ def _run_pwx(folder: Path, text: str, ranks: int, pools: int) -> tuple[str, dict
     command = ["pw.x", "-i", "in"]
     if ranks > 1:
         command = ["mpirun", "-np", str(ranks), *command, "-nk", str(pools)]
-    start = time.perf_counter()
     with (folder / "out").open("w") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **ENVIRONMENT}
+        subprocess.run(
+            [sys.executable, "-S", "-c", MEASURE, *command],
+            cwd=folder,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **ENVIRONMENT},
+            check=False,  # the output says what went wrong
         )
-        _, _, usage = os.wait4(process.pid, 0)
-    seconds = {"wall_s": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime}
-    return (folder / "out").read_text(), {**seconds, "memory_MB": usage.ru_maxrss / 1024}
+    return (folder / "out").read_text(), json.loads((folder / "usage.json").read_text())
 
 
 def _parse(out: str, natoms: int) -> dict[str, Any]:

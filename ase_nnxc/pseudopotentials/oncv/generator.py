@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -48,8 +49,6 @@ class Generated:
         (N,) local potential of the ion, Hartree.
     channels : tuple of Channel
         Projectors by angular momentum.
-    levels : mapping
-        Valence shell -> eigenvalue in the screened pseudopotential, Hartree.
     core : ModelCore, PartialCore or None
         The core that exchange and correlation see.
     """
@@ -62,8 +61,12 @@ class Generated:
     v_tau: Array
     ion: Array
     channels: tuple[Channel, ...]
-    levels: Mapping[Shell, float]
     core: Core | None
+
+    @cached_property
+    def levels(self) -> Mapping[Shell, float]:
+        """Valence shell -> eigenvalue in the screened pseudopotential, Hartree."""
+        return pseudo_levels(self.atom, self.smooth, self.local, self.v_tau, self.channels, self.inputs)
 
     @property
     def eigenvalue_error(self) -> float:
@@ -223,7 +226,6 @@ def _complete(
         v_tau=xc.v_tau,
         ion=unscreen(smooth, local, density, xc.v),
         channels=channels,
-        levels=pseudo_levels(atom, smooth, local, xc.v_tau, channels, inputs),
         core=core,
     )
 
