@@ -337,7 +337,7 @@ def make_sphere(crystal: Crystal, ecut: float, kpoint: Tensor, weight: float, sh
 
 def _make_grid(crystal: Crystal, ecut: float, shape: tuple[int, int, int]) -> DensityGrid:
     zero = torch.zeros(3, dtype=crystal.lattice.dtype, device=crystal.device)
-    miller = _integers_in_sphere(crystal.reciprocal, zero, 2 * math.sqrt(2 * ecut))
+    miller = _integers_in_sphere(crystal.reciprocal.detach(), zero, 2 * math.sqrt(2 * ecut))
     miller = miller[miller[:, 2] >= 0]
     order = (miller != 0).any(-1).to(torch.int8).argsort(stable=True)  # G = 0 first
     miller = miller[order]
@@ -345,6 +345,15 @@ def _make_grid(crystal: Crystal, ecut: float, shape: tuple[int, int, int]) -> De
     index = (i * shape[1] + j) * (shape[2] // 2 + 1) + k
     multiplicity = torch.where(k == 0, 1.0, 2.0).to(torch.float64)
     return DensityGrid(shape, miller, index, multiplicity)
+
+
+def finest_grid(crystal: Crystal, basis: Basis) -> DensityGrid:
+    """Return the points of `basis.fine` with the Fourier coefficients of the largest sphere that its box holds."""
+    fine = basis.fine
+    if fine is basis.grid:
+        return fine
+    reach = min((n - 1) // 2 / g for n, g in zip(fine.shape, sphere_extents(crystal.lattice, basis.ecut)))
+    return _make_grid(crystal, reach**2 * basis.ecut, fine.shape)
 
 
 def shared_waves(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ The fields of the core are added only in this module.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from ...pseudopotentials.protocol import Pseudopotential
 from ...xc.features import FIELDS, FFTGrid, feature, fields_needed
 from ...xc.functional import Functional
-from ..basis import DensityGrid
+from ..basis import DensityGrid, finest_grid
 from ..crystal import Crystal
 from ..fields import Fields, spin_channels
 from ..superposition import superposition
@@ -46,6 +47,11 @@ class ExchangeCorrelation(DensityTerm):
         self.parameters = [p for p in self.functional.parameters() if p.requires_grad]
 
         self._cores: dict[str, Tensor | None] = {}  # fields of the cores, when they are needed
+
+    @cached_property
+    def _core_grid(self) -> DensityGrid:
+        """Where the fields of cores are computed, which may be steeper than those of the valence electrons."""
+        return finest_grid(self.system.crystal, self.system.basis)
 
     def energy(self, fields: Fields) -> Tensor:
         """Return the energy, Hartree, twice differentiable in fields, cell and positions."""
@@ -81,7 +87,7 @@ class ExchangeCorrelation(DensityTerm):
     def _with_core(self, name: str, valence: Tensor) -> Tensor:
         """Return a field (nspin, n1, n2, n3) of valence and core."""
         if name not in self._cores:
-            self._cores[name] = core_field(name, self.system.crystal, self.system.basis.fine)
+            self._cores[name] = core_field(name, self.system.crystal, self._core_grid)
         core = self._cores[name]
         return valence if core is None else torch.cat((valence[:1] + core, valence[1:]))
 
