@@ -9,7 +9,7 @@ sets.
 
 Core correction (S. G. Louie, S. Froyen and M. L. Cohen, Phys. Rev. B 26, 1738 (1982)): the functional is evaluated
 with n + n_core and, if the pseudopotential has it, tau + tau_core; with spin, each channel includes half of the core's.
-The fields of the core are added only in this module.
+The fields of the core are added only in this module. Their Fourier coefficients reach as far as the fine grid does.
 """
 
 from collections.abc import Sequence

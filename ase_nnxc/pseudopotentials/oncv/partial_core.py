@@ -28,6 +28,8 @@ density of the core falls to HIGHEST, bohr^-3, whichever is larger.
 With a scale of 1.0 the energy of silicon changes by 5 meV beyond the recommended cutoff, with 1.15 by 0.3 meV, and with
 1.5 its volume is wrong by 0.8 %. Without the second radius the grid of MgO has an error of 2 meV.
 """
+LONGEST = 0.4
+"""Length of an element inside the radius, bohr: 17 nodes resolve waves of up to 60 bohr^-1."""
 CONTINUOUS = 4
 """Number of derivatives at the radius, the value included, that are continuous."""
 NEGLIGIBLE = 1e-13
@@ -79,10 +81,11 @@ class PartialCore:
 
     @property
     def elements(self) -> Elements:
-        """Elements that end where the density does."""
+        """Elements that end where the density does, short enough for the waves of the finest grids."""
         edges = self.source.edges
         between = edges[(edges > 1.1 * self.radius) & (edges < 0.95 * self.end)]
-        return Elements(np.array([0.0, self.radius, *between, self.end]))
+        inside = np.linspace(0.0, self.radius, 1 + math.ceil(self.radius / LONGEST))
+        return Elements(np.array([*inside, *between, self.end]))
 
 
 def make_partial_core(elements: Elements, core: Array, tau: Array, equal: float, longest: float) -> PartialCore:
