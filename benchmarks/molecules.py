@@ -100,6 +100,9 @@ def gaussians(name: str, charge: int = 0, pseudo: str | None = None, xc: str = "
         field = dft.UKS(gas, xc=xc).density_fit(auxbasis="def2-universal-jkfit")
         field.grids.level = 3 if xc == "PBE" else 6
         energy = field.kernel()
+        if not field.converged:
+            field = field.newton()
+            energy = field.kernel()
         assert field.converged
         return energy * Hartree
 

@@ -34,6 +34,8 @@ OUTPUT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "pseudopotentials.md"
 BEGIN, END = "<!-- table: python benchmarks/pseudo_atoms.py --page -->", "<!-- end of this table -->"
 EXCITATIONS = {  # shells whose occupations change
+    "Li": ("2s0",),
+    "B": ("2s1 2p2", "2p0"),
     "C": ("2s1 2p3", "2p1"),
     "N": ("2s1 2p4", "2p2"),
     "O": ("2s1 2p5", "2p3"),
@@ -100,10 +102,11 @@ def pseudo_energy(generated: Generated, functional: Functional, shells: tuple[Sh
 
 def errors(symbol: str, xc: str, generated_for: str) -> dict[str, list[float]]:
     """Return the excitation energies (Hartree) of all electrons, and the errors of the pseudopotential (Hartree)."""
-    functional, inputs = get_functional(xc), load_inputs(symbol)
+    functional, parent = get_functional(xc), get_functional(generated_for)
+    inputs = load_inputs(symbol, "tau" in parent.features)
     elements = Elements(atomic_edges(inputs.number))
     ground = solve_atom(inputs.number, (*inputs.core, *inputs.valence), functional, elements=elements)
-    generated = build(inputs, get_functional(generated_for))
+    generated = build(inputs, parent)
     lowest = pseudo_energy(generated, functional, inputs.valence)
     result = {}
     for configuration in EXCITATIONS[symbol]:

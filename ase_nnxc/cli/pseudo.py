@@ -38,10 +38,11 @@ def _pseudo(args: argparse.Namespace) -> int:
     parent = parent_of(functional)
     xc = args.xc if parent is functional else "r2SCAN"
     args.output.mkdir(parents=True, exist_ok=True)
-    table, generated = generate(args.symbol, functional), build(load_inputs(args.symbol), parent)
+    with_tau = "tau" in parent.features
+    table, generated = generate(args.symbol, functional), build(load_inputs(args.symbol, with_tau), parent)
     stem = args.output / f"{args.symbol}-{Path(xc).name}"
     suffixes = [".upf"] if ixc_of(xc) is None else [".upf", ".psp8"]
-    if "tau" in parent.features:  # the formats have no place for the kinetic energy density of the core
+    if with_tau:  # the formats have no place for the kinetic energy density of the core
         suffixes = []
     files = [stem.with_name(f"{stem.name}{suffix}") for suffix in suffixes]
     for file in files:

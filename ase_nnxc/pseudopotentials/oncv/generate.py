@@ -61,7 +61,8 @@ def generate(symbol: str, functional: Functional, name: str = NAME) -> Tabulated
     UserWarning
         Once, if the folder cannot be written.
     """
-    inputs, parent = load_inputs(symbol), parent_of(functional)
+    parent = parent_of(functional)
+    inputs = load_inputs(symbol, "tau" in parent.features)
     key = _key(inputs, parent)
     if key is not None and (key, name) in _tables:
         return _tables[key, name]

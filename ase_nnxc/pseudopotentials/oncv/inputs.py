@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -144,8 +144,15 @@ def elements_with_inputs() -> tuple[str, ...]:
     return tuple(_elements())
 
 
-def load_inputs(symbol: str) -> Inputs:
+def load_inputs(symbol: str, with_tau: bool = False) -> Inputs:
     """Return the inputs of an element.
+
+    Parameters
+    ----------
+    symbol : str
+        Chemical symbol.
+    with_tau : bool
+        Whether the functional depends on tau: the radii of some elements are then smaller.
 
     Raises
     ------
@@ -159,7 +166,7 @@ def load_inputs(symbol: str) -> Inputs:
         )
     entry = _elements()[symbol]
     local, core = entry["local"], entry.get("model_core")
-    return Inputs(
+    inputs = Inputs(
         symbol,
         parse_shells(entry["core"]),
         parse_shells(entry["valence"]),
@@ -167,3 +174,10 @@ def load_inputs(symbol: str) -> Inputs:
         LocalInputs(**local | {"powers": tuple(local["powers"])}),
         None if core is None else ModelCoreInputs(**core),
     )
+    return _with_radii(inputs, entry.get("radii_with_tau", 1.0)) if with_tau else inputs
+
+
+def _with_radii(inputs: Inputs, factor: float) -> Inputs:
+    """Inputs with all radii multiplied by a factor, and the cutoffs of residual energies divided by it."""
+    channels = tuple(replace(c, radius=factor * c.radius, cutoff=c.cutoff / factor) for c in inputs.channels)
+    return replace(inputs, channels=channels, local=replace(inputs.local, radius=factor * inputs.local.radius))
