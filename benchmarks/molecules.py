@@ -30,7 +30,7 @@ from ase_nnxc.pseudopotentials import is_file_or_folder
 STORE = Path(__file__).with_suffix(".json")
 MOLECULES = ("H2O", "N2", "O2", "CO", "CH4")
 WIDTH = 0.005  # eV, gaussian
-FINENESS = 1.5  # of grids for functionals of tau: the default takes four times as long and changes water by 0.1 meV
+FINENESS = 1.5  # of grids for functionals of tau: the default takes three times as long and changes water by 3 meV
 LONGER = 2.0  # Angstrom; the second box of a molecule is longer by this in each direction
 
 
