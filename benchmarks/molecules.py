@@ -6,8 +6,9 @@
     python benchmarks/molecules.py atomization --pseudos oncv --molecules G2 --xc r2SCAN
 
 Each energy is saved in molecules.json as soon as it is calculated, and is not calculated again. The geometries are
-those of `ase.build.molecule`; "G2" means the twenty molecules of the set G2-1 with the fewest electrons. The references
-are PySCF calculations: with all electrons in def2-QZVPP, and with gth-pbe in the same basis, uncontracted.
+those of `ase.build.molecule`; "G2" means the twenty molecules of the set G2-1 with the fewest electrons. The grids of
+functionals of tau are coarser than by default (FINENESS). The references are PySCF calculations: with all electrons in
+def2-QZVPP, and with gth-pbe in the same basis, uncontracted.
 """
 
 import argparse

@@ -87,11 +87,11 @@ def elements(symbols: list[str], reference: Path | None, functional: Functional)
     results = json.loads(reference.read_text())["results"] if reference else {}
     build(load_inputs("H"), functional)  # loads what is loaded once
     for symbol in symbols or elements_with_inputs():
-        start = time.process_time()
-        generated = build(load_inputs(symbol), functional)
+        inputs, start = load_inputs(symbol, "tau" in functional.features), time.process_time()
+        generated = build(inputs, functional)
         seconds = time.process_time() - start
         result = published(results, generated.inputs)
-        changed = "" if generated.inputs == load_inputs(symbol) else " with changed inputs"
+        changed = "" if generated.inputs == inputs else " with changed inputs"
         print(
             f"{symbol:2} {seconds:.2f} s, E4 {generated.cutoff:.1f} Ha, eigenvalues {generated.eigenvalue_error:.1e} Ha"
             f"{changed}{'' if result is None else '; ' + differences(generated, result)}",

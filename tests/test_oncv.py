@@ -293,9 +293,17 @@ def test_eigenvalues_are_those_of_all_electrons(symbol, tolerance):
     assert build(load_inputs(symbol), PBE()).eigenvalue_error < tolerance
 
 
-@pytest.mark.parametrize("symbol", ["Be", "O", "Al", "Si", "Cu"])
+@pytest.mark.parametrize("symbol", ["Li", "Be", "B", "O", "Al", "Si", "Cu"])
 def test_levels_with_a_functional_of_tau_are_those_of_all_electrons(symbol):
-    assert build(load_inputs(symbol), R2SCAN()).eigenvalue_error < 5e-5
+    inputs = load_inputs(symbol, with_tau=True)
+    generated = build(inputs, R2SCAN())
+    assert generated.inputs == inputs
+    assert generated.eigenvalue_error < 5e-5
+
+
+def test_lithium_has_smaller_radii_with_a_functional_of_tau():
+    assert load_inputs("Li", with_tau=True).radii == pytest.approx([0.9 * r for r in load_inputs("Li").radii])
+    assert load_inputs("Si", with_tau=True) == load_inputs("Si")
 
 
 @pytest.mark.parametrize("symbol", ["O", "Al"])

@@ -348,7 +348,10 @@ def _make_grid(crystal: Crystal, ecut: float, shape: tuple[int, int, int]) -> De
 
 
 def finest_grid(crystal: Crystal, basis: Basis) -> DensityGrid:
-    """Return the points of `basis.fine` with the Fourier coefficients of the largest sphere that its box holds."""
+    """Return the points of `basis.fine` with the Fourier coefficients of the largest sphere that its box holds.
+
+    If `fine` is no finer than the grid of the density, the sphere is that of the density.
+    """
     fine = basis.fine
     if fine is basis.grid:
         return fine

@@ -29,7 +29,7 @@ from ase_nnxc.eos import ScanError, scan_eos
 
 FOLDER = Path(__file__).parent
 OUTPUT = Path(__file__).with_suffix(".json")
-MARK = "python examples/fit_solids/self_consistent.py SOLIDS --page"
+COMMAND = "python examples/fit_solids/self_consistent.py SOLIDS --page"
 FUNCTIONALS = ("r2SCAN", "nnxc-solids")
 METAL = 5.0  # k-points per inverse Angstrom: on the mesh of the fit energies of metals scatter around the curve
 
@@ -44,7 +44,7 @@ def main() -> None:
     config = yaml.safe_load((FOLDER / "solids.yaml").read_text())
     measured = {row["formula"]: row for row in json.loads(args.file.read_text())["solids"].values()}
     if args.page:
-        rewrite_part(MARK, results_table(measured, config["test"]))
+        rewrite_part(COMMAND, results_table(measured, config["test"]))
         return
     classes = {name: label for label, names in config["classes"].items() for name in names}
     for name in args.solids or classes:

@@ -15,7 +15,7 @@ from typing import Any
 from ase.units import kcal, mol
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
-MARK = "python examples/fit_solids/table.py MODEL SOLIDS"
+COMMAND = "python examples/fit_solids/table.py MODEL SOLIDS"
 UNITS = {"lattice_constant": 100.0, "bulk_modulus": 100.0, "reaction_energy": mol / kcal}  # per cent, kcal/mol
 NAMES = {
     "lattice_constant": "lattice constant, %",
@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     metrics = json.loads((args.model / "card.json").read_text())["metrics"]
     measured = {row["formula"]: row for row in json.loads(args.solids.read_text())["solids"].values()}
-    rewrite_part(MARK, f"{means(metrics)}\n{gain(metrics)}\n\n{lattice_constants(metrics, measured)}")
+    rewrite_part(COMMAND, f"{means(metrics)}\n{gain(metrics)}\n\n{lattice_constants(metrics, measured)}")
 
 
 def rewrite_part(command: str, text: str) -> None:
