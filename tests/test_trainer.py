@@ -539,7 +539,7 @@ def test_run_with_other_arguments_is_not_resumed(interrupted, changes, complaint
 def test_run_with_other_pseudopotentials_is_not_resumed(interrupted, monkeypatch):
     inputs = load_inputs("Al")
     changed = replace(inputs, model_core=replace(inputs.model_core, scale=1.0))
-    monkeypatch.setattr(generate, "load_inputs", lambda symbol: changed)
+    monkeypatch.setattr(generate, "load_inputs", lambda symbol, with_tau: changed)
     with pytest.raises(InputError, match="different pseudopotentials"):
         small_run(interrupted)
 
