@@ -1,8 +1,12 @@
 """Fixtures that several files of tests use."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: set before torch is imported, and for child processes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
