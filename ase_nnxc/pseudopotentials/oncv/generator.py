@@ -246,7 +246,7 @@ def _core(inputs: Inputs, atom: AllElectronAtom, smooth: SmoothElements, valence
     if not with_tau:
         return fit_model_core(inputs.model_core, atom.elements, core, radius)
     longest = max(channel.radius for channel in inputs.channels)
-    return make_partial_core(atom.elements, core, atom.tau_of(inputs.core), radius, longest)
+    return make_partial_core(inputs.model_core, atom.elements, core, atom.tau_of(inputs.core), radius, longest)
 
 
 def _check_continuity(functions: PseudoFunctions, reference: Reference) -> None:

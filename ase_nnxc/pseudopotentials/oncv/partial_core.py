@@ -7,8 +7,11 @@ S. Froyen and M. L. Cohen, Phys. Rev. B 26, 1738 (1982). With real functions u a
 
     n_core = u^2,    tau_core = u'^2 / 2 + w^2,
 
-of which the first term is von Weizsaecker's: tau_core is not below it on any point. Inside the radius u and w are even
-polynomials of r, whose values and first three derivatives are continuous.
+of which the first term is von Weizsaecker's: tau_core is not below it on any point. Inside the radius R u and w are
+even polynomials of r, whose values and first three derivatives are continuous. Where the inputs give a height, u has a
+further term (u_0 - u(0)) (1 - r^2/R^2)^4 with it. The spin polarisation of an atom then has the energy that it has with
+all electrons: the norm of 2p functions without nodes is farther outside than that of the 2p functions of the atom,
+where there is less core, and the more core lies below them, the less their polarisation changes the energy.
 """
 
 import math
@@ -20,14 +23,11 @@ from numpy.polynomial import Polynomial
 
 from ...atoms import Elements
 from ...atoms.elements import Array
+from .inputs import ModelCoreInputs
 
-SCALE, HIGHEST = 1.15, 0.05
-"""The radius of a partial core is SCALE times that where core and valence densities are equal, or that where the
-density of the core falls to HIGHEST, bohr^-3, whichever is larger.
-
-With 1.5 the volume of silicon is wrong by 0.8 %. With 0.9 and no second radius the atomization energy of N2 with r2SCAN
-is 1 kcal/mol larger than with all electrons instead of 5 smaller, but the grid of MgO has an error of 35 meV.
-"""
+HIGHEST = 0.05
+"""Largest density at the radius of a partial core, bohr^-3: with that at a smaller radius the grid of MgO has an error
+of 35 meV."""
 LONGEST = 0.4
 """Length of an element inside the radius, bohr: 17 nodes resolve waves of up to 60 bohr^-1."""
 CONTINUOUS = 4
@@ -88,11 +88,15 @@ class PartialCore:
         return Elements(np.array([*inside, *between, self.end]))
 
 
-def make_partial_core(elements: Elements, core: Array, tau: Array, equal: float, longest: float) -> PartialCore:
+def make_partial_core(
+    inputs: ModelCoreInputs, elements: Elements, core: Array, tau: Array, equal: float, longest: float
+) -> PartialCore:
     """Return the partial core of an atom.
 
     Parameters
     ----------
+    inputs : ModelCoreInputs
+        Radius and height of the core.
     elements : Elements
         Elements of the atom.
     core, tau : Array
@@ -102,12 +106,16 @@ def make_partial_core(elements: Elements, core: Array, tau: Array, equal: float,
     longest : float
         Largest radius beyond which both may be kept, bohr.
     """
-    radius = min(max(SCALE * equal, float(elements.radii[core > HIGHEST].max())), longest)
+    radius = min(max(inputs.scale * equal, float(elements.radii[core > HIGHEST].max())), longest)
     u = np.sqrt(core)
+    u_inside = _inside(elements, u, radius)
+    if inputs.height is not None:
+        top = np.sqrt(inputs.height * elements.at(core, np.array([equal]))[0])
+        u_inside += (top - u_inside(0.0)) * Polynomial([1.0, -1 / radius**2]) ** CONTINUOUS
     excess = np.maximum(tau - 0.5 * elements.derivative(u) ** 2, 0.0)
     share = elements.at(excess, np.array([radius]))[0] / elements.at(tau, np.array([radius]))[0]
     w = _inside(elements, np.sqrt(excess), radius) if share > ONE_ORBITAL else Polynomial([0.0])
-    return PartialCore(elements, core, tau, radius, _inside(elements, u, radius), w)
+    return PartialCore(elements, core, tau, radius, u_inside, w)
 
 
 def _inside(elements: Elements, function: Array, radius: float) -> Polynomial:
