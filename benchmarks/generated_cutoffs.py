@@ -37,9 +37,9 @@ REFERENCE = 1.5
 STRAIN = 0.04  # of the volume
 MODES = {"smooth": True, "plain": False}
 TOLERANCE = 0.1  # per cent of the lattice constant
-# volumes of fcc crystals with PBE, Angstrom^3 per atom, of elements whose own crystals are molecular or large
+# volumes of fcc crystals with PBE, Angstrom^3 per atom, of elements whose own crystals are molecular, large or magnetic
 FCC = {"H": 3.0, "He": 17.8, "B": 5.9, "N": 7.6, "O": 7.9, "F": 10.2, "P": 14.5, "S": 15.9, "Cl": 21.4, "Mn": 10.8}
-FCC |= {"Ga": 18.9, "Se": 20.0, "Br": 27.0, "Te": 28.3, "I": 35.1, "Rn": 93.0}
+FCC |= {"Fe": 10.2, "Ga": 18.9, "Se": 20.0, "Br": 27.0, "Te": 28.3, "I": 35.1, "La": 36.9, "Rn": 93.0}
 
 
 def crystal(symbol: str) -> Atoms:

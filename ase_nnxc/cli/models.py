@@ -1,4 +1,4 @@
-"""``nnxc models``: list, show, verify, import and pin checkpoints of functionals."""
+"""``nnxc models``: list, show, verify, certify, import and pin checkpoints of functionals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add the command `models` and its subcommands."""
-    models = commands.add_parser("models", help="list, show, verify and import checkpoints of functionals")
+    models = commands.add_parser("models", help="list, show, verify, certify and import checkpoints of functionals")
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
     common = Parser(add_help=False)
     add_import_option(common)
@@ -30,6 +30,17 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     verify = actions.add_parser("verify", parents=[common], help="load models and run their self-tests")
     verify.add_argument("names", nargs="*", metavar="NAME", help="name, name@version, or path (default: all models)")
     verify.set_defaults(run=_verify)
+    certify = actions.add_parser("certify", parents=[common], help="check a functional against its parent")
+    certify.add_argument("name", metavar="NAME", help="name, name@version, or the path of a checkpoint")
+    certify.add_argument("--parent", metavar="XC", help="functional to compare with (default: the parent on the card)")
+    certify.add_argument("--checks", nargs="+", default=[], metavar="CHECK", help="names of checks (default: all)")
+    certify.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON file that keeps finished checks (default: NAME.acceptance.json)",
+    )
+    certify.set_defaults(run=_certify)
     importing = actions.add_parser("import", parents=[common], help="make a checkpoint from published weights")
     importing.add_argument("kind", choices=("dpyscf", "nagai"), help="origin of the weights")
     importing.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="downloaded files or folder")
@@ -103,6 +114,37 @@ def _verify(args: argparse.Namespace) -> int:
         for name, message in errors.items():
             print(f"{printable(name)}  {printable(message or 'ok')}")
     return 1 if any(errors.values()) else 0
+
+
+def _certify(args: argparse.Namespace) -> int:
+    """Print the outcomes of all checks, and return exit code 1 if one fails."""
+    from ase_nnxc.checkpoints import load_functional
+    from ase_nnxc.registry import get_functional
+    from ase_nnxc.train.acceptance import accept
+
+    functional = load_functional(args.name)
+    parent = args.parent or (functional.card or {}).get("parent")
+    if not isinstance(parent, str):
+        raise UsageError(f"the card of {args.name} has no parent: choose one with --parent")
+    path = args.output or Path(f"{Path(args.name).name}.acceptance.json")
+    checks = accept(functional, get_functional(parent), args.checks, path)
+    failed = sum(not outcome.passed for outcomes in checks.values() for outcome in outcomes)
+    if args.json:
+        print(
+            json.dumps({name: [asdict(outcome) for outcome in outcomes] for name, outcomes in checks.items()}, indent=1)
+        )
+        return 1 if failed else 0
+    rows = [("check", "quantity", args.name, parent, "accepted", "")]
+    for name, outcomes in checks.items():
+        rows += [
+            (name, o.quantity, f"{o.value:.4g}", f"{o.parent:.4g}", o.accepted, "ok" if o.passed else "FAILED")
+            for o in outcomes
+        ]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(printable(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
+    print(f"{failed} failed; results are kept in {path}")
+    return 1 if failed else 0
 
 
 def _import(args: argparse.Namespace) -> int:

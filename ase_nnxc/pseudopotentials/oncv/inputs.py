@@ -136,7 +136,7 @@ class Inputs:
 
 
 PARTIAL_CORE: Mapping[str, Any] = {"height": None, "scale": 1.15}
-"""Inputs of partial cores, unless an element has others. With a scale of 1.5 the volume of silicon is wrong by 0.8 %."""
+"""Inputs of partial cores, unless an element has others. With a scale of 1.5 the volume of Si is wrong by 0.8 %."""
 
 
 @cache
