@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 from . import calculations, clone, eos, models, pseudo, train
+from .allocator import keep_freed_memory
 from .common import (
     Parser,
     UsageError,
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     141 if standard output was closed before everything was written. Of several processes, started by `torchrun`, only
     rank 0 prints.
     """
+    if argv is None:  # the process is that of the command
+        keep_freed_memory()
     with ExitStack() as stack:
         if not is_first_rank():
             nowhere = stack.enter_context(open(os.devnull, "w"))

@@ -1,0 +1,19 @@
+"""The memory allocator of the process of a command."""
+
+import ctypes
+import platform
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+LARGEST = 2**31 - 1  # of the first, bytes
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory in the process, for the next array, where the C library is glibc.
+
+    By default glibc returns arrays of more than 32 MB to the system, which clears each page of the next one. For a
+    water molecule with r2SCAN (500 eV) this is a third of the time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, LARGEST)
