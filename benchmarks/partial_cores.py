@@ -1,13 +1,13 @@
 """Compare r2SCAN energies of free and bonded atoms with partial cores with those of all electrons.
 
-    python benchmarks/partial_cores.py [C N O F] [--core SCALE HEIGHT]
+    python benchmarks/partial_cores.py [C N O F] [--core SCALE [HEIGHT]]
 
 The valence functions are those of the spherical atom, with all electrons or pseudised, and are occupied as in the free
 atom or roughly as in a molecule. Printed is what the exchange-correlation energy changes from the spherical,
 unpolarised atom, beyond the linear terms, which are equal for both: with the pseudopotential less with all electrons,
-kcal/mol. The last columns are the errors of the binding energy of the molecule, per atom, that follow. The heights and
-scales "core_with_tau" of ase_nnxc/data/oncv.json make them small, together with the atomization energies of
-molecules.py. --core takes others.
+kcal/mol. The last columns are the errors of binding energies that follow, for this atom of the molecule. The values of
+"core_with_tau" in ase_nnxc/data/oncv.json are chosen with these numbers and the atomization energies of molecules.py,
+which decided for C and F. --core takes another scale, with another height or none.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ase_nnxc.atoms import Elements
 from ase_nnxc.pseudopotentials.oncv.generator import build, core_fields
-from ase_nnxc.pseudopotentials.oncv.inputs import load_inputs
+from ase_nnxc.pseudopotentials.oncv.inputs import PartialCoreInputs, load_inputs
 from ase_nnxc.xc import R2SCAN
 
 Array = NDArray[np.float64]
@@ -66,15 +66,15 @@ STATES: dict[str, dict[str, State]] = {
 
 
 @dataclass
-class Point:
-    """Fields of a state on all points: radii times directions."""
+class Fields:
+    """Spin densities of a state on all points, radii times directions, in Hartree atomic units."""
 
-    density: Array  # (2, points)
-    gradient: Array  # (2, 3, points)
-    tau: Array  # (2, points)
+    density: Array  # (2, n)
+    gradient: Array  # (2, 3, n)
+    tau: Array  # (2, n)
 
     def evaluate(self, functional: R2SCAN) -> tuple[Array, list[Array]]:
-        """Return the energy per volume (points,) and its derivatives with respect to the fields."""
+        """Return the energy per volume (n,) and its derivatives with respect to the fields."""
         fields = [torch.as_tensor(x).requires_grad_() for x in (self.density, self.gradient, self.tau)]
         energies = functional(dict(zip(("density", "gradient", "tau"), fields)))
         derivatives = torch.autograd.grad(energies.sum(), fields)
@@ -82,7 +82,15 @@ class Point:
 
 
 class FrozenAtom:
-    """A core and radial functions of s and p, whose occupations may change."""
+    """A core and radial functions of s and p, whose occupations may change.
+
+    Parameters
+    ----------
+    elements, core, core_tau
+        Density and kinetic energy density of the core (N,) on the elements, Hartree atomic units.
+    functions
+        The radial functions R_s and R_p (N,).
+    """
 
     def __init__(self, elements: Elements, core: Array, core_tau: Array, functions: list[Array]) -> None:
         near = (elements.radii > 2e-3) & (elements.radii < 8)  # bohr: without the cusp
@@ -111,7 +119,7 @@ class FrozenAtom:
         radial = s * slope_s + (slope_p - r_p / self.radii) * along
         return s * r_s + r_p * along, radial * self.directions[:, None] + r_p / self.radii * v[:, None, None]
 
-    def point(self, state: State) -> Point:
+    def fields(self, state: State) -> Fields:
         """Return density, gradient and tau of a state."""
         shape = (len(self.radii), self.directions.shape[1])
         spins = []
@@ -125,22 +133,22 @@ class FrozenAtom:
                 gradient += 2 * number * value * slope
                 tau += number * (slope**2).sum(0) / 2
             spins.append((density.ravel(), gradient.reshape(3, -1), tau.ravel()))
-        return Point(*(np.array(field) for field in zip(*spins)))
+        return Fields(*(np.array(field) for field in zip(*spins)))
 
     def change(self, functional: R2SCAN, start: State, end: State) -> float:
         """Return E_xc[end] - E_xc[start] less the terms linear in the change of the fields, kcal/mol."""
-        a, b = self.point(start), self.point(end)
+        a, b = self.fields(start), self.fields(end)
         before, derivatives = a.evaluate(functional)
         linear = derivatives[0] * (b.density - a.density) + derivatives[2] * (b.tau - a.tau)
         linear += (derivatives[1] * (b.gradient - a.gradient)).sum(1)
         return float(self.weights @ (b.evaluate(functional)[0] - before - linear.sum(0))) * Hartree / (kcal / mol)
 
 
-def errors(symbol: str, core: tuple[float, float] | None = None) -> dict[str, float]:
+def errors(symbol: str, core: PartialCoreInputs | None = None) -> dict[str, float]:
     """Return the change of the energy with the pseudopotential less that with all electrons, kcal/mol, by state."""
     functional, inputs = R2SCAN(), load_inputs(symbol, with_tau=True)
     if core is not None:
-        inputs = replace(inputs, model_core=replace(inputs.model_core, scale=core[0], height=core[1]))
+        inputs = replace(inputs, model_core=core)
     generated = build(inputs, functional)
     atom = generated.atom
     shells = sorted(inputs.valence, key=lambda shell: shell.l)
@@ -167,12 +175,13 @@ def main() -> None:
     """Print the errors of each element."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("symbols", nargs="*", metavar="SYMBOL", help=f"of {' '.join(STATES)}; default: all")
-    parser.add_argument("--core", nargs=2, type=float, metavar=("SCALE", "HEIGHT"))
+    parser.add_argument("--core", nargs="+", type=float, metavar="X", help="scale and, if wanted, height of the core")
     arguments = parser.parse_args()
     if unknown := set(arguments.symbols) - set(STATES):
         parser.error(f"no states of {', '.join(sorted(unknown))}; expected some of {' '.join(STATES)}")
     for symbol in arguments.symbols or STATES:
-        found = errors(symbol, arguments.core)
+        scale, height = [*(arguments.core or []), None, None][:2]
+        found = errors(symbol, None if scale is None else PartialCoreInputs(height, scale))
         states = "   ".join(f"{name} {error:+.2f}" for name, error in found.items())
         bonds = "   ".join(f"{name} {found[FREE] - error:+.2f}" for name, error in found.items() if name != FREE)
         print(f"{symbol:2} {states}   binding: {bonds}", flush=True)

@@ -11,7 +11,8 @@ def keep_freed_memory() -> None:
     """Keep freed memory in the process, for the next array, where the C library is glibc.
 
     By default glibc returns arrays of more than 32 MB to the system, which clears each page of the next one. For a
-    water molecule with r2SCAN (500 eV) this is a third of the time.
+    water molecule with r2SCAN (500 eV) this is a third of the time. Memory that was once used is then not returned
+    before the process ends.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

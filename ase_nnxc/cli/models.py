@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,10 +62,7 @@ def _list(args: argparse.Namespace) -> int:
         print(json.dumps([asdict(model) | {"folder": str(model.folder)} for model in models], indent=1))
         return 0
     header = ("model", "kind", "features", "parameters", "licence", "from", "description")
-    rows = [header, *([printable(cell) for cell in _row(model)] for model in models)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    _print_table([header, *(_row(model) for model in models)])
     return 0
 
 
@@ -120,31 +118,37 @@ def _certify(args: argparse.Namespace) -> int:
     """Print the outcomes of all checks, and return exit code 1 if one fails."""
     from ase_nnxc.checkpoints import load_functional
     from ase_nnxc.registry import get_functional
-    from ase_nnxc.train.acceptance import accept
+    from ase_nnxc.train.acceptance import run_checks
 
     functional = load_functional(args.name)
     parent = args.parent or (functional.card or {}).get("parent")
     if not isinstance(parent, str):
         raise UsageError(f"the card of {args.name} has no parent: choose one with --parent")
     path = args.output or Path(f"{Path(args.name).name}.acceptance.json")
-    checks = accept(functional, get_functional(parent), args.checks, path)
-    failed = sum(not outcome.passed for outcomes in checks.values() for outcome in outcomes)
+    checks = run_checks(functional, get_functional(parent), args.checks, path)
+    outcomes = [(name, outcome) for name, found in checks.items() for outcome in found]
+    failed = sum(outcome.passed is False for _, outcome in outcomes)
     if args.json:
-        print(
-            json.dumps({name: [asdict(outcome) for outcome in outcomes] for name, outcomes in checks.items()}, indent=1)
-        )
+        print(json.dumps([{"check": name} | asdict(outcome) for name, outcome in outcomes], indent=1))
         return 1 if failed else 0
-    rows = [("check", "quantity", args.name, parent, "accepted", "")]
-    for name, outcomes in checks.items():
-        rows += [
-            (name, o.quantity, f"{o.value:.4g}", f"{o.parent:.4g}", o.accepted, "ok" if o.passed else "FAILED")
-            for o in outcomes
-        ]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print("  ".join(printable(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
+    results = {True: "ok", False: "FAILED", None: "not applicable"}
+    rows = [
+        (name, o.quantity, _number(o.value), _number(o.parent), o.accepted, results[o.passed]) for name, o in outcomes
+    ]
+    _print_table([("check", "quantity", args.name, parent, "accepted", ""), *rows])
     print(f"{failed} failed; results are kept in {path}")
     return 1 if failed else 0
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def _import(args: argparse.Namespace) -> int:

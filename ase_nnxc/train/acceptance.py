@@ -1,7 +1,7 @@
-"""Acceptance of a functional: whether it is as smooth and as stable as the functional that it would replace.
+"""Acceptance of a functional: whether it is as smooth and as stable as its parent, which it would replace.
 
-Each check compares a functional with its parent on small calculations, with a condition that it must fulfil. How
-accurate the functional is, the card of the model says.
+Each check compares both on small calculations, with a condition that the functional must fulfil. The card of the model
+says how accurate it is. `certificate` measures something else: how well a clone imitates its parent.
 """
 
 import json
@@ -13,28 +13,32 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, graphene, molecule
-from ase.calculators.calculator import Calculator, InputError, SCFError
+from ase.calculators.calculator import CalculationFailed, Calculator, InputError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.dft.bandgap import bandgap
 from ase.units import GPa, kcal, mol
 from tqdm import tqdm
 
+from ..atoms import AtomError
 from ..calculator import NNXCCalculator, PySCFCalculator
 from ..eos.structures import scaled
+from ..pseudopotentials.oncv.errors import GenerationError
+from ..regular_files import complete_or_absent
 from ..xc import Functional
 from ..xc.identity import functional_digest
 from .penalties import Bounds, LocalConditions
 
-STEPS_FACTOR, SCATTER_FACTOR, MOMENT_FACTOR = 1.2, 1.5, 1.02  # of the parent's
-SCATTER = 0.2  # meV, always accepted
-EXCESS = 0.01  # of enhancement factors over bounds, always accepted
-GAP, DISTANCE = 0.2, 0.01  # eV and Angstrom, differences from the parent
+STEPS, SCATTER, MOMENT = 1.2, 1.5, 1.02  # largest ratios to the parent's
+NO_SCATTER = 0.2  # meV, always accepted
+MOST_EXCESS = 0.01  # of enhancement factors over bounds
+GAP, DISTANCE = 0.2, 0.01  # eV and Angstrom, largest differences from the parent's
 BETWEEN_CODES = 0.7  # kcal/mol per atom
-FORCE, STRESS = 1e-3, 0.02  # eV/Angstrom and GPa, against differences of energies
+FORCE, STRESS = 1e-3, 0.02  # eV/Angstrom and GPa, largest errors against differences of energies
 NORMALISED = (0.7, 1.4)
 COMPRESSION, EXPANSION, VOLUMES = 0.7, 1.5, 9
-METAL_DIVISIONS, DIVISIONS = 8, 4  # of meshes, with a smearing of WIDTH
-WIDTH = 0.2  # eV
+METAL_DIVISIONS, DIVISIONS = 8, 4  # k-points along each axis
+WIDTH = 0.2  # eV, of the smearing
+VERSION = 1  # of the checks: raised when their results change
 
 
 @dataclass(frozen=True)
@@ -45,29 +49,26 @@ class Outcome:
     ----------
     quantity : str
         What was measured, with its unit.
-    value, parent : float
-        Of the functional and of its parent.
+    value, parent : float or None
+        Of the functional and of its parent, if they were measured.
     accepted : str
         The condition in words.
-    passed : bool
-        Whether it holds.
+    passed : bool or None
+        Whether it holds; None if it does not apply.
     """
 
     quantity: str
-    value: float
-    parent: float
+    value: float | None
+    parent: float | None
     accepted: str
-    passed: bool
+    passed: bool | None
 
 
-def _at_most(quantity: str, values: tuple[float, float], factor: float = 1.0, always: float = 0.0) -> Outcome:
-    """The outcome of a value that must not be larger than `factor` times the parent's, or than `always`."""
-    limit = max(factor * values[1], always)
+def _at_most(quantity: str, values: tuple[float, float], limit: float) -> Outcome:
     return Outcome(quantity, *values, accepted=f"at most {limit:.3g}", passed=values[0] <= limit)
 
 
 def _close(quantity: str, values: tuple[float, float], tolerance: float) -> Outcome:
-    """The outcome of a value that must be that of the parent within a tolerance."""
     return Outcome(quantity, *values, accepted=f"within {tolerance:g}", passed=abs(values[0] - values[1]) <= tolerance)
 
 
@@ -109,11 +110,13 @@ def conditions(functional: Functional, parent: Functional) -> Iterator[Outcome]:
         "violation of local conditions": LocalConditions(1.0),
     }
     for title, penalty in penalties.items():
+        quantity = f"{title}, root mean square"
         try:
             values = _both(lambda xc: float(penalty(xc).detach()) ** 0.5, functional, parent)
-        except InputError:  # exchange and correlation are not separate
-            continue
-        yield _at_most(f"{title}, root mean square", values, always=EXCESS)
+        except InputError as error:  # one of them cannot be split into exchange and correlation
+            yield Outcome(quantity, None, None, str(error), None)
+        else:
+            yield _at_most(quantity, values, MOST_EXCESS)
 
 
 def steps(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -123,7 +126,8 @@ def steps(functional: Functional, parent: Functional) -> Iterator[Outcome]:
         def count(xc: Functional) -> float:
             return len(_calculator(xc, name).ground_state(CRYSTALS[name]()).history)
 
-        yield _at_most(f"SCF steps of {name}", _both(count, functional, parent), STEPS_FACTOR)
+        values = _both(count, functional, parent)
+        yield _at_most(f"SCF steps of {name}", values, STEPS * values[1])
 
 
 def grid(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -132,13 +136,14 @@ def grid(functional: Functional, parent: Functional) -> Iterator[Outcome]:
 
         def scatter(xc: Functional) -> float:
             calc, atoms, energies = _calculator(xc, name, convergence={"energy": 1e-7}), CRYSTALS[name](), []
-            for shift in (0.0, 0.11, 0.12):  # Angstrom
-                atoms.positions += shift * np.array([1.0, 0.6, 0.3])
-                energies.append(calc.get_property("energy", atoms))
+            for shift in (0.0, 0.11, 0.23):  # Angstrom
+                moved = atoms.copy()
+                moved.positions += shift * np.array([1.0, 0.6, 0.3])
+                energies.append(calc.get_property("energy", moved))
             return 1000 * float(np.ptp(energies))
 
         values = _both(scatter, functional, parent)
-        yield _at_most(f"scatter of the energy of {name}, meV", values, SCATTER_FACTOR, SCATTER)
+        yield _at_most(f"scatter of the energy of {name}, meV", values, max(SCATTER * values[1], NO_SCATTER))
 
 
 def derivatives(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -161,8 +166,8 @@ def derivatives(functional: Functional, parent: Functional) -> Iterator[Outcome]
         moved = with_calculator(xc)
         return float(np.abs(moved.get_stress() - calculate_numerical_stress(moved, 0.002)).max()) / GPa
 
-    yield _at_most("error of a force, eV/A", _both(of_force, functional, parent), always=FORCE)
-    yield _at_most("error of the stress, GPa", _both(of_stress, functional, parent), always=STRESS)
+    yield _at_most("error of a force, eV/A", _both(of_force, functional, parent), FORCE)
+    yield _at_most("error of the stress, GPa", _both(of_stress, functional, parent), STRESS)
 
 
 def gaps(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -183,7 +188,7 @@ def moments(functional: Functional, parent: Functional) -> Iterator[Outcome]:
         values = _both(
             lambda xc: float(_calculator(xc, name).get_property("magmom", CRYSTALS[name]())), functional, parent
         )
-        yield _at_most(f"moment of {name}, Bohr magnetons", values, MOMENT_FACTOR)
+        yield _at_most(f"moment of {name}, Bohr magnetons", values, MOMENT * values[1])
 
 
 def curves(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -235,7 +240,7 @@ def codes(functional: Functional, parent: Functional) -> Iterator[Outcome]:
         return abs(plane_waves - all_electrons) / (kcal / mol) / len(pair)
 
     values = _both(difference, functional, parent)
-    yield _at_most("atomization energy of N2, two codes, kcal/mol per atom", values, always=BETWEEN_CODES)
+    yield _at_most("atomization energy of N2, two codes, kcal/mol per atom", values, BETWEEN_CODES)
 
 
 def calibration(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -243,17 +248,27 @@ def calibration(functional: Functional, parent: Functional) -> Iterator[Outcome]
     metrics = (functional.card or {}).get("metrics") or {}
     low, high = NORMALISED
     for name, value in metrics.get("normalised_errors", {}).items():
-        yield Outcome(f"normalised error, {name}", value, 1.0, f"{low} to {high}", low <= value <= high)
+        yield Outcome(f"normalised error, {name}", value, None, f"{low} to {high}", low <= value <= high)
+    if not metrics.get("normalised_errors"):
+        yield Outcome("normalised error", None, None, "the card has none", None)
 
 
 CHECKS: dict[str, Callable[[Functional, Functional], Iterator[Outcome]]] = {
-    check.__name__: check
-    for check in (conditions, calibration, steps, grid, derivatives, gaps, moments, molecules, curves, codes)
+    "conditions": conditions,
+    "calibration": calibration,
+    "steps": steps,
+    "grid": grid,
+    "derivatives": derivatives,
+    "gaps": gaps,
+    "moments": moments,
+    "molecules": molecules,
+    "curves": curves,
+    "codes": codes,
 }
 """Checks by name, in the order of their run."""
 
 
-def accept(
+def run_checks(
     functional: Functional, parent: Functional, names: Sequence[str] = (), path: Path | None = None
 ) -> dict[str, list[Outcome]]:
     """Run checks of a functional against its parent; a progress bar on stderr shows them.
@@ -271,33 +286,53 @@ def accept(
     Returns
     -------
     dict
-        The outcomes by check. A check whose SCF does not converge fails.
+        The outcomes by check. A check fails whose calculations fail, or for which no pseudopotential can be generated.
 
     Raises
     ------
     InputError
-        If a name is unknown, or if the file holds checks of other functionals.
+        If a name is unknown, or if the file holds checks of other functionals or something else.
+    OSError
+        If the file cannot be written.
     """
     if unknown := sorted(set(names) - set(CHECKS)):
         raise InputError(f"unknown checks {', '.join(unknown)}: expected some of {', '.join(CHECKS)}")
-    identity = {"functional": functional_digest(functional), "parent": functional_digest(parent)}
-    finished = _finished(path, identity)
+    identity = {
+        "version": VERSION,
+        "functional": functional_digest(functional),
+        "parent": functional_digest(parent),
+    }
+    finished = {} if path is None or not path.exists() else _read(path, identity)
+    _write(path, identity, finished)  # before hours of calculations
     for name in tqdm([name for name in names or CHECKS if name not in finished], desc="checks", disable=None):
-        try:
-            finished[name] = list(CHECKS[name](functional, parent))
-        except SCFError as error:
-            finished[name] = [Outcome(str(error), float("nan"), float("nan"), "converges", False)]
-        if path is not None:
-            checks = {key: [asdict(outcome) for outcome in outcomes] for key, outcomes in finished.items()}
-            path.write_text(json.dumps(identity | {"checks": checks}, indent=1) + "\n", encoding="utf-8")
+        finished[name] = list(_outcomes(name, functional, parent))
+        _write(path, identity, finished)
     return {name: finished[name] for name in names or CHECKS}
 
 
-def _finished(path: Path | None, identity: dict[str, str]) -> dict[str, list[Outcome]]:
+def _outcomes(name: str, functional: Functional, parent: Functional) -> Iterator[Outcome]:
+    """The outcomes of a check; the last one is a failure if a calculation fails."""
+    try:
+        yield from CHECKS[name](functional, parent)
+    except (CalculationFailed, GenerationError, AtomError) as error:
+        yield Outcome(" ".join(str(error).split()), None, None, "can be calculated", False)
+
+
+def _write(path: Path | None, identity: dict[str, Any], finished: dict[str, list[Outcome]]) -> None:
+    if path is not None:
+        checks = {name: [asdict(outcome) for outcome in outcomes] for name, outcomes in finished.items()}
+        with complete_or_absent(path) as temporary:
+            temporary.write_text(json.dumps(identity | {"checks": checks}, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(path: Path, identity: dict[str, Any]) -> dict[str, list[Outcome]]:
     """The checks of these functionals that a file holds."""
-    if path is None or not path.exists():
-        return {}
-    data = json.loads(path.read_text(encoding="utf-8"))
-    if {key: data.get(key) for key in identity} != identity:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        same = {key: data.get(key) for key in identity} == identity
+        checks = {name: [Outcome(**outcome) for outcome in outcomes] for name, outcomes in data["checks"].items()}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a file of finished checks: choose another, or delete it") from error
+    if not same:
         raise InputError(f"{path} has checks of other functionals: choose another file, or delete it")
-    return {name: [Outcome(**outcome) for outcome in outcomes] for name, outcomes in data["checks"].items()}
+    return checks

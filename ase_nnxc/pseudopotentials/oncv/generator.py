@@ -12,7 +12,7 @@ from ...xc.functional import Functional
 from ...xc.gga import PBE
 from .channel import Channel, PseudoFunctions, make_channel, make_functions
 from .errors import GenerationError
-from .inputs import ChannelInputs, Inputs
+from .inputs import ChannelInputs, Inputs, ModelCoreInputs
 from .levels import Levels
 from .local import local_potential
 from .model_core import ModelCore, equal_densities, fit_model_core
@@ -241,9 +241,11 @@ def _core(inputs: Inputs, atom: AllElectronAtom, smooth: SmoothElements, valence
     """The core that goes with a density of the valence (N,); None for an element without."""
     if inputs.model_core is None:
         return None
+    if isinstance(inputs.model_core, ModelCoreInputs) == with_tau:
+        raise GenerationError("these inputs are for other functionals: load_inputs(symbol, with_tau) depends on tau")
     core = atom.density_of(inputs.core)
     radius = equal_densities(atom.elements, core, smooth, valence)
-    if not with_tau:
+    if isinstance(inputs.model_core, ModelCoreInputs):
         return fit_model_core(inputs.model_core, atom.elements, core, radius)
     longest = max(channel.radius for channel in inputs.channels)
     return make_partial_core(inputs.model_core, atom.elements, core, atom.tau_of(inputs.core), radius, longest)

@@ -71,15 +71,32 @@ class LocalInputs:
 
 @dataclass(frozen=True)
 class ModelCoreInputs:
-    """The core that exchange and correlation see: a model of its density or, for functionals of tau, a partial core.
+    """The model of the core density.
+
+    Attributes
+    ----------
+    height : float
+        Density at r = 0, relative to that where core and valence densities are equal.
+    scale : float
+        Length of the model, relative to the radius where they are equal.
+    """
+
+    height: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class PartialCoreInputs:
+    """The partial core that functionals of tau see instead.
 
     Attributes
     ----------
     height : float or None
-        Density at r = 0, relative to that where core and valence densities are equal; None for a partial core that is
-        continued without another condition.
+        Density at r = 0, relative to that where core and valence densities are equal; None to continue the core
+        smoothly without another condition.
     scale : float
-        Length of the model or radius of the partial core, relative to the radius where they are equal.
+        Radius beyond which the core is that of the atom, relative to the radius where they are equal; see
+        `make_partial_core`.
     """
 
     height: float | None
@@ -100,7 +117,7 @@ class Inputs:
         The angular momenta with projectors.
     local : LocalInputs
         The local potential.
-    model_core : ModelCoreInputs or None
+    model_core : ModelCoreInputs, PartialCoreInputs or None
         The core that exchange and correlation see; None for none.
     """
 
@@ -109,7 +126,7 @@ class Inputs:
     valence: tuple[Shell, ...]
     channels: tuple[ChannelInputs, ...]
     local: LocalInputs
-    model_core: ModelCoreInputs | None
+    model_core: ModelCoreInputs | PartialCoreInputs | None
 
     @property
     def number(self) -> int:
@@ -135,7 +152,7 @@ class Inputs:
         return sorted(shell for shell in self.valence if shell.l == l)
 
 
-PARTIAL_CORE: Mapping[str, Any] = {"height": None, "scale": 1.15}
+PARTIAL_CORE = PartialCoreInputs(height=None, scale=1.15)
 """Inputs of partial cores, unless an element has others. With a scale of 1.5 the volume of Si is wrong by 0.8 %."""
 
 
@@ -170,18 +187,25 @@ def load_inputs(symbol: str, with_tau: bool = False) -> Inputs:
             f"H to Rn without Ce to Yb and At; choose a table, pseudos={{{symbol!r}: 'gth-pbe'}}"
         )
     entry = _elements()[symbol]
-    local, core = entry["local"], entry.get("model_core")
-    if core is not None and with_tau:
-        core = entry.get("core_with_tau", PARTIAL_CORE)
+    local = entry["local"]
     inputs = Inputs(
         symbol,
         parse_shells(entry["core"]),
         parse_shells(entry["valence"]),
         tuple(ChannelInputs(**channel) for channel in entry["channels"]),
         LocalInputs(**local | {"powers": tuple(local["powers"])}),
-        None if core is None else ModelCoreInputs(**core),
+        _core_inputs(entry, with_tau),
     )
     return _with_radii(inputs, entry.get("radii_with_tau", 1.0)) if with_tau else inputs
+
+
+def _core_inputs(entry: Mapping[str, Any], with_tau: bool) -> ModelCoreInputs | PartialCoreInputs | None:
+    """The inputs of the core that exchange and correlation see."""
+    if "model_core" not in entry:
+        return None
+    if not with_tau:
+        return ModelCoreInputs(**entry["model_core"])
+    return PartialCoreInputs(**entry["core_with_tau"]) if "core_with_tau" in entry else PARTIAL_CORE
 
 
 def _with_radii(inputs: Inputs, factor: float) -> Inputs:

@@ -88,7 +88,6 @@ def fit_model_core(inputs: ModelCoreInputs, elements: Elements, core: Array, rad
     radius : float
         Radius r_x where the densities of core and valence are equal, bohr.
     """
-    assert inputs.height is not None  # only partial cores have none
     return ModelCore(inputs.height * float(elements.at(core, np.array([radius]))[0]), inputs.scale * radius)
 
 

@@ -9,9 +9,9 @@ S. Froyen and M. L. Cohen, Phys. Rev. B 26, 1738 (1982). With real functions u a
 
 of which the first term is von Weizsaecker's: tau_core is not below it on any point. Inside the radius R u and w are
 even polynomials of r, whose values and first three derivatives are continuous. Where the inputs give a height, u has a
-further term (u_0 - u(0)) (1 - r^2/R^2)^4 with it. The spin polarisation of an atom then has the energy that it has with
-all electrons: the norm of 2p functions without nodes is farther outside than that of the 2p functions of the atom,
-where there is less core, and the more core lies below them, the less their polarisation changes the energy.
+further term (u_0 - u(0)) (1 - r^2/R^2)^4 with it. C, N, O and F need it: the core has no p shell, so that the 2p
+functions have no nodes and are large close to the nucleus. The density of the pseudised ones lies farther outside,
+where there is less core, and spin polarisation lowers the energy of the atom too much. More core there corrects this.
 """
 
 import math
@@ -23,11 +23,14 @@ from numpy.polynomial import Polynomial
 
 from ...atoms import Elements
 from ...atoms.elements import Array
-from .inputs import ModelCoreInputs
+from .inputs import PartialCoreInputs
 
 HIGHEST = 0.05
-"""Largest density at the radius of a partial core, bohr^-3: with that at a smaller radius the grid of MgO has an error
-of 35 meV."""
+"""The radius of a partial core is `scale` times that where core and valence densities are equal, or that where the
+density of the core falls to HIGHEST, bohr^-3, if this is larger, but at most the largest radius of the pseudopotential.
+
+Without HIGHEST, and with a scale of 0.9, the grid of MgO has an error of 35 meV.
+"""
 LONGEST = 0.4
 """Length of an element inside the radius, bohr: 17 nodes resolve waves of up to 60 bohr^-1."""
 CONTINUOUS = 4
@@ -89,14 +92,14 @@ class PartialCore:
 
 
 def make_partial_core(
-    inputs: ModelCoreInputs, elements: Elements, core: Array, tau: Array, equal: float, longest: float
+    inputs: PartialCoreInputs, elements: Elements, core: Array, tau: Array, equal: float, longest: float
 ) -> PartialCore:
     """Return the partial core of an atom.
 
     Parameters
     ----------
-    inputs : ModelCoreInputs
-        Radius and height of the core.
+    inputs : PartialCoreInputs
+        Scale and height.
     elements : Elements
         Elements of the atom.
     core, tau : Array
