@@ -83,7 +83,8 @@ def cost(system: System, counter: Counter) -> tuple[int, int]:
         pairs = diagonalise(energy, potential, orbitals, davidson, 1e-9, 6, torch.float64)
         fill(energy, SMEARING, pairs, system.crystal.reservoirs, WHOLE)
 
-    half_cycle()
+    half_cycle()  # the scratch memory of the transforms grows, which discards those that were made before
+    half_cycle()  # makes them again
     with counter:
         before = counter.operations, counter.waits
         half_cycle()

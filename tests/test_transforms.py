@@ -54,3 +54,14 @@ def test_products_replace_ffts_unless_boxes_are_large() -> None:
     sphere = replace(SPHERES[0], miller=torch.tensor([[0, 0, 0], [20, 20, 20]]))
     assert transforms._pays(sphere, (82, 82, 82))
     assert not transforms._pays(replace(sphere, miller=3 * sphere.miller), (242, 242, 242))
+
+
+def test_the_oldest_transform_makes_room_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (18, 18, 18)
+    sphere = SPHERES[0].in_box(shape)
+    to_box(torch.ones(4, sphere.npw, dtype=torch.complex128), sphere, shape)  # memory for all of them
+    monkeypatch.setattr(transforms._scratch, "transforms", {})
+    monkeypatch.setattr(transforms, "MOST_TRANSFORMS", 3)
+    for count in (1, 2, 3, 4):
+        to_box(torch.ones(count, sphere.npw, dtype=torch.complex128), sphere, shape)
+    assert [count for count, *_ in transforms._scratch.transforms] == [2, 3, 4]

@@ -167,7 +167,7 @@ def _transform(count: int, sphere: Sphere, shape: tuple[int, int, int], like: Te
         pays = _pays(sphere, shape)
         transform = _Products(source, target, sphere.reach) if pays else _FFT(source, target)
     if len(_scratch.transforms) >= MOST_TRANSFORMS:
-        _scratch.transforms.clear()
+        del _scratch.transforms[next(iter(_scratch.transforms))]  # the oldest
     _scratch.transforms[key] = transform
     return transform
 
