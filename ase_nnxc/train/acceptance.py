@@ -28,12 +28,12 @@ from ..xc import Functional
 from ..xc.identity import functional_digest
 from .penalties import Bounds, LocalConditions
 
-STEPS, SCATTER, MOMENT = 1.2, 1.5, 1.02  # largest ratios to the parent's
-NO_SCATTER = 0.2  # meV, always accepted
+MOST_STEPS, MOST_SCATTER, LARGEST_MOMENT = 1.2, 1.5, 1.02  # largest ratios to the parent's
+NEGLIGIBLE_SCATTER = 0.2  # meV, always accepted
 MOST_EXCESS = 0.01  # of enhancement factors over bounds
-GAP, DISTANCE = 0.2, 0.01  # eV and Angstrom, largest differences from the parent's
+GAP_CHANGE, BOND_CHANGE = 0.2, 0.01  # eV and Angstrom, largest differences from the parent's
 BETWEEN_CODES = 0.7  # kcal/mol per atom
-FORCE, STRESS = 1e-3, 0.02  # eV/Angstrom and GPa, largest errors against differences of energies
+FORCE_ERROR, STRESS_ERROR = 1e-3, 0.02  # eV/Angstrom and GPa, largest errors against differences of energies
 NORMALISED = (0.7, 1.4)
 COMPRESSION, EXPANSION, VOLUMES = 0.7, 1.5, 9
 METAL_DIVISIONS, DIVISIONS = 8, 4  # k-points along each axis
@@ -127,7 +127,7 @@ def steps(functional: Functional, parent: Functional) -> Iterator[Outcome]:
             return len(_calculator(xc, name).ground_state(CRYSTALS[name]()).history)
 
         values = _both(count, functional, parent)
-        yield _at_most(f"SCF steps of {name}", values, STEPS * values[1])
+        yield _at_most(f"SCF steps of {name}", values, MOST_STEPS * values[1])
 
 
 def grid(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -143,7 +143,9 @@ def grid(functional: Functional, parent: Functional) -> Iterator[Outcome]:
             return 1000 * float(np.ptp(energies))
 
         values = _both(scatter, functional, parent)
-        yield _at_most(f"scatter of the energy of {name}, meV", values, max(SCATTER * values[1], NO_SCATTER))
+        yield _at_most(
+            f"scatter of the energy of {name}, meV", values, max(MOST_SCATTER * values[1], NEGLIGIBLE_SCATTER)
+        )
 
 
 def derivatives(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -166,8 +168,8 @@ def derivatives(functional: Functional, parent: Functional) -> Iterator[Outcome]
         moved = with_calculator(xc)
         return float(np.abs(moved.get_stress() - calculate_numerical_stress(moved, 0.002)).max()) / GPa
 
-    yield _at_most("error of a force, eV/A", _both(of_force, functional, parent), FORCE)
-    yield _at_most("error of the stress, GPa", _both(of_stress, functional, parent), STRESS)
+    yield _at_most("error of a force, eV/A", _both(of_force, functional, parent), FORCE_ERROR)
+    yield _at_most("error of the stress, GPa", _both(of_stress, functional, parent), STRESS_ERROR)
 
 
 def gaps(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -179,7 +181,7 @@ def gaps(functional: Functional, parent: Functional) -> Iterator[Outcome]:
             calc.get_property("energy", CRYSTALS[name]())
             return float(bandgap(calc)[0])
 
-        yield _close(f"gap of {name}, eV", _both(gap, functional, parent), GAP)
+        yield _close(f"gap of {name}, eV", _both(gap, functional, parent), GAP_CHANGE)
 
 
 def moments(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -188,7 +190,7 @@ def moments(functional: Functional, parent: Functional) -> Iterator[Outcome]:
         values = _both(
             lambda xc: float(_calculator(xc, name).get_property("magmom", CRYSTALS[name]())), functional, parent
         )
-        yield _at_most(f"moment of {name}, Bohr magnetons", values, MOMENT * values[1])
+        yield _at_most(f"moment of {name}, Bohr magnetons", values, LARGEST_MOMENT * values[1])
 
 
 def curves(functional: Functional, parent: Functional) -> Iterator[Outcome]:
@@ -213,7 +215,7 @@ def molecules(functional: Functional, parent: Functional) -> Iterator[Outcome]:
     pairs = [Atoms("H2", [(0, 0, 0), (0, 0, distance)]) for distance in np.linspace(0.5, 2.0, 11)]
     values = _both(lambda xc: _minima(PySCFCalculator(xc, basis="def2-tzvp"), pairs), functional, parent)
     yield Outcome("minima of E(d) of H2", *values, accepted="1", passed=values[0] == 1)
-    yield _close("distance of O and H in water, A", _both(_bond_of_water, functional, parent), DISTANCE)
+    yield _close("distance of O and H in water, A", _both(_bond_of_water, functional, parent), BOND_CHANGE)
 
 
 def _bond_of_water(xc: Functional) -> float:

@@ -242,7 +242,7 @@ def _core(inputs: Inputs, atom: AllElectronAtom, smooth: SmoothElements, valence
     if inputs.model_core is None:
         return None
     if isinstance(inputs.model_core, ModelCoreInputs) == with_tau:
-        raise GenerationError("these inputs are for other functionals: load_inputs(symbol, with_tau) depends on tau")
+        raise GenerationError(f"these inputs are for other functionals: use load_inputs(symbol, with_tau={with_tau})")
     core = atom.density_of(inputs.core)
     radius = equal_densities(atom.elements, core, smooth, valence)
     if isinstance(inputs.model_core, ModelCoreInputs):
