@@ -1,7 +1,7 @@
 """Generate pseudopotentials, and compare them with all electrons and with published ones.
 
     python benchmarks/oncv.py elements [--xc NAME] [--reference FILE] [Si Cu ...]
-    python benchmarks/oncv.py lattice FOLDER [Al Si ...]
+    python benchmarks/oncv.py lattice FOLDER [Al MgO ...]
     python benchmarks/oncv.py fit --reference FILE [Si Cu ...]
     python benchmarks/oncv.py cores --reference FILE --inputs FILE2 [Si Cu ...]
 
@@ -18,7 +18,7 @@ projectors are closest to those of FILE. In ONCVPSP this value follows from the 
 of core and valence are equal. ONCVPSP takes the point of its mesh next to this radius, and the factors of FILE2, its
 inputs, belong to it. The elements of TUNED, whose cores are chosen otherwise, are left out.
 
-`lattice` prints volume per atom and bulk modulus with the generated pseudopotential and with the file ELEMENT.upf of
+`lattice` prints lattice constant and bulk modulus with generated pseudopotentials and with the files ELEMENT.upf of
 FOLDER, at the same settings. Files of PseudoDojo 0.4, PBE, standard, have the same inputs; they are not part of this
 repository.
 """
@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 from ase.build import bulk
+from ase.formula import Formula
 from ase.units import GPa, Hartree
 from scipy.optimize import minimize_scalar
 
@@ -52,6 +53,12 @@ SOLIDS = {
     "Si": ("diamond", 5.47, 26, 6),
     "C": ("diamond", 3.57, 45, 6),
     "Cu": ("fcc", 3.63, 50, 8),
+    "Mg": ("fcc", 4.52, 45, 10),
+    "Ca": ("fcc", 5.53, 40, 8),
+    "Ni": ("fcc", 3.51, 55, 8),
+    "H": ("fcc", 2.28, 45, 16),
+    "MgO": ("rocksalt", 4.25, 55, 6),
+    "CaF2": ("fluorite", 5.50, 55, 4),
 }
 TUNED = ("C", "N", "O", "F")  # by atomization energies, see benchmarks/molecules.py
 TRIALS = np.linspace(0.85, 1.15, 13)  # factors of the local potential at r = 0
@@ -171,9 +178,9 @@ def cores(symbols: list[str], reference: Path, published_inputs: Path) -> None:
         print(f"{symbol:2} height {height:.4f} (published {factors[symbol]['model_core']['fcfact']})", flush=True)
 
 
-def equation_of_state(symbol: str, pseudos: str | Path) -> tuple[float, float]:
-    """Return the volume per atom, Angstrom^3, and the bulk modulus, GPa."""
-    structure, a, ecut, kpts = SOLIDS[symbol]
+def equation_of_state(solid: str, pseudos: str | dict[str, Path]) -> tuple[float, float]:
+    """Return the volume of the conventional cell, Angstrom^3, and the bulk modulus, GPa."""
+    structure, a, ecut, kpts = SOLIDS[solid]
     calc = NNXCCalculator(
         "PBE",
         ecut=ecut * Hartree,
@@ -181,23 +188,23 @@ def equation_of_state(symbol: str, pseudos: str | Path) -> tuple[float, float]:
         smearing={"name": "marzari-vanderbilt", "width": 0.01 * Hartree},
         pseudos=pseudos,
     )
-    atoms = bulk(symbol, structure, a=a)
-    result = scan_eos(atoms, calc)
-    per_cell = {"fcc": 4, "diamond": 8}[structure]
-    return result.conventional_a**3 / per_cell, result.fit.bulk_modulus.item() / GPa
+    result = scan_eos(bulk(solid, structure, a=a), calc)
+    return result.conventional_a**3, result.fit.bulk_modulus.item() / GPa
 
 
-def lattice(symbols: list[str], folder: Path) -> None:
-    """Print volumes with generated and with published pseudopotentials."""
+def lattice(solids: list[str], folder: Path) -> None:
+    """Print lattice constants with generated and with published pseudopotentials."""
     if not folder.is_dir():
         print(f"no folder {folder}: nothing is compared")
         return
-    for symbol in symbols or SOLIDS:
-        volume, modulus = equation_of_state(symbol, "oncv")
-        other, other_modulus = equation_of_state(symbol, folder / f"{symbol}.upf")
+    for solid in solids or SOLIDS:
+        published = {symbol: folder / f"{symbol}.upf" for symbol in Formula(solid).count()}
+        volume, modulus = equation_of_state(solid, "oncv")
+        other, other_modulus = equation_of_state(solid, published)
+        a, other_a = np.cbrt(volume), np.cbrt(other)
         print(
-            f"{symbol:2} generated {volume:.4f} A^3 {modulus:.2f} GPa, file {other:.4f} A^3 {other_modulus:.2f} GPa, "
-            f"volume {100 * (volume / other - 1):+.3f} %",
+            f"{solid:4} generated {a:.4f} A {modulus:.2f} GPa, files {other_a:.4f} A {other_modulus:.2f} GPa, "
+            f"lattice constant {100 * (a / other_a - 1):+.3f} %",
             flush=True,
         )
 
@@ -217,16 +224,17 @@ def main() -> None:
     fourth.add_argument("--reference", type=Path, required=True, help="JSON file of outputs of ONCVPSP")
     fourth.add_argument("--inputs", type=Path, required=True, help="JSON file of inputs of ONCVPSP")
     for command in (first, second, third, fourth):
-        command.add_argument("symbols", nargs="*", metavar="SYMBOL", help="elements; default: all")
+        names = "solids" if command is second else "elements"
+        command.add_argument("names", nargs="*", metavar="NAME", help=f"{names}; default: all")
     arguments = parser.parse_args()
     if arguments.command == "elements":
-        elements(arguments.symbols, arguments.reference, get_functional(arguments.xc))
+        elements(arguments.names, arguments.reference, get_functional(arguments.xc))
     elif arguments.command == "fit":
-        fit(arguments.symbols, arguments.reference)
+        fit(arguments.names, arguments.reference)
     elif arguments.command == "cores":
-        cores(arguments.symbols, arguments.reference, arguments.inputs)
+        cores(arguments.names, arguments.reference, arguments.inputs)
     else:
-        lattice(arguments.symbols, arguments.folder)
+        lattice(arguments.names, arguments.folder)
 
 
 if __name__ == "__main__":
