@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from kohn_sham import basis_of, crystal_of, rattled_silicon_carbide
+from kohn_sham import basis_of, crystal_of, rattled_silicon_carbide, repeated_davidson
 
 from ase_nnxc.ks import kpoints
 from ase_nnxc.ks.basis import padded
-from ase_nnxc.ks.eigensolver import davidson
+from ase_nnxc.ks.eigensolver import davidson, norms
 from ase_nnxc.ks.hamiltonian import Hamiltonian
 from ase_nnxc.ks.initial_guess import atomic_fields
 from ase_nnxc.ks.kpoints import Block, KPoints
@@ -84,6 +84,20 @@ def test_eigenpairs_of_a_batch_are_those_of_each_k_point(dtype: torch.dtype) -> 
         torch.testing.assert_close(overlaps, torch.eye(7, dtype=dtype), **exact)
         assert not pairs.vectors[k, :, h.npw :].any()
     assert len(set(pairs.applications.tolist())) > 1
+
+
+@pytest.mark.parametrize("xc", ["PBE", "r2SCAN"])
+def test_residuals_reach_their_tolerance_with_rough_products_of_new_vectors(xc: str) -> None:
+    singles, tolerance = hamiltonians(xc, torch.complex128), 1e-8
+    exact = Hamiltonian.stack(singles)
+    rough = exact.with_rough(torch.complex64)
+    psi = padded([orbitals(h, torch.complex128) for h in singles], exact.npw)
+    assert float((rough.apply_roughly(psi) - exact.apply(psi)).abs().max()) > 1e-9
+    for start in (1e-2, 4e-6, tolerance):
+        pairs = repeated_davidson(rough, psi, start, 5)
+        psi = pairs.vectors
+    residuals = norms(exact.apply(psi) - pairs.values[..., None] * psi)
+    assert float(residuals[:, :5].max()) < 1.02 * tolerance
 
 
 def test_dependent_orbitals_of_one_k_point_leave_the_others_alone() -> None:

@@ -20,6 +20,8 @@ class Hamiltonian:
         Cutoff energy of the plane waves, Hartree.
     numbers : sequence of int, optional
         Number of plane waves of each k-point, without padding; required for several k-points.
+    rough : sequence of Operator, optional
+        Those operators that are not diagonal, in single precision, for `apply_roughly`.
 
     Attributes
     ----------
@@ -34,7 +36,13 @@ class Hamiltonian:
         If no operator is diagonal.
     """
 
-    def __init__(self, operators: Sequence[Operator], ecut: float, numbers: Sequence[int] | None = None):
+    def __init__(
+        self,
+        operators: Sequence[Operator],
+        ecut: float,
+        numbers: Sequence[int] | None = None,
+        rough: Sequence[Operator] | None = None,
+    ):
         diagonals = [operator.values for operator in operators if isinstance(operator, Diagonal)]
         if not diagonals:
             raise ValueError("a Hamiltonian needs at least one diagonal operator, such as the kinetic energy")
@@ -44,6 +52,7 @@ class Hamiltonian:
         self.numbers = numbers or [self.npw]
         self._operators = operators
         self._others = [operator for operator in operators if not isinstance(operator, Diagonal)]
+        self._rough = rough
 
     @classmethod
     def stack(cls, hamiltonians: "Sequence[Hamiltonian]") -> "Hamiltonian":
@@ -57,9 +66,16 @@ class Hamiltonian:
 
     def with_potential(self, local: Tensor, tau: Tensor | None) -> "Hamiltonian":
         """Return H with other potentials in its last operator, a `GridPotential`."""
-        *others, on_grid = self._operators
-        assert isinstance(on_grid, GridPotential)
-        return Hamiltonian([*others, replace(on_grid, local=local, tau=tau)], self.ecut, self.numbers)
+        *others, last = self._operators
+        assert isinstance(last, GridPotential)
+        on_grid = replace(last, local=local, tau=tau)
+        rough = None if self._rough is None else [*self._rough[:-1], on_grid.to(torch.complex64)]
+        return Hamiltonian([*others, on_grid], self.ecut, self.numbers, rough)
+
+    def with_rough(self, dtype: torch.dtype) -> "Hamiltonian":
+        """Return H, in double precision, whose `apply_roughly` uses operators in `dtype`: complex64 or float32."""
+        rough = [operator.to(dtype) for operator in self._others]
+        return Hamiltonian(self._operators, self.ecut, self.numbers, rough)
 
     @property
     def npw(self) -> int:
@@ -72,6 +88,16 @@ class Hamiltonian:
         for operator in self._others:
             operator.add_to(result, psi)
         return result
+
+    def apply_roughly(self, psi: Tensor) -> Tensor:
+        """Return H psi with single precision in all but the diagonal operators, if H has them in single precision."""
+        if self._rough is None:
+            return self.apply(psi)
+        rough = psi.to(torch.complex64 if psi.is_complex() else torch.float32)
+        result = torch.zeros_like(rough)
+        for operator in self._rough:
+            operator.add_to(result, rough)
+        return result.to(psi.dtype).addcmul_(psi, self.diagonal[..., None, :].to(psi.dtype))
 
     def matrix(self, waves: Tensor) -> Tensor:
         """Return <G|H|G'> (n, n), complex128, for the plane waves of one k-point with indices `waves` (n,)."""

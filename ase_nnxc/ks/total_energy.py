@@ -172,6 +172,8 @@ class TotalEnergy:
             converted = [operator.to(dtype) for operator in (*operators, self.grid_potential(sphere, potential))]
             numbers = [block.sphere.npw for block in blocks]
             hamiltonian = Hamiltonian(converted, self.system.basis.ecut, numbers)
+            if dtype.to_real() == torch.float64:
+                hamiltonian = hamiltonian.with_rough(torch.complex64 if dtype.is_complex else torch.float32)
             batches.of_kpoints[ks] = operators, hamiltonian
         local, *tau = potential.to(dtype.to_real())
         return hamiltonian.with_potential(local, tau[0] if tau else None)
