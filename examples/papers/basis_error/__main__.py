@@ -8,7 +8,6 @@ are named for the settings that they change. The script continues from basis_err
 README.md and docs/results.md.
 """
 
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from ase_nnxc.xc import PBE
 from benchmarks.published import ALL_ELECTRON
 from benchmarks.results import read_results
 
+from ..command_line import parse
 from ..points import Point, complete, write_table
 
 RESULTS = Path(__file__).with_name("basis_error.json")
@@ -126,5 +126,5 @@ def table(path: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1:] or list(CASES))
+    run(parse(__doc__, "CASE", list(CASES)).names or list(CASES))
     write_table("basis_error", table())

@@ -1,7 +1,7 @@
 """Functional cloning of arXiv:2605.10331: networks fitted to PBE and r2SCAN on molecular densities only.
 
     python -m examples.papers.cloning [points] [molecules] [solids]          (default: these three)
-    python -m examples.papers.cloning correlated gmtkn55_W4-11.json
+    python -m examples.papers.cloning --correlated gmtkn55_W4-11.json
 
 Run it in the root of the repository. Clones are fitted to densities of molecules with all electrons, or with
 pseudopotentials, from PySCF. They are compared with their parents, and with networks of random weights that obey the
@@ -12,7 +12,6 @@ The script continues from its JSON files and from the clones in runs, and writes
 docs/results.md.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from ase_nnxc.train.samples import Samples, named_molecule, sample_crystals, sam
 from ase_nnxc.xc import Functional
 from benchmarks.results import read_results, write_results
 
+from ..command_line import parse
 from ..cubic import minimum_of_cubic
 from ..points import Point, complete, results_of, settings_of, write_table
 from . import correlated
@@ -301,10 +301,9 @@ def rows_of(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 if __name__ == "__main__":
     clones = Clones(FOLDER / "runs")
     parts = {"points": run_points, "molecules": run_molecules, "solids": run_solids}
-    match sys.argv[1:]:
-        case ["correlated", path]:
-            run_correlated(Path(path), BEGINNINGS, clones)
-        case names:
-            for name in names or parts:
-                parts[name](NETWORKS, clones)
+    arguments = parse(__doc__, "PART", list(parts), option="correlated")
+    if arguments.correlated is not None:
+        run_correlated(arguments.correlated, BEGINNINGS, clones)
+    for name in arguments.names or ([] if arguments.correlated else parts):
+        parts[name](NETWORKS, clones)
     write_table("cloning", table())

@@ -8,7 +8,6 @@ energy rises and the forces point back to the plane. The script continues from g
 writes the table in README.md and docs/results.md.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from ase_nnxc import NNXCCalculator, list_models
 from benchmarks.results import read_results, write_results
 
+from ..command_line import parse
 from ..cubic import minimum_of_cubic
 from ..points import Point, complete, results_of, settings_of, write_table
 
@@ -116,7 +116,7 @@ def table(path: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or functionals():
+    for name in parse(__doc__, "FUNCTIONAL", functionals()).names or functionals():
         run(name)
     draw()
     write_table("graphene", table())

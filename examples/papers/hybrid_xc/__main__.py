@@ -17,7 +17,6 @@ draws learning.png, and writes the table in README.md and docs/results.md. Recor
 in use are calculated again, as are models of other records, and errors of other models or records.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from ase_nnxc.xc import PBE
 from benchmarks import training
 from benchmarks.results import read_results, write_results
 
+from ..command_line import parse
 from ..models import folder_of_run, remove_unless_trained_on
 from ..points import settings_of, write_table
 
@@ -177,5 +177,5 @@ def draw(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1:] or list(MODELS))
+    run(parse(__doc__, "MODEL", list(MODELS)).names or list(MODELS))
     write_table("hybrid_xc", table())

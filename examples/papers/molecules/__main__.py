@@ -11,7 +11,6 @@ The script continues from the folders runs and models and from molecules.json, d
 tables in README.md and docs/results.md.
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from ase_nnxc.train.trainer import Trainer, TrainerSettings
 from ase_nnxc.xc import Functional
 from benchmarks.results import read_results, write_results
 
+from ..command_line import parse
 from ..models import folder_of_run, remove_unless_trained_on
 from ..points import Point, complete, write_table
 from .data import FITTED, GRID_LEVEL, VALIDATION, electrons, read_curve, read_sets, reported_errors, with_grid
@@ -241,8 +241,8 @@ def draw(exact: Mapping[float, float], folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    data, curve, reported = (Path(argument) for argument in sys.argv[1:4])
-    exact = read_curve(curve)
-    run(sys.argv[4:] or list(MODELS), read_sets(data), exact, reported_errors(reported))
+    arguments = parse(__doc__, "MODEL", list(MODELS), files=("DATA", "CURVE", "REPORTED"))
+    exact = read_curve(arguments.curve)
+    run(arguments.names or list(MODELS), read_sets(arguments.data), exact, reported_errors(arguments.reported))
     draw(exact)
     write_table("molecules", table())
