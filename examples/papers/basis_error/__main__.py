@@ -42,8 +42,8 @@ CASES: dict[str, tuple[str, str | None, int]] = {
     "paper": ("sto-3g", "def2-sv(p)", 2),
     "k-points": ("sto-3g", "def2-sv(p)", 4),
     "fitting basis": ("sto-3g", None, 2),
-    "basis and fitting basis": ("pob-tzvp", None, 2),
-    "all three": ("pob-tzvp", None, 4),
+    "basis and fitting basis": ("def2-svp", None, 2),
+    "all three": ("def2-svp", None, 4),
 }
 
 
