@@ -19,10 +19,10 @@ from .hamiltonian import Hamiltonian
 
 MAX_EXPANSIONS = 4  # the largest number of expansions of the basis in one call
 
-# H is applied to new vectors in single precision if all residuals are below this multiple of the tolerance. The
-# coefficient of a vector that is made of a residual of r Hartree is about r, and its product with H has an error below
-# 1e-5 Ha (single precision, potentials of 100 Ha), so that the error of a residual is below 0.01 of the tolerance.
-ROUGH = 1e3
+# H is applied to new vectors in single precision if all residuals are below this multiple of the tolerance. A vector
+# made of a residual has a coefficient of about the residual divided by the gap to its energy, 0.1 to 1 Ha. Its product
+# with H has an error below 1e-5 Ha (potentials of 100 Ha), which is below 0.1 of the tolerance of the residual then.
+ROUGH_BELOW = 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,11 +148,11 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         count = int(most)
         if count == 0 or step == MAX_EXPANSIONS:
             break
-        apply = hamiltonian.apply_roughly if largest < ROUGH * tolerance else hamiltonian.apply
         first = open_.to(torch.int8).argsort(descending=True, stable=True)[:, :count]
         active, open_ = active.gather(1, first), open_.gather(1, first)
         new = precondition(_rows(residual, first), _rows(ritz, first), hamiltonian.kinetic)
         new *= torch.where(open_, 1 / norms(new), 0)[..., None]
+        apply = hamiltonian.apply_roughly if largest < ROUGH_BELOW * tolerance else hamiltonian.apply
         h_new = apply(new)
         applications += open_.sum(1)
         grown, h_grown = torch.cat((basis, new), dim=1), torch.cat((h_basis, h_new), dim=1)

@@ -21,7 +21,7 @@ class Hamiltonian:
     numbers : sequence of int, optional
         Number of plane waves of each k-point, without padding; required for several k-points.
     rough : sequence of Operator, optional
-        Those operators that are not diagonal, in single precision, for `apply_roughly`.
+        Those operators that are not diagonal, in the same order and in single precision, for `apply_roughly`.
 
     Attributes
     ----------
@@ -68,8 +68,11 @@ class Hamiltonian:
         """Return H with other potentials in its last operator, a `GridPotential`."""
         *others, last = self._operators
         assert isinstance(last, GridPotential)
-        on_grid = replace(last, local=local, tau=tau)
-        rough = None if self._rough is None else [*self._rough[:-1], on_grid.to(torch.complex64)]
+        on_grid, rough = replace(last, local=local, tau=tau), self._rough
+        if rough is not None:
+            *kept, last = rough
+            assert isinstance(last, GridPotential)
+            rough = [*kept, replace(last, local=local.float(), tau=None if tau is None else tau.float())]
         return Hamiltonian([*others, on_grid], self.ecut, self.numbers, rough)
 
     def with_rough(self, dtype: torch.dtype) -> "Hamiltonian":
