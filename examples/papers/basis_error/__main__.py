@@ -126,5 +126,5 @@ def table(path: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
-    run(parse(__doc__, "CASE", list(CASES)).names or list(CASES))
+    run(parse(__doc__, "CASE", list(CASES)).names)
     write_table("basis_error", table())

@@ -304,6 +304,7 @@ if __name__ == "__main__":
     arguments = parse(__doc__, "PART", list(parts), option="correlated")
     if arguments.correlated is not None:
         run_correlated(arguments.correlated, BEGINNINGS, clones)
-    for name in arguments.names or ([] if arguments.correlated else parts):
-        parts[name](NETWORKS, clones)
+    else:
+        for name in arguments.names:
+            parts[name](NETWORKS, clones)
     write_table("cloning", table())

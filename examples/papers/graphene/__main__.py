@@ -116,7 +116,7 @@ def table(path: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
-    for name in parse(__doc__, "FUNCTIONAL", functionals()).names or functionals():
+    for name in parse(__doc__, "FUNCTIONAL", functionals()).names:
         run(name)
     draw()
     write_table("graphene", table())

@@ -177,5 +177,5 @@ def draw(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    run(parse(__doc__, "MODEL", list(MODELS)).names or list(MODELS))
+    run(parse(__doc__, "MODEL", list(MODELS)).names)
     write_table("hybrid_xc", table())

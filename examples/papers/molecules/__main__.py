@@ -243,6 +243,6 @@ def draw(exact: Mapping[float, float], folder: Path = FOLDER) -> None:
 if __name__ == "__main__":
     arguments = parse(__doc__, "MODEL", list(MODELS), files=("DATA", "CURVE", "REPORTED"))
     exact = read_curve(arguments.curve)
-    run(arguments.names or list(MODELS), read_sets(arguments.data), exact, reported_errors(arguments.reported))
+    run(arguments.names, read_sets(arguments.data), exact, reported_errors(arguments.reported))
     draw(exact)
     write_table("molecules", table())
