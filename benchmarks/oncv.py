@@ -179,7 +179,7 @@ def cores(symbols: list[str], reference: Path, published_inputs: Path) -> None:
 
 
 def equation_of_state(solid: str, pseudos: str | dict[str, Path]) -> tuple[float, float]:
-    """Return the volume of the conventional cell, Angstrom^3, and the bulk modulus, GPa."""
+    """Return the lattice constant, Angstrom, and the bulk modulus, GPa."""
     structure, a, ecut, kpts = SOLIDS[solid]
     calc = NNXCCalculator(
         "PBE",
@@ -189,7 +189,7 @@ def equation_of_state(solid: str, pseudos: str | dict[str, Path]) -> tuple[float
         pseudos=pseudos,
     )
     result = scan_eos(bulk(solid, structure, a=a), calc)
-    return result.conventional_a**3, result.fit.bulk_modulus.item() / GPa
+    return result.conventional_a, result.fit.bulk_modulus.item() / GPa
 
 
 def lattice(solids: list[str], folder: Path) -> None:
@@ -199,9 +199,8 @@ def lattice(solids: list[str], folder: Path) -> None:
         return
     for solid in solids or SOLIDS:
         published = {symbol: folder / f"{symbol}.upf" for symbol in Formula(solid).count()}
-        volume, modulus = equation_of_state(solid, "oncv")
-        other, other_modulus = equation_of_state(solid, published)
-        a, other_a = np.cbrt(volume), np.cbrt(other)
+        a, modulus = equation_of_state(solid, "oncv")
+        other_a, other_modulus = equation_of_state(solid, published)
         print(
             f"{solid:4} generated {a:.4f} A {modulus:.2f} GPa, files {other_a:.4f} A {other_modulus:.2f} GPa, "
             f"lattice constant {100 * (a / other_a - 1):+.3f} %",
