@@ -204,17 +204,17 @@ def test_derivatives_of_the_robust_loss_are_those_of_finite_differences(records,
     assert (torch.linalg.eigvalsh(hessian) > 0).all()
 
 
-def test_known_errors_of_the_parent_replace_those_at_its_frozen_density(records, densities):
+def test_known_errors_replace_those_at_the_frozen_densities_as_the_fit_begins(records, densities):
     functional, data = random_factors(0.2), densities.load(records[:2])
     terms, known = {"reaction_energy": Term(0.2)}, {"reaction_energy": {"H2": 0.3}}
     plain, anchored = (
-        FrozenErrors(functional, functional.last_layer, NeuralFactors(), data, FitSettings(terms, parent_errors=errors))
+        FrozenErrors(functional, functional.last_layer, NeuralFactors(), data, FitSettings(terms, known_errors=errors))
         for errors in ({}, known)
     )
-    theta, zero = plain.theta, torch.zeros_like(plain.theta)
-    assert 0.2 * anchored.residuals(zero)[0].item() == pytest.approx(0.3, abs=1e-10)
-    change = anchored.residuals(theta) - anchored.residuals(zero)
-    torch.testing.assert_close(change, plain.residuals(theta) - plain.residuals(zero))
+    start, theta = plain.theta, torch.zeros_like(plain.theta)
+    assert 0.2 * anchored.residuals(start)[0].item() == pytest.approx(0.3, abs=1e-10)
+    change = anchored.residuals(theta) - anchored.residuals(start)
+    torch.testing.assert_close(change, plain.residuals(theta) - plain.residuals(start))
     assert anchored.residuals(theta)[1] == plain.residuals(theta)[1]
 
 
@@ -253,6 +253,41 @@ def test_command_fits_and_saves_a_model_with_a_posterior(config, capsys, steps):
     assert functional.posterior.abs().max() > 0
     assert functional.card["metrics"]["ridge"] == report["ridge"]
     assert functional.card["training"]["test"] == ["test"]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_known_errors_are_those_as_the_fit_begins(config, capsys, steps):
+    known = {"H2": 0.2, "short": -0.1, "long": 0.3, "longer": 0.1}
+    config.with_name("known.yaml").write_text(json.dumps({"reaction_energy": known}))
+    config.write_text(config.read_text() + f"known_errors: known.yaml\nridges: [1.0e8]\nsteps: {steps}\n")
+    assert main(["fit", str(config), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["fit"]["reaction_energy"]
+    for column in ("start", "fitted"):  # the ridge allows no change
+        assert {name: row[column] for name, row in rows.items()} == pytest.approx(known, abs=1e-5)
+
+
+def test_a_file_extends_another(config):
+    other = config.with_name("other.yaml")
+    other.write_text("extends: h2.yaml\ndescription: another\nridges: [2]\n")
+    fit, base = read_fit(other), read_fit(config)
+    assert (fit.name, fit.description, fit.settings.ridges) == ("other", "another", (2,))
+    assert [record.name for record in fit.test] == [record.name for record in base.test]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("extends: ../h2.yaml", "extends='../h2.yaml': expected the name of a file in the same folder"),
+        ("extends: 3", "extends=3: expected a string"),
+        ("extends: twice.yaml", "extends='twice.yaml': this file extends another one itself"),
+    ],
+)
+def test_bad_extensions_are_refused(config, line, message):
+    config.with_name("twice.yaml").write_text("extends: h2.yaml\n")
+    other = config.with_name("other.yaml")
+    other.write_text(line + "\n")
+    with pytest.raises(InputError, match=message):
+        read_fit(other)
 
 
 def test_a_self_consistent_pass_begins_with_the_errors_of_the_model_and_stays_at_its_minimum(config, capsys):

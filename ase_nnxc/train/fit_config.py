@@ -52,13 +52,13 @@ _CHECKS: dict[str, Check] = {
         one_of([name for name, cls in OBJECTIVES.items() if not cls.response]),
         mapping({"scale": number(above=0), "weight": weight}, required=("scale",)),
     ),
-    "parent_errors": text,
+    "known_errors": text,
     "ridges": sequence(number(above=0), least=1),
     "steps": integer(0),
     "densities": text,
     "models": text,
 }
-_PARENT_ERRORS: Check = mapping_of(one_of(list(OBJECTIVES)), mapping_of(text, number()))
+_KNOWN_ERRORS: Check = mapping_of(one_of(list(OBJECTIVES)), mapping_of(text, number()))
 _REQUIRED = ("parent", "records", "classes", "objectives")
 
 
@@ -131,14 +131,15 @@ def read_fit(path: str | Path) -> Fit:
 
     Its keys are:
 
+    - extends: another file in the same folder, whose keys hold unless this file has them;
     - parent: name of the functional of the densities, or path of a model;
     - functional: a form, see `functional_from`, that makes a `NeuralFactors`; default: neural-factors of the parent;
     - records: names of files of records;
     - test: names of the records that are only predicted;
     - classes: mapping of names of classes to names of records, for cross-validation;
     - objectives: mapping of names to {scale: expected error, weight: share};
-    - parent_errors: a YAML file with known errors of the functional that is multiplied, by objectives and records, in
-      the unit of the objective;
+    - known_errors: a YAML file with known errors of the functional as the fit begins, by objectives and records, in the
+      unit of the objective;
     - ridges, steps: see `FitSettings`;
     - calculator: keywords of `NNXCCalculator` except xc;
     - densities, models: folders; name, version and description of the model.
@@ -157,9 +158,23 @@ def read_fit(path: str | Path) -> Fit:
     """
     path = Path(path)
     try:
-        return _fit_from(read_yaml(path), path)
+        return _fit_from(_read(path), path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the keys of a file and of the one that it extends."""
+    data = read_yaml(path)
+    if "extends" not in data:
+        return data
+    text(name := data.pop("extends"), "extends")
+    if Path(name).name != name:
+        raise InputError(f"extends={name!r}: expected the name of a file in the same folder, without a path")
+    base = read_yaml(path.parent / name)
+    if "extends" in base:
+        raise InputError(f"extends={name!r}: this file extends another one itself, expected one that does not")
+    return base | data
 
 
 def _fit_from(data: Mapping[str, Any], path: Path) -> Fit:
@@ -207,7 +222,7 @@ def _check_named(names: Sequence[str], records: Sequence[Record], key: str) -> N
 def _settings(data: Mapping[str, Any], base: Path) -> FitSettings:
     terms = {name: Term(**arguments) for name, arguments in data["objectives"].items()}
     chosen: dict[str, Any] = {"ridges": tuple(data["ridges"])} if "ridges" in data else {}
-    if "parent_errors" in data:
-        chosen["parent_errors"] = read_yaml(path_from(base, data["parent_errors"]))
-        _PARENT_ERRORS(chosen["parent_errors"], "parent_errors")
+    if "known_errors" in data:
+        chosen["known_errors"] = read_yaml(path_from(base, data["known_errors"]))
+        _KNOWN_ERRORS(chosen["known_errors"], "known_errors")
     return FitSettings(terms, steps=data.get("steps", 0), **chosen)

@@ -57,15 +57,15 @@ class FitSettings:
         Candidates of lambda, the factor of |theta - anchor|^2; see `FrozenErrors`.
     steps : int
         Largest number of Levenberg-Marquardt steps of all layers; with 0 only the last layer is fitted.
-    parent_errors : mapping
-        Errors of the parent that the functional multiplies, in the unit of the objective, by objectives and records:
-        where they are known better than from the frozen densities. See `FrozenErrors`.
+    known_errors : mapping
+        Errors of the functional as the fit begins, in the unit of the objective, by objectives and records: where they
+        are known better than from the frozen densities. See `FrozenErrors`.
     """
 
     terms: Mapping[str, Term]
     ridges: tuple[float, ...] = tuple(10.0**k for k in range(-3, 5))
     steps: int = 0
-    parent_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    known_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ class Row:
 class FrozenErrors:
     """Errors of records at frozen densities as functions of some parameters theta (p,) of a functional.
 
-    Where the error of the parent that the functional multiplies is known, for instance from calculations with all
-    electrons, only the change from the parent is taken from the frozen densities:
+    Where the error of the functional with its present parameters theta_0 is known, for instance from calculations with
+    all electrons if it is still its parent, only the change is taken from the frozen densities:
 
-        error[theta] = known error of the parent + error_frozen[theta] - error_frozen[parent]
+        error[theta] = known error[theta_0] + error_frozen[theta] - error_frozen[theta_0]
 
     Errors of meshes, cutoffs and pseudopotentials, and those of the first order in the density, then cancel in part.
 
@@ -99,7 +99,7 @@ class FrozenErrors:
     data : FrozenSet
         Records and densities.
     settings : FitSettings
-        Objectives, and known errors of the parent.
+        Objectives, and known errors of the functional with its present parameters.
 
     Attributes
     ----------
@@ -108,6 +108,11 @@ class FrozenErrors:
     anchor : Tensor
         (p,) what the ridge draws theta to: zero for the last layer, where the functional is its parent, and the present
         values for hidden layers.
+
+    Raises
+    ------
+    NoMinimumError
+        If there are known errors, and an equation of state has no minimum.
     """
 
     def __init__(
@@ -133,8 +138,8 @@ class FrozenErrors:
             self._objectives += [(i, objective) for i in reading]
             self.rows += [Row(data.records[i].name, name, term.scale, term.weight / len(reading)) for i in reading]
         self._offsets = torch.zeros(len(self.rows), dtype=self._other.dtype, device=self._other.device)
-        if settings.parent_errors:
-            self._offsets = self._offsets_to(settings.parent_errors)
+        if settings.known_errors:
+            self._offsets = self._offsets_to(settings.known_errors)
 
     @property
     def theta(self) -> Tensor:
@@ -175,10 +180,8 @@ class FrozenErrors:
         return LinearModel(residuals.detach(), by_energy @ torch.stack(slopes), self.coefficients, self.anchor - theta)
 
     def _offsets_to(self, known: Mapping[str, Mapping[str, float]]) -> Tensor:
-        """Return the known errors of the parent minus those at the frozen densities (m,), zero where unknown."""
-        with torch.no_grad():
-            energies = self._other + torch.stack([p.energy_of(self.functional.parent) for p in self.data.points])
-            frozen = self._residuals(energies) * self._column("scale")
+        """Return the known errors of the functional minus those at the frozen densities (m,), zero where unknown."""
+        frozen = self.residuals(self.theta) * self._column("scale")
         errors = [known.get(row.objective, {}).get(row.record) for row in self.rows]
         return torch.stack([e.new_zeros(()) if x is None else x - e for x, e in zip(errors, frozen)])
 
@@ -257,7 +260,10 @@ def fit_frozen(
     InputError
         If the records have fewer than three classes, or an objective reads no record.
     """
+    # all of them before the fit: known errors are those of the present parameters
     errors = FrozenErrors(functional, functional.last_layer, parent, data, settings)
+    whole = FrozenErrors(functional, list(functional.parameters()), parent, data, settings) if settings.steps else None
+    others = None if test is None else FrozenErrors(functional, functional.last_layer, parent, test, settings)
     groups = _groups(errors.rows, classes, settings)
     start = errors.theta
     first = errors.linearised(start)
@@ -267,8 +273,7 @@ def fit_frozen(
     ridge = validation.best
     near = min((start, start + first.fit(ridge)), key=RobustLoss(errors, ridge).loss)
     _minimise(errors, near, ridge, LAST_LAYER_STEPS)
-    if settings.steps:
-        whole = FrozenErrors(functional, list(functional.parameters()), parent, data, settings)
+    if whole is not None:
         _minimise(whole, whole.theta, ridge, settings.steps)
     theta = errors.theta
     last = errors.linearised(theta)
@@ -282,8 +287,7 @@ def fit_frozen(
         "temperature": posterior.temperature,
         "fit": _table(errors.rows, start=first.residuals, fitted=last.residuals, cross_validated=nested),
     }
-    if test is not None:
-        others = FrozenErrors(functional, functional.last_layer, parent, test, settings)
+    if others is not None:
         at_start, at_end = others.linearised(start), others.linearised(theta)
         deviations = (at_end.slopes @ posterior.root).norm(dim=1)
         report["test"] = _table(

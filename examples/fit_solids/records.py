@@ -4,12 +4,12 @@
 
 SOLIDS and W4_11 are JSON files that are not part of this repository. "solids" of the first has for each solid its
 formula, structure, lattice constant without zero-point expansion (a0_exp_zpc_A, Angstrom) and, where it is known, its
-bulk modulus (B0_exp_GPa). It has calculated lattice constants, too: those of PBE with all electrons (zhang64; G.-X.
-Zhang et al., New J. Phys. 20, 063020 (2018)) and those of PBE and r2SCAN with projectors (sol62, VASP; K. Trepte and J.
-Voss, J. Comput. Chem. 43, 1104 (2022)). The second has systems (xyz_A, unpaired) and reactions (systems, ref_kcal) of
-the atomization energies of A. Karton, S. Daon and J. M. L. Martin, Chem. Phys. Lett. 510, 165 (2011). solids.json,
-molecules.json and parent_errors.yaml are written beside this script; solids and molecules are those of the
-configuration.
+bulk modulus (B0_exp_GPa). It has calculated lattice constants, too: those of PBE and PBEsol with all electrons
+(zhang64; G.-X. Zhang et al., New J. Phys. 20, 063020 (2018)) and those of PBE and r2SCAN with projectors (sol62, VASP;
+K. Trepte and J. Voss, J. Comput. Chem. 43, 1104 (2022)). The second has systems (xyz_A, unpaired) and reactions
+(systems, ref_kcal) of the atomization energies of A. Karton, S. Daon and J. M. L. Martin, Chem. Phys. Lett. 510, 165
+(2011). solids.json, molecules.json, r2scan_errors.yaml and pbesol_errors.yaml are written beside this script; solids
+and molecules are those of the configuration.
 """
 
 import argparse
@@ -51,8 +51,9 @@ def main() -> None:
     measured = {row["formula"]: row for row in json.loads(args.solids.read_text())["solids"].values()}
     solids = [solid(measured[name], METAL if label in METALLIC else INSULATOR) for name, label in classes.items()]
     write_records(FOLDER / "solids.json", solids)
-    known = {name: error for name in classes if (error := r2scan_error(measured[name])) is not None}
-    (FOLDER / "parent_errors.yaml").write_text(yaml.safe_dump({"lattice_constant": known}))
+    for label, error_of in (("r2scan", r2scan_error), ("pbesol", pbesol_error)):
+        known = {name: error for name in classes if (error := error_of(measured[name])) is not None}
+        (FOLDER / f"{label}_errors.yaml").write_text(yaml.safe_dump({"lattice_constant": known}))
     data = json.loads(args.molecules.read_text())
     write_records(FOLDER / "molecules.json", [molecule(name, data) for name in MOLECULES])
 
@@ -75,6 +76,13 @@ def r2scan_error(row: dict[str, Any]) -> float | None:
     projector = row["sol62"]["a0_A"]
     calculated = row["zhang64"]["PBE-uncorr"] + projector["r2SCAN"] - projector["PBE"]
     return round(calculated / row["a0_exp_zpc_A"] - 1, 6)
+
+
+def pbesol_error(row: dict[str, Any]) -> float | None:
+    """Return the relative error of the lattice constant of PBEsol with all electrons, if it is known."""
+    if "zhang64" not in row:
+        return None
+    return round(row["zhang64"]["PBEsol-uncorr"] / row["a0_exp_zpc_A"] - 1, 6)
 
 
 def molecule(name: str, data: dict[str, Any]) -> Record:

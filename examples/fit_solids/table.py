@@ -75,28 +75,25 @@ def gain(metrics: dict[str, Any]) -> str:
 
 
 def lattice_constants(metrics: dict[str, Any], measured: dict[str, Any]) -> str:
-    """Return the table of errors of lattice constants in per cent."""
+    """Return the table of errors of lattice constants in per cent, with their means for each part."""
     rows = [["a0, %", "PBE", "PBEsol", "r2SCAN", "fitted", "left out of the fit", "standard deviation"]]
     for part, column in (("fit", "cross_validated"), ("test", "fitted")):
+        errors: list[list[float | None]] = []
         for name, row in metrics[part]["lattice_constant"].items():
-            left_out = f"{100 * row[column]:+.2f}" if column in row else ""
-            rows.append(
-                [
-                    name,
-                    *(all_electron_error(measured[name], xc) for xc in ("PBE", "PBEsol")),
-                    f"{100 * row['start']:+.2f}",
-                    f"{100 * row['fitted']:+.2f}" if part == "fit" else "",
-                    left_out,
-                    f"{100 * row['standard_deviation']:.2f}" if part == "test" else "",
-                ]
-            )
+            known = [all_electron_error(measured[name], xc) for xc in ("PBE", "PBEsol")]
+            ours = [row["start"], row["fitted"] if part == "fit" else None, row.get(column)]
+            errors.append([*known, *ours])
+            deviation = f"{100 * row['standard_deviation']:.2f}" if part == "test" else ""
+            rows.append([name, *("" if e is None else f"{100 * e:+.2f}" for e in errors[-1]), deviation])
+        columns = [[100 * abs(e) for e in column if e is not None] for column in zip(*errors)]
+        rows.append([f"mean absolute, {part}", *(f"{mean(c):.2f}" if c else "" for c in columns), ""])
     return table(rows)
 
 
-def all_electron_error(row: dict[str, Any], xc: str) -> str:
-    """Return the error of a lattice constant with all electrons in per cent, empty if it is unknown."""
+def all_electron_error(row: dict[str, Any], xc: str) -> float | None:
+    """Return the relative error of a lattice constant with all electrons, None if it is unknown."""
     value = row.get("zhang64", {}).get(f"{xc}-uncorr")
-    return "" if value is None else f"{100 * (value / row['a0_exp_zpc_A'] - 1):+.2f}"
+    return None if value is None else value / row["a0_exp_zpc_A"] - 1
 
 
 def table(rows: list[list[str]]) -> str:
