@@ -86,16 +86,20 @@ def errors_table(sets: dict[str, dict[str, Any]]) -> str:
     fitted, energies = set(read_card(MODEL)["training"]["records"]), read()
     rows = [["mean absolute error, kcal/mol", "reactions", PARENT, MODEL]]
     for name, data in sets.items():
-        parts: dict[str, list[tuple[float, float]]] = {}
+        parts: dict[str, list[list[float] | None]] = {}
         for reaction in data["reactions"]:
             labels = [f"{name} {system}" for system in reaction["systems"]]
-            if all(label in energies[xc] for xc in (PARENT, MODEL) for label in labels):
-                own = [error(reaction, [energies[xc][label] for label in labels]) for xc in (PARENT, MODEL)]
-                part = f"{name}, fitted" if name == "W4-11" and reaction["systems"][0] in fitted else name
-                parts.setdefault(part, []).append((own[0], own[1]))
-        for part, errors in parts.items():
-            means = [f"{mean(column):.2f}" for column in zip(*errors)]
-            rows.append([part, f"{len(errors)} of {len(data['reactions'])}", *means])
+            complete = all(label in energies[xc] for xc in (PARENT, MODEL) for label in labels)
+            part = f"{name}, fitted" if name == "W4-11" and reaction["systems"][0] in fitted else name
+            parts.setdefault(part, []).append(
+                [error(reaction, [energies[xc][label] for label in labels]) for xc in (PARENT, MODEL)]
+                if complete
+                else None
+            )
+        for part, several in parts.items():
+            known = [errors for errors in several if errors is not None]
+            means = [f"{mean(column):.2f}" for column in zip(*known)] or ["", ""]
+            rows.append([part, f"{len(known)} of {len(several)}", *means])
     return table(rows)
 
 
