@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import oncvpsp
 import partial_cores
 import pytest
 from ase.calculators.calculator import InputError
@@ -35,6 +36,7 @@ from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import LDA, NNGGA, PBE, R2SCAN, pbesol, revpbe
 
 RADIUS = 1.603032  # bohr, of silicon's s functions and of its local potential
+PRINTED = [[5.169, 0.82988], [2.5713, 0.57831], [-2.4273, -0.4881]]  # Hartree, coefficients in Hamann's program
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +348,18 @@ def test_operator_of_tau_is_that_of_all_electrons_beyond_the_radii(symbol):
 def test_coefficients_of_projectors_are_those_of_hamanns_program(silicon):
     """Second functions have other tails there, which changes coefficients by less than a per cent."""
     coefficients = [channel.coefficients for channel in silicon.channels]
-    np.testing.assert_allclose(coefficients, [[5.169, 0.82988], [2.5713, 0.57831], [-2.4273, -0.4881]], rtol=0.015)
+    np.testing.assert_allclose(coefficients, PRINTED, rtol=0.015)
+
+
+def test_with_the_tails_of_hamanns_program_everything_is_as_there(silicon):
+    """To the printed digits; V_loc(0), which there follows from the third derivative of the potential, is fitted."""
+    inputs = replace(silicon.inputs, local=replace(silicon.inputs.local, v0=1.00638 * silicon.inputs.local.v0))
+    channels = generator.build_with(inputs, PBE(), silicon.atom, oncvpsp.confined_state).channels
+    overlaps = [channel.functions.overlaps[np.triu_indices(2)] for channel in channels]
+    np.testing.assert_allclose(overlaps[0], [0.26363806, -0.22466351, 0.23241225], atol=5e-7)
+    np.testing.assert_allclose(overlaps[1], [0.1781213, -0.20226596, 0.32479447], atol=5e-7)
+    np.testing.assert_allclose(overlaps[2], [0.01084042, -0.05626376, 0.37349198], atol=5e-7)
+    np.testing.assert_allclose([channel.coefficients for channel in channels], PRINTED, rtol=1e-3)
 
 
 def test_projectors_are_orthonormal(silicon):

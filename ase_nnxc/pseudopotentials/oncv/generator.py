@@ -18,7 +18,7 @@ from .local import local_potential
 from .model_core import ModelCore, equal_densities, fit_model_core
 from .partial_core import PartialCore, make_partial_core
 from .pseudo_atom import pseudo_levels, unscreen, valence_fields
-from .reference import Reference, reference_functions
+from .reference import Reference, Unbound, cut_solution, reference_functions
 from .smooth import SmoothElements
 
 EIGENVALUE_TOLERANCE = 1e-3  # Hartree, of the pseudo-atom against the atom
@@ -163,8 +163,21 @@ def _same_core(inputs: Inputs, atom: AllElectronAtom, start: AllElectronAtom) ->
     return all(abs(a - b) <= CORE_TOLERANCE * abs(b) for a, b in energies)
 
 
-def build_with(inputs: Inputs, functional: Functional, atom: AllElectronAtom) -> Generated:
+def build_with(
+    inputs: Inputs, functional: Functional, atom: AllElectronAtom, unbound: Unbound = cut_solution
+) -> Generated:
     """Generate the pseudopotential of an element for a functional from its all-electron atom, without other inputs.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Inputs of the element.
+    functional : Functional
+        The functional.
+    atom : AllElectronAtom
+        The atom with the same shells and with edges at all radii of the inputs.
+    unbound : callable
+        Makes the functions at positive energies, see `reference_functions`; by default `cut_solution`.
 
     Raises
     ------
@@ -172,7 +185,7 @@ def build_with(inputs: Inputs, functional: Functional, atom: AllElectronAtom) ->
         If a check fails.
     """
     smooth = SmoothElements.of(atom.elements)
-    references = [reference_functions(atom, inputs, channel) for channel in inputs.channels]
+    references = [reference_functions(atom, inputs, channel, unbound) for channel in inputs.channels]
     candidates = [make_functions(smooth, *pair) for pair in zip(inputs.channels, references)]
     levels = [Levels(atom, smooth, inputs, channel.l) for channel in inputs.channels]
     reason: GenerationError | None = None

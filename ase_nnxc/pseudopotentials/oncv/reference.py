@@ -1,6 +1,6 @@
 """All-electron functions that the pseudo functions of one angular momentum equal beyond r_c."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,10 @@ UNBOUND = 0.25
 """Energy of a function in place of an empty level that is not bound, Hartree."""
 TAIL = 4.5
 """Length over which a function at positive energy is cut, bohr."""
+
+
+Unbound = Callable[[AllElectronAtom, ChannelInputs, float, int], State]
+"""Returns a function with a tail that decays, for a channel, an energy where nothing is bound and a number of nodes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +43,34 @@ class Reference:
     overlaps: Array
 
 
-def reference_functions(atom: AllElectronAtom, inputs: Inputs, channel: ChannelInputs) -> Reference:
+def cut_solution(atom: AllElectronAtom, channel: ChannelInputs, energy: float, nodes: int) -> State:
+    """Return the solution that is regular at r = 0, with a tail that decays as exp(-((r - r_c) / TAIL)^6).
+
+    It is determined by the energy; its number of nodes is not used.
+    """
+    elements, radius = atom.elements, channel.radius
+    end = elements.edges[np.searchsorted(elements.edges, radius + 2.2 * TAIL)]
+    solution = atom.equation.regular_solution(channel.l, atom.v, energy, end)
+    values = np.zeros(len(elements.radii))
+    values[: len(solution)] = solution
+    values *= np.exp(-((np.maximum(elements.radii - radius, 0) / TAIL) ** 6))
+    return State(energy, values / np.sqrt(atom.equation.overlap @ values**2))
+
+
+def reference_functions(
+    atom: AllElectronAtom, inputs: Inputs, channel: ChannelInputs, unbound: Unbound = cut_solution
+) -> Reference:
     """Return the functions of the projectors of a channel.
 
     The first are those of the valence shells. Then follow functions at an energy that is `spacing` above the one
-    before, or at `energy` if there is none: the empty level with one node more if this energy is negative.
+    before, or at `energy` if there is none: the empty level with one node more if this energy is negative, else what
+    `unbound` returns.
     """
     l, radius = channel.l, channel.radius  # noqa: E741
     states = [atom.states[shell] for shell in inputs.valence_shells(l)[: channel.projectors]]
     while len(states) < channel.projectors:
         energy = states[-1].energy + channel.spacing if states else channel.energy
-        states.append(_empty_state(atom, channel, energy, inputs.core_shells(l) + len(states)))
+        states.append(_empty_state(atom, channel, energy, inputs.core_shells(l) + len(states), unbound))
     states = [_positive(atom, state, radius) for state in states]
     functions = np.array([state.values for state in states])
     inside = atom.elements.weights_up_to(radius) * atom.elements.radii**2
@@ -69,25 +90,14 @@ def _positive(atom: AllElectronAtom, state: State, radius: float) -> State:
     return State(state.energy, sign * state.values)
 
 
-def _empty_state(atom: AllElectronAtom, channel: ChannelInputs, energy: float, nodes: int) -> State:
+def _empty_state(atom: AllElectronAtom, channel: ChannelInputs, energy: float, nodes: int, unbound: Unbound) -> State:
     """An unoccupied bound level for a negative energy, if there is one, or else the function at an energy."""
     if energy < 0:
         state = atom.equation.bound_state(channel.l, atom.v, nodes)
         if state.energy < -1e-3:
             return state
         energy = UNBOUND
-    return _scattering_state(atom, channel, energy)
-
-
-def _scattering_state(atom: AllElectronAtom, channel: ChannelInputs, energy: float) -> State:
-    """The solution that is regular at r = 0, with a tail that decays as exp(-((r - r_c) / TAIL)^6)."""
-    elements, radius = atom.elements, channel.radius
-    end = elements.edges[np.searchsorted(elements.edges, radius + 2.2 * TAIL)]
-    solution = atom.equation.regular_solution(channel.l, atom.v, energy, end)
-    values = np.zeros(len(elements.radii))
-    values[: len(solution)] = solution
-    values *= np.exp(-((np.maximum(elements.radii - radius, 0) / TAIL) ** 6))
-    return State(energy, values / np.sqrt(atom.equation.overlap @ values**2))
+    return unbound(atom, channel, energy, nodes)
 
 
 def derivatives_at(atom: AllElectronAtom, l: int, states: Sequence[State], radius: float) -> Array:  # noqa: E741
