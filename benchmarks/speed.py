@@ -5,9 +5,9 @@
 
 Cases are the crystals of `speed_cases.py`, with energy, forces and stress. For a single crystal the time of our
 calculation excludes imports, and that of pw.x is the whole run. The scans (-eos) have seven volumes: one whole Python
-process is compared with seven runs of pw.x. The time of al-start is that from the start of Python to the results of
-aluminium. Both codes use two cores (two threads; two MPI ranks with k-points divided between them; with one k-point
-pw.x divides the plane waves).
+process is compared with seven runs of pw.x. The time of al-start is that from the start of Python until the results of
+aluminium are printed. Both codes use two cores (two threads; two MPI ranks with k-points divided between them; with one
+k-point pw.x divides the plane waves).
 
 For each code the script first finds the loosest convergence threshold that reaches ENERGY and FORCE with respect to the
 converged result of the same code. The codes are then timed alternately with these thresholds, and every timed run is
@@ -91,16 +91,22 @@ def worker(name: str, threshold: float) -> Run:
 
 
 def run_ours(name: str, threshold: float, checkout: Path | None = None) -> Run:
-    """Run ase_nnxc, of a checkout, in a separate process; where the case says so, the time is that of the process."""
+    """Run ase_nnxc, of a checkout, in a separate process; the case says what is timed."""
     command = [sys.executable, __file__, "--worker", name, "--threshold", str(threshold)]
-    start = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": str(CORES)}
     if checkout is not None:
         environment["PYTHONPATH"] = str(checkout)
-    out = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    start = time.perf_counter()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = process.stdout.readline()
+        started = time.perf_counter() - start
     whole = time.perf_counter() - start
-    result = json.loads(out)
-    return Run(**{**result, "seconds": whole if CASES[name]().whole else result["seconds"]})
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    result = json.loads(printed)
+    seconds = {"calculation": result["seconds"], "start": started, "process": whole}[CASES[name]().timed]
+    return Run(**{**result, "seconds": seconds})
 
 
 def run_pwx(name: str, threshold: float) -> Run:
@@ -240,7 +246,7 @@ def main() -> None:
     if unknown := set(arguments.names) - set(CASES):
         parser.error(f"unknown cases {', '.join(sorted(unknown))}; expected some of {', '.join(CASES)}")
     if arguments.worker:
-        print(json.dumps(asdict(worker(arguments.worker, arguments.threshold))))
+        print(json.dumps(asdict(worker(arguments.worker, arguments.threshold))), flush=True)
         return
     names = ("this", "other") if arguments.against else (OURS.name, QE.name)
     heading = f"{'time, s':>8} {'MB':>6} {'steps':>6} {'thresh.':>8}"

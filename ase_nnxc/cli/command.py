@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 from . import calculations, clone, eos, models, pseudo, train
-from .allocator import keep_freed_memory
 from .common import (
     Parser,
     UsageError,
@@ -21,6 +20,7 @@ from .common import (
     is_one_of_several,
     printable,
 )
+from .process import keep_freed_memory, skip_last_collections
 
 OF_SEVERAL = ("energy", "eos", "relax", "bands", "train")  # commands whose work several processes can share
 
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:  # the process is that of the command
         keep_freed_memory()
+        skip_last_collections()
     with ExitStack() as stack:
         if not is_first_rank():
             nowhere = stack.enter_context(open(os.devnull, "w"))

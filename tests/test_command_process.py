@@ -1,4 +1,4 @@
-"""Memory that a command keeps for its next arrays."""
+"""What a command sets for its whole process: memory that is kept, and the end of the process."""
 
 import ctypes
 import platform
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ase_nnxc.cli import command
-from ase_nnxc.cli.allocator import keep_freed_memory
+from ase_nnxc.cli.process import keep_freed_memory
 
 
 @pytest.mark.parametrize(("libc", "calls"), [("glibc", [(-4, 0), (-1, 2**31 - 1)]), ("musl", []), ("", [])])
@@ -19,11 +19,12 @@ def test_options_are_those_of_glibc_and_set_there_only(monkeypatch, libc, calls)
     assert made == calls
 
 
-def test_only_a_process_of_the_command_keeps_memory(monkeypatch, capsys):
+def test_only_a_process_of_the_command_is_changed(monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(command, "keep_freed_memory", lambda: calls.append(None))
+    for name in ("keep_freed_memory", "skip_last_collections"):
+        monkeypatch.setattr(command, name, lambda name=name: calls.append(name))
     monkeypatch.setattr("sys.argv", ["nnxc", "models", "list"])
     command.main(["models", "list"])
     assert not calls
     command.main()
-    assert len(calls) == 1
+    assert calls == ["keep_freed_memory", "skip_last_collections"]
