@@ -104,9 +104,27 @@ def test_errors_of_an_equation_of_state_are_changes_of_its_fit():
         fit_birch_murnaghan(torch.from_numpy(volumes), torch.from_numpy(well(volumes) + step * deviations[:, 0]))
         for step in (-0.1, 0.1)
     ]
-    volume, bulk_modulus = model_errors(points)
+    volume, bulk_modulus = model_errors(points, {})
     assert volume == pytest.approx(abs(fits[1].volume - fits[0].volume).item() / 0.2, rel=1e-4)
     assert bulk_modulus == pytest.approx(abs(fits[1].bulk_modulus - fits[0].bulk_modulus).item() / 0.2, rel=1e-4)
+
+
+def test_scatter_adds_to_the_errors_in_squares():
+    volumes = np.linspace(37.0, 43.0, 7)
+    points = [Point(i, v, e, 0.0, None, 0.0, [1e-3 * v]) for i, (v, e) in enumerate(zip(volumes, well(volumes)))]
+    alone = model_errors(points, {})
+    both = model_errors(points, {"lattice_constant": 0.004, "bulk_modulus": 0.05, "reaction_energy": 0.1})
+    fit = fit_birch_murnaghan(torch.from_numpy(volumes), torch.from_numpy(well(volumes)))
+    assert both[0] ** 2 - alone[0] ** 2 == pytest.approx((0.012 * fit.volume.item()) ** 2)
+    assert both[1] ** 2 - alone[1] ** 2 == pytest.approx((0.05 * fit.bulk_modulus.item()) ** 2)
+
+
+def test_calculators_have_the_scatter_of_their_functional():
+    functional = NeuralFactors(widths=(2,), scatter={"reaction_energy": 0.1})
+    for calculator in (NNXCCalculator, PySCFCalculator):
+        assert calculator(functional).scatter == {"reaction_energy": 0.1}
+        assert calculator("PBE").scatter == {}
+    assert NeuralFactors(**functional.config()).scatter == functional.scatter
 
 
 class Uncertain(EMT):

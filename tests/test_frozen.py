@@ -24,7 +24,9 @@ from ase_nnxc.train.robust_ridge import (
     LinearModel,
     Posterior,
     cross_validation,
+    left_out_residuals,
     nested_residuals,
+    scatter,
 )
 from ase_nnxc.xc import PBE, NeuralFactors, describe
 
@@ -218,6 +220,25 @@ def test_known_errors_replace_those_at_the_frozen_densities_as_the_fit_begins(re
     assert anchored.residuals(theta)[1] == plain.residuals(theta)[1]
 
 
+def test_scatter_is_what_the_variances_do_not_explain():
+    generator = torch.Generator().manual_seed(0)
+    variances = torch.rand(4000, generator=generator, dtype=torch.float64)
+    residuals = torch.randn(4000, generator=generator, dtype=torch.float64) * (0.5**2 + variances).sqrt()
+    assert scatter(residuals, variances) == pytest.approx(0.5, abs=0.03)
+    assert scatter(0.5 * residuals, variances) == 0
+
+
+def test_rows_without_a_group_are_left_out_one_by_one():
+    generator = torch.Generator().manual_seed(1)
+    residuals, slopes = (torch.randn(6, *n, generator=generator, dtype=torch.float64) for n in ((), (2,)))
+    ones = torch.ones(6, dtype=torch.float64)
+    model = LinearModel(residuals, slopes, ones, torch.zeros(2, dtype=torch.float64))
+    found = left_out_residuals(model, torch.tensor([0, 0, 1, 1, -1, -1]), 0.1)
+    for rows in ([0, 1], [2, 3], [4], [5]):
+        rest = model.select(torch.tensor([i for i in range(6) if i not in rows]))
+        torch.testing.assert_close(found[rows], model.select(torch.tensor(rows)).at(rest.fit(0.1)))
+
+
 CONFIG = """
 parent: r2SCAN
 functional: {neural-factors: {parent: r2SCAN, widths: [4]}}
@@ -249,8 +270,11 @@ def test_command_fits_and_saves_a_model_with_a_posterior(config, capsys, steps):
     test = report["test"]["reaction_energy"]["test"]
     normalised = abs(test["fitted"] / test["standard_deviation"])
     assert report["normalised_errors"]["reaction_energy"] == pytest.approx(normalised)
+    assert report["coverage_68"]["reaction_energy"] == float(normalised <= 0.994)
+    assert test["standard_deviation"] > report["scatter"]["reaction_energy"] > 0
     functional = load_functional(config.parent / "models" / "h2@1")
     assert functional.posterior.abs().max() > 0
+    assert functional.scatter == report["scatter"]
     assert functional.card["metrics"]["ridge"] == report["ridge"]
     assert functional.card["training"]["test"] == ["test"]
 

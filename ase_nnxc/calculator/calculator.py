@@ -19,7 +19,7 @@ from ..pseudopotentials import Pseudopotential
 from ..registry import resolve
 from ..units import HARTREE
 from ..xc.functional import Functional
-from .ensemble import energy_deviations, ensemble_energies, has_posterior
+from .ensemble import energy_deviations, ensemble_energies, has_posterior, scatter_of
 from .fixed_density import FixedDensity
 from .geometry import check_dipole, check_stress
 from .gradients import Differentiable, moved_atoms
@@ -448,6 +448,15 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
     def has_ensemble(self) -> bool:
         """Whether the functional has probable errors, from which ensembles of energies are made."""
         return has_posterior(self._xc.functional)
+
+    @property
+    def scatter(self) -> Mapping[str, float]:
+        """Standard deviations of errors of the functional that ensembles do not have, by objective of its fit.
+
+        Those of lattice constants and bulk moduli are relative, those of reaction energies in eV. Empty if none are
+        known.
+        """
+        return scatter_of(self._xc.functional)
 
     def get_energy_deviations(self, atoms: Atoms | None = None) -> np.ndarray:
         """Return the deviations of the free energy (p,), eV, along the p directions of the probable errors.

@@ -7,8 +7,11 @@ The p numbers w of the last layer of such a functional are distributed as w ~ N(
 
 d holds the deviations of the energy, one for each direction of the distribution. The deviations of an energy difference
 or of a lattice constant are the same linear function of those of its energies, and its standard deviation is their
-norm: errors of energies that are correlated cancel.
+norm: errors of energies that are correlated cancel. What no weights mend is the scatter of the functional
+(`NeuralFactors.scatter`), which adds to it in squares.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -21,6 +24,11 @@ from ..xc import Functional, NeuralFactors
 def has_posterior(functional: Functional) -> bool:
     """Whether the fit of a functional has left its probable errors."""
     return isinstance(functional, NeuralFactors) and bool(functional.posterior.any())
+
+
+def scatter_of(functional: Functional) -> Mapping[str, float]:
+    """Return the standard deviations by objective of errors that no weights mend; empty if none are known."""
+    return functional.scatter if isinstance(functional, NeuralFactors) else {}
 
 
 def energy_deviations(energy: Tensor, functional: Functional) -> np.ndarray:

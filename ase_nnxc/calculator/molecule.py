@@ -18,7 +18,7 @@ from ..interop.pyscf import build_molecule, check_features, energy_tensor, solve
 from ..registry import Resolved, resolve
 from ..units import BOHR, HARTREE
 from ..xc.functional import Functional
-from .ensemble import energy_deviations, ensemble_energies, has_posterior
+from .ensemble import energy_deviations, ensemble_energies, has_posterior, scatter_of
 from .geometry import check_atoms
 from .parameters import check_versions, closest, plain
 
@@ -188,6 +188,15 @@ class PySCFCalculator(Calculator):
     def has_ensemble(self) -> bool:
         """Whether the functional has probable errors, from which ensembles of energies are made."""
         return has_posterior(self._xc.functional)
+
+    @property
+    def scatter(self) -> Mapping[str, float]:
+        """Standard deviations of errors of the functional that ensembles do not have, by objective of its fit.
+
+        Those of lattice constants and bulk moduli are relative, those of reaction energies in eV. Empty if none are
+        known.
+        """
+        return scatter_of(self._xc.functional)
 
     def get_energy_deviations(self, atoms: Atoms | None = None) -> np.ndarray:
         """Return the deviations of the energy (p,), eV; see `NNXCCalculator.get_energy_deviations`."""

@@ -197,7 +197,7 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _fit_rows(report: dict[str, Any]) -> list[str]:
-    """Return the mean absolute errors and the normalised ones of a report of `fit_frozen`."""
+    """Return mean absolute errors, normalised errors, and coverage of intervals in a report of `fit_frozen`."""
     rows = []
     for part in ("fit", "test"):
         for objective, records in report.get(part, {}).items():
@@ -208,7 +208,10 @@ def _fit_rows(report: dict[str, Any]) -> list[str]:
             means = "  ".join(f"{name} {sum(v) / len(v):.5f}" for name, v in columns.items())
             rows.append(f"{part:5}{objective:18}{len(records):4} records   {means}")
     for objective, value in report.get("normalised_errors", {}).items():
-        rows.append(f"     {objective:18} error / standard deviation {value:.2f}")
+        inside = ", ".join(
+            f"{100 * report[f'coverage_{percent}'][objective]:.0f} % in {percent} %" for percent in (68, 95)
+        )
+        rows.append(f"     {objective:18} error / standard deviation {value:.2f}, of the test {inside} intervals")
     return rows
 
 

@@ -1,5 +1,6 @@
 """Which points of a scan are fitted, the fit by ASE as a check, and reasons to doubt a fit."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -27,10 +28,11 @@ def fit_energies(volumes: Sequence[float], energies: Sequence[float]) -> BirchMu
     return fit_birch_murnaghan(v, e)
 
 
-def model_errors(points: Sequence[Point]) -> tuple[float, float] | None:
+def model_errors(points: Sequence[Point], scatter: Mapping[str, float]) -> tuple[float, float] | None:
     """Return standard deviations of V0 and B0 from the probable errors of the functional; None if it has none.
 
-    Those of a quantity X are |sum_i dX/dF_i d_i|, with the deviations d_i of the free energies F_i.
+    Those of a quantity X are |sum_i dX/dF_i d_i|, with the deviations d_i of the free energies F_i. To them adds, in
+    squares, the scatter of the functional: relative standard deviations of lattice constants and bulk moduli.
     """
     if any(point.deviations_eV is None for point in points):
         return None
@@ -39,7 +41,10 @@ def model_errors(points: Sequence[Point]) -> tuple[float, float] | None:
     fit = fit_birch_murnaghan(volumes, energies.requires_grad_())
     slopes = [torch.autograd.grad(x, energies, retain_graph=True)[0] for x in (fit.volume, fit.bulk_modulus)]
     volume, bulk_modulus = ((slope @ deviations).norm().item() for slope in slopes)
-    return volume, bulk_modulus
+    return (
+        math.hypot(volume, 3 * scatter.get("lattice_constant", 0.0) * fit.volume.item()),
+        math.hypot(bulk_modulus, scatter.get("bulk_modulus", 0.0) * fit.bulk_modulus.item()),
+    )
 
 
 def ase_fit(volumes: Sequence[float], energies: Sequence[float]) -> tuple[float, float, float] | None:

@@ -275,7 +275,7 @@ class _Scan:
             fitted=fitted,
             failed=self.failed,
             fit=fit,
-            model_errors=model_errors(chosen),
+            model_errors=model_errors(chosen, getattr(self.calc, "scatter", {})),
             extrapolated=extrapolated,
             ase_fit=by_ase,
             conventional_a=cubic_lattice_constant(atoms),

@@ -8,7 +8,7 @@ with all layers.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +22,22 @@ from .frozen import FrozenPoints, FrozenSet
 from .levenberg_marquardt import levenberg_marquardt
 from .objectives import OBJECTIVES, Objective
 from .prediction import Prediction
-from .robust_ridge import LinearModel, Posterior, cross_validation, nested_residuals, student, student_weight
+from .robust_ridge import (
+    LinearModel,
+    Posterior,
+    cross_validation,
+    left_out_residuals,
+    nested_residuals,
+    scatter,
+    student,
+    student_weight,
+)
 
 LAST_LAYER_STEPS = 20
 SMALL_DECREASE = 1e-4
 """Relative decrease of the loss in a step that ends a fit."""
+INTERVALS = {"68": 0.994, "95": 1.960}
+"""Half widths, in standard deviations, of intervals that hold this per cent of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +244,7 @@ def fit_frozen(
     classes: Mapping[str, str],
     settings: FitSettings,
 ) -> dict[str, Any]:
-    """Fit a functional, in place, and set its posterior.
+    """Fit a functional, in place, and set its posterior and its scatter.
 
     Parameters
     ----------
@@ -252,8 +263,9 @@ def fit_frozen(
     -------
     dict
         Plain data: errors of each record before and after the fit, in cross-validation, and of the test; the ridge, the
-        scores of all ridges, temperature and effective number of parameters; for each objective the root mean square of
-        the errors of the test divided by their standard deviations.
+        scores of all ridges, temperature, effective number of parameters, and scatter; for each objective the root mean
+        square of the errors of the test divided by their standard deviations, and the shares of the test within
+        intervals of 68 and 95 per cent.
 
     Raises
     ------
@@ -280,20 +292,28 @@ def fit_frozen(
     posterior = Posterior.of(last, torch.zeros_like(theta), ridge)
     with torch.no_grad():
         functional.posterior.copy_(posterior.root)
+    left_out = left_out_residuals(first, groups, ridge)
+    functional.scatter = _scatter(errors.rows, left_out, (last.slopes @ posterior.root).square().sum(1))
     report: dict[str, Any] = {
         "ridge": ridge,
         "ridges": dict(zip(map(str, validation.ridges), validation.scores.mean(1).tolist())),
         "effective_parameters": posterior.effective_parameters,
         "temperature": posterior.temperature,
+        "scatter": functional.scatter,
         "fit": _table(errors.rows, start=first.residuals, fitted=last.residuals, cross_validated=nested),
     }
     if others is not None:
         at_start, at_end = others.linearised(start), others.linearised(theta)
-        deviations = (at_end.slopes @ posterior.root).norm(dim=1)
+        unexplained = theta.new_tensor([functional.scatter[row.objective] / row.scale for row in others.rows])
+        deviations = torch.hypot((at_end.slopes @ posterior.root).norm(dim=1), unexplained)
         report["test"] = _table(
             others.rows, start=at_start.residuals, fitted=at_end.residuals, standard_deviation=deviations
         )
-        report["normalised_errors"] = _root_mean_squares(others.rows, at_end.residuals / deviations)
+        normalised = at_end.residuals / deviations
+        report["normalised_errors"] = _by_objective(others.rows, normalised.square(), lambda x: x.mean().sqrt())
+        for percent, width in INTERVALS.items():
+            inside = (normalised.abs() <= width).to(theta.dtype)
+            report[f"coverage_{percent}"] = _by_objective(others.rows, inside, torch.mean)
     return report
 
 
@@ -323,11 +343,22 @@ def _minimise(errors: FrozenErrors, theta: Tensor, ridge: float, steps: int) -> 
     errors.set(found)
 
 
-def _root_mean_squares(rows: Sequence[Row], values: Tensor) -> dict[str, float]:
-    """Return the root mean square of the values of each objective."""
+def _scatter(rows: Sequence[Row], residuals: Tensor, variances: Tensor) -> dict[str, float]:
+    """Return the scatter of each objective, in its unit, from residuals that were left out of fits."""
+    masks = _masks(rows)
+    scales = {row.objective: row.scale for row in rows}
+    return {name: scales[name] * scatter(residuals[mask], variances[mask]) for name, mask in masks.items()}
+
+
+def _by_objective(rows: Sequence[Row], values: Tensor, mean: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Return a mean of the values (m,) of each objective."""
+    return {name: mean(values[mask]).item() for name, mask in _masks(rows).items()}
+
+
+def _masks(rows: Sequence[Row]) -> dict[str, Tensor]:
+    """Return which of the rows (m,) belong to each objective."""
     names = [row.objective for row in rows]
-    masks = {name: torch.tensor([other == name for other in names], device="cpu") for name in names}
-    return {name: values[mask].square().mean().sqrt().item() for name, mask in masks.items()}
+    return {name: torch.tensor([other == name for other in names], device="cpu") for name in dict.fromkeys(names)}
 
 
 def _table(rows: Sequence[Row], **residuals: Tensor) -> dict[str, dict[str, dict[str, float]]]:

@@ -9,10 +9,12 @@ nu degrees of freedom: no single row decides. The minimum is found by iterativel
 w_i = c_i / (1 + r_i^2 / nu) each step is a linear equation.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 DEGREES = 4.0
@@ -144,6 +146,28 @@ def nested_residuals(model: LinearModel, groups: Tensor, ridges: Sequence[float]
         ridge = cross_validation(rest, groups[~left_out], ridges).best
         residuals[left_out] = model.select(left_out).at(rest.fit(ridge))
     return residuals
+
+
+def left_out_residuals(model: LinearModel, groups: Tensor, ridge: float) -> Tensor:
+    """Return residuals (m,) of each group from a fit without it; rows of the group -1 are left out one by one."""
+    residuals = torch.empty_like(model.residuals)
+    alone = [torch.arange(len(groups), device=groups.device) == i for i in (groups < 0).nonzero().flatten().tolist()]
+    for left_out in [*(groups == group for group in _numbers(groups)), *alone]:
+        residuals[left_out] = model.select(left_out).at(model.select(~left_out).fit(ridge))
+    return residuals
+
+
+def scatter(residuals: Tensor, variances: Tensor) -> float:
+    """Return the s >= 0 with which the mean of r^2 / (s^2 + v) is one, for residuals r (m,) with variances v (m,).
+
+    It is zero if the variances alone explain the residuals.
+    """
+
+    def excess(s2: float) -> float:
+        return float((residuals.square() / (s2 + variances)).mean()) - 1
+
+    largest = float(residuals.square().max())
+    return math.sqrt(brentq(excess, 0.0, largest)) if excess(0.0) > 0 else 0.0
 
 
 def _numbers(groups: Tensor) -> list[int]:

@@ -64,6 +64,9 @@ class NeuralFactors(Semilocal):
         Seed of the weights of the hidden layers; those of the last layer begin as zeros.
     part : {"xc", "x", "c"}
         Exchange and correlation, exchange only, or correlation only.
+    scatter : mapping of str to float, optional
+        Standard deviations of errors that no weights of the last layer mend, by objective: of lattice constants and
+        bulk moduli relative ones, of reaction energies in eV. A fit sets them; default: none are known.
 
     Attributes
     ----------
@@ -86,8 +89,10 @@ class NeuralFactors(Semilocal):
         activation: str = "tanh",
         seed: int = 0,
         part: Part = "xc",
+        scatter: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(part)
+        self.scatter = dict(scatter or {})
         self.parent = build_parent(describe(R2SCAN()) if parent is None else parent)
         self.features = self.parent.features
         self.meta = "tau" in self.features
@@ -155,4 +160,5 @@ class NeuralFactors(Semilocal):
             "activation": self.activation,
             "seed": self.seed,
             **super().config(),
+            **({"scatter": dict(self.scatter)} if self.scatter else {}),
         }
