@@ -12,6 +12,7 @@ from pyscf.scf import hf
 
 from ase_nnxc.interop.pyscf import energy_tensor, solve_molecule, use_functional
 from ase_nnxc.interop.pyscf_response import density_matrices, set_density
+from ase_nnxc.ks.response import ResponseError
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import LDA, PBE, R2SCAN, Functional
 
@@ -245,6 +246,16 @@ def test_molecule_without_empty_orbitals_has_no_response():
     mf = small(dft.RKS(gto.M(atom="He", basis="sto-3g", verbose=0)), functional)
     mf.kernel()
     assert torch.autograd.grad(density_matrices(mf).sum(), functional.kappa)[0].item() == 0
+
+
+def test_orbitals_that_rotate_without_a_change_of_the_energy_have_no_response():
+    functional = PBE(trainable=("kappa",))
+    mf = small(dft.UKS(gto.M(atom="O 0 0 0; H 0 0 0.97", basis="sto-3g", spin=1, verbose=0)), functional)
+    mf.kernel()
+    matrices = density_matrices(mf)
+    reference = torch.diag(torch.arange(1.0, 7, dtype=matrices.dtype, device="cpu"))
+    with pytest.raises(ResponseError, match="rotated with almost no change of the energy"):
+        ((matrices - (reference + reference.roll(1, 0) + reference.roll(1, 0).T)).square()).sum().backward()
 
 
 def test_object_without_a_response_is_refused():

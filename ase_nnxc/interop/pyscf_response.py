@@ -18,7 +18,7 @@ from ase.calculators.calculator import InputError, SCFError
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..ks.response_solvers import gmres
+from ..ks.response_solvers import ResponseError, gmres
 from .pyscf import device_of, functional_of, grid_densities, xc_integral
 
 if TYPE_CHECKING:
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-9  # of the response, relative
 SMALLEST_EXCITATION = 0.05  # Hartree; the preconditioner takes smaller differences of levels as this
+SOFTEST = 1e-2  # curvature of the energy along a response, relative to the differences of levels; about one is usual
 
 
 def density_matrices(mf: "KohnShamDFT") -> Tensor:
     """Return the density matrices of a finished calculation, with exact first derivatives by parameters.
 
     `backward` solves for the linear response of the orbitals, which takes about the time of an SCF. It raises
-    `ase_nnxc.ks.response_solvers.ResponseError` if the response is not found, as in an open shell whose orbitals can be
-    rotated without a change of the energy.
+    `ase_nnxc.ks.response.ResponseError` if the response is not found or is not defined, as in an atom with an open p
+    shell, whose orbitals can be rotated without a change of the energy.
 
     Parameters
     ----------
@@ -147,7 +148,14 @@ def _solve(hessian: Callable[[np.ndarray], np.ndarray], diagonal: np.ndarray, ri
     def inner(one: Tensor, other: Tensor) -> Tensor:
         return one @ other
 
-    return scale * gmres(apply, torch.from_numpy(scale * right), inner, TOLERANCE).numpy()
+    scaled = torch.from_numpy(scale * right)
+    solution = gmres(apply, scaled, inner, TOLERANCE)
+    if inner(solution, scaled) < SOFTEST * inner(solution, solution):
+        raise ResponseError(
+            "the density has no response: its orbitals can be rotated with almost no change of the energy, as in atoms "
+            "with an open p or d shell, or the state is not a minimum"
+        )
+    return scale * solution.numpy()
 
 
 def _xc_slope(mf: "KohnShamDFT", change: np.ndarray) -> Tensor:
