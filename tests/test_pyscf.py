@@ -251,11 +251,11 @@ def test_molecule_without_empty_orbitals_has_no_response():
 def test_orbitals_that_rotate_without_a_change_of_the_energy_have_no_response():
     functional = PBE(trainable=("kappa",))
     mf = small(dft.UKS(gto.M(atom="O 0 0 0; H 0 0 0.97", basis="sto-3g", spin=1, verbose=0)), functional)
+    mf.grids.level = 1  # a coarser one breaks the symmetry
     mf.kernel()
     matrices = density_matrices(mf)
-    reference = torch.diag(torch.arange(1.0, 7, dtype=matrices.dtype, device="cpu"))
     with pytest.raises(ResponseError, match="rotated with almost no change of the energy"):
-        ((matrices - (reference + reference.roll(1, 0) + reference.roll(1, 0).T)).square()).sum().backward()
+        matrices[1, 2, 3].backward()  # between p_x and p_y, one of which is empty
 
 
 def test_object_without_a_response_is_refused():
