@@ -208,6 +208,7 @@ def test_mistake_in_a_density_matrix_is_refused(arrays, changes, complaint):
     [
         (lambda a: a.pop("weights"), r"points.npz does not contain weights: expected a .npz file with the arrays"),
         (lambda a: a.update(weights=a["weights"][1:]), r"expected points \(n, 3\), .* got the shapes \("),
+        (lambda a: a.update(weights=1.0), r"expected points \(n, 3\), .*, \(\) and \("),
         (lambda a: a.update(weights=a["weights"] * Bohr**3), "the density has 0.296 electrons, expected 2; points"),
         (
             lambda a: a.update(density=a["density"] * 1j),

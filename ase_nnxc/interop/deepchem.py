@@ -355,11 +355,8 @@ def _array_file(value: Any, folder: Path, path: str) -> Path:
 def _points(arrays: Mapping[str, np.ndarray], system: _System) -> np.ndarray:
     """Return the target density_on_points of the arrays of a file, after a check of the number of electrons."""
     points, weights, density = (arrays[name] for name in POINTS)
-    if (
-        points.shape != (len(weights), 3)
-        or weights.ndim != 1
-        or density.shape not in (weights.shape, (2, len(weights)))
-    ):
+    n = weights.size
+    if weights.shape != (n,) or points.shape != (n, 3) or density.shape not in ((n,), (2, n)):
         raise InputError(
             "expected points (n, 3), weights (n,) and density (n,) or (2, n), got the shapes "
             f"{points.shape}, {weights.shape} and {density.shape}"

@@ -172,7 +172,9 @@ def _unpack(data: Mapping[str, Any], path: str) -> np.ndarray:
     mapping({"shape": sequence(integer(1), least=2), "base64": text}, ("shape", "base64"))(data, path)
     content = base64.b64decode(data["base64"], validate=True)
     if len(content) != 8 * math.prod(data["shape"]):
-        raise InputError(f"{path}.base64: {len(content)} bytes are not {data['shape']} numbers of 8 bytes")
+        raise InputError(
+            f"{path}.base64: {len(content)} bytes are not numbers of 8 bytes in an array of the shape {data['shape']}"
+        )
     return np.frombuffer(content, "<f8").reshape(data["shape"]).astype(float)
 
 
