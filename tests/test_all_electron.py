@@ -1,6 +1,7 @@
 """Records of molecules with all electrons: predictions by PySCF in training, beside solids in plane waves."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +9,21 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import InputError, SCFError
+from ase.units import Bohr
 
 from ase_nnxc import NNXCCalculator, PySCFCalculator
 from ase_nnxc.calculator import molecule as calculator_module
 from ase_nnxc.train import all_electron as warm_module
-from ase_nnxc.train.objectives import EnergyDifferences, ReactionEnergy, TotalEnergy
+from ase_nnxc.train.functionals import functional_from
+from ase_nnxc.train.objectives import (
+    DensityMatrix,
+    DensityOnPoints,
+    EnergyDifferences,
+    Forces,
+    ReactionEnergy,
+    TotalEnergy,
+)
+from ase_nnxc.train.prediction import Prediction
 from ase_nnxc.train.records import (
     Provenance,
     Record,
@@ -152,14 +163,166 @@ def test_density_of_a_gpu_is_loaded_on_any_machine(tmp_path, monkeypatch):
     assert load_tensors(tmp_path / "state.pt", digest)["weights"].device.type == "cpu"
 
 
+# ---- densities
+
+DENSITIES = {"density_on_points": DensityOnPoints, "density_matrix": DensityMatrix}
+LIH = Atoms("LiH", [[0, 0, 0], [0, 0, 1.6]])
+IMIDOGEN = molecule("NH")
+
+
+def density_record(atoms, target, by_spin=False, functional=None):
+    """The record of a molecule whose density is that of another functional, PBE with kappa=1.2 by default."""
+    settings = {"basis": "3-21g", "grid_level": 0, "convergence": {"energy": 1e-12}}
+    mf = PySCFCalculator(functional or PBE(kappa=1.2), **settings).mean_field(atoms)
+    value = mf.make_rdm1()
+    value = value.sum(0) if value.ndim == 3 and not by_spin else value
+    if target == "density_on_points":
+        orbitals, weights = mf._numint.eval_ao(mf.mol, mf.grids.coords), mf.grids.weights
+        density = np.einsum("pi,...ij,pj->p...", orbitals, value, orbitals)
+        value = np.column_stack([mf.grids.coords * Bohr, weights * Bohr**3, density / Bohr**3])
+    others = {"settings": (settings,), "calculator": PySCFCalculator.name}
+    return Record(str(atoms.symbols), (atoms,), {target: [value]}, **others)
+
+
+def network(parent):
+    """A functional with a network that is not at its start, where it is its parent."""
+    functional, generator = (
+        functional_from({"constrained": {"parent": parent}}, "functional", Path()),
+        torch.Generator(),
+    )
+    for parameter in functional.parameters():
+        parameter.data += 0.03 * torch.randn(parameter.shape, generator=generator.manual_seed(3), dtype=torch.float64)
+    return functional
+
+
+@pytest.mark.parametrize(
+    ("atoms", "by_spin", "parent", "target"),
+    [
+        (LIH, False, "PBE", "density_on_points"),
+        (LIH, False, "r2SCAN", "density_matrix"),
+        (IMIDOGEN, True, "PBE", "density_matrix"),
+        (IMIDOGEN, True, "r2SCAN", "density_on_points"),
+        (IMIDOGEN, False, "PBE", "density_on_points"),
+    ],
+)
+def test_gradient_of_a_density_is_the_derivative_of_tight_scfs(atoms, by_spin, parent, target, monkeypatch):
+    monkeypatch.setattr(calculator_module, "GRADIENT", 1e-9)
+    record, functional = density_record(atoms, target, by_spin), network(parent)
+    warm = WarmCalculators(NNXCCalculator(functional, **TINY), 1.0)
+    parameters = list(functional.parameters())
+    gradient = torch.autograd.grad(DENSITIES[target]()(warm.predict(record), record), parameters)
+    length = sum(float(one.square().sum()) for one in gradient) ** 0.5
+
+    def loss(shift):
+        for parameter, one in zip(parameters, gradient):
+            parameter.data += shift * one / length
+        value = float(DENSITIES[target]()(warm.predict(record), record).detach())
+        for parameter, one in zip(parameters, gradient):
+            parameter.data -= shift * one / length
+        return value
+
+    h = 1e-3
+    assert length == pytest.approx((loss(h) - loss(-h)) / (2 * h), rel=1e-5)
+
+
+@pytest.mark.parametrize("target", DENSITIES)
+@pytest.mark.parametrize(("atoms", "by_spin"), [(LIH, False), (IMIDOGEN, False), (IMIDOGEN, True)])
+def test_density_of_the_same_functional_is_no_loss(atoms, by_spin, target):
+    functional = PBE(trainable=("kappa",))
+    record = density_record(atoms, target, by_spin, functional)
+    prediction = WarmCalculators(NNXCCalculator(functional, **TINY), 1.0).predict(record)
+    loss = DENSITIES[target]()(prediction, record)
+    assert loss.item() < 1e-14
+    assert loss.requires_grad
+
+
+def test_loss_on_points_is_the_integral_of_the_squared_difference():
+    table = np.array([[0, 0, 0, 0.5, 1.0], [0, 0, 1, 2.0, 3.0]])
+    settings = {"settings": ({"basis": "sto-3g"},) * 2, "calculator": PySCFCalculator.name}
+    record = Record("He", (Atoms("He"),) * 2, {"density_on_points": [table, table[:1]]}, **settings)
+
+    class Flat:
+        def densities_at(self, points):
+            return torch.full((2, len(points)), 1.0, dtype=torch.float64, device="cpu")
+
+    loss = DensityOnPoints(weight=3.0)(Prediction(torch.zeros(2), molecules=[Flat(), Flat()]), record)
+    assert loss.item() == pytest.approx(3 * (0.5 * 1 + 2.0 * 1 + 0.5 * 1) / 2)
+
+
+def test_density_of_a_spin_without_electrons_has_a_response():
+    functional = network("PBE")
+    record = density_record(Atoms("H", magmoms=[1]), "density_matrix", by_spin=True)
+    prediction = WarmCalculators(NNXCCalculator(functional, **TINY), 1.0).predict(record)
+    gradient = torch.autograd.grad(DensityMatrix()(prediction, record), list(functional.parameters()))
+    assert all(one.isfinite().all() for one in gradient)
+
+
+def test_what_only_solids_have_is_not_known_with_all_electrons():
+    record = density_record(LIH, "density_matrix")
+    prediction = WarmCalculators(NNXCCalculator(PBE(trainable=("kappa",)), **TINY), 1.0).predict(record)
+    with pytest.raises(InputError, match="with all electrons only energies and densities"):
+        Forces().errors(prediction, replace(record, targets={}))
+    with pytest.raises(InputError, match="known only with all electrons, and not at fixed densities"):
+        DensityMatrix().errors(Prediction(torch.zeros(1)), record)
+
+
+@pytest.mark.parametrize("name", ["set.json", "set.extxyz"])
+@pytest.mark.parametrize("target", DENSITIES)
+def test_density_survives_a_file(tmp_path, name, target):
+    record = density_record(IMIDOGEN, target, by_spin=True)
+    write_records(tmp_path / name, [record])
+    (again,) = read_records(tmp_path / name)
+    assert np.array_equal(again.targets[target][0], record.targets[target][0])
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "complaint"),
+    [
+        ("density_on_points", np.ones((3, 4)), r"expected the shape \(any, 5\) or \(any, 6\), got \(3, 4\)"),
+        ("density_on_points", np.full((3, 5), np.nan), "must be finite"),
+        ("density_matrix", np.ones((3, 4)), "square, symmetric"),
+        ("density_matrix", np.arange(4.0).reshape(2, 2), "square, symmetric"),
+        ("density_matrix", np.ones((3, 2, 2)), r"expected the shape \(any, any\) or \(2, any, any\)"),
+    ],
+)
+def test_wrong_density_is_refused(target, value, complaint):
+    settings = ({"basis": "sto-3g"},)
+    with pytest.raises(InputError, match=complaint):
+        Record("He", (Atoms("He"),), {target: [value]}, settings=settings, calculator=PySCFCalculator.name)
+
+
+def test_density_matrix_in_plane_waves_is_refused():
+    with pytest.raises(InputError, match="density_matrix is a target of all electrons: set calculator"):
+        Record("He", (Atoms("He"),), {"density_matrix": [np.ones((1, 1))]})
+
+
+def test_density_matrix_of_another_basis_or_order_is_refused_before_anything_is_calculated():
+    record, calculator = density_record(LIH, "density_matrix"), NNXCCalculator(PBE(trainable=("kappa",)), **TINY)
+    (matrix,) = record.targets["density_matrix"]
+    assert DensityMatrix().obstacle(record, calculator) is None
+    other = replace(record, targets={"density_matrix": [matrix[1:, 1:]]})
+    assert "is of 10 basis functions, but 3-21g has 11 for LiH" in DensityMatrix().obstacle(other, calculator)
+    order = [0, 1, 3, 4, 5, 2, 6, 7, 8, 9, 10]  # of a file whose shells are s, s, p, s, p
+    other = replace(record, targets={"density_matrix": [matrix[np.ix_(order, order)]]})
+    assert "basis functions have another order or normalisation" in DensityMatrix().obstacle(other, calculator)
+
+
+# ---- training
+
+
 def run(folder, epochs):
-    """Train kappa on a solid and a molecule; return kappa and the losses."""
+    """Train kappa on a solid and molecules; return kappa and the losses."""
     functional = PBE(kappa=0.7, trainable=("kappa",))
     solid = Record("Al", (bulk("Al", a=4.0), bulk("Al", a=4.1)), {"energy": [-57.0, -57.01]})
+    matrix, others = (
+        [[0.7139, 0.6119], [0.6119, 0.5099]],
+        {"settings": helium().settings[:1], "calculator": "nnxc-pyscf"},
+    )
+    helium_matrix = Record("density", (Atoms("He"),), {"density_matrix": [matrix]}, **others)
     trainer = Trainer(
         NNXCCalculator(functional, ecut=80, kpts=(1, 1, 1)),
-        [solid, helium()],
-        [EnergyDifferences(), ReactionEnergy()],
+        [solid, helium(), helium_matrix],
+        [EnergyDifferences(), ReactionEnergy(), DensityMatrix(weight=1e3)],
         optimizer=torch.optim.SGD(functional.parameters(), lr=0.01),
         settings=TrainerSettings(epochs=epochs),
         folder=folder,
@@ -187,7 +350,7 @@ def test_record_survives_a_file(tmp_path, name):
     ("changes", "complaint"),
     [
         ({"structures": (bulk("Al"),)}, "a periodic structure cannot be calculated with all electrons"),
-        ({"targets": {"forces": [np.zeros((1, 3))]}}, "the targets are energy and reaction_energy, not forces"),
+        ({"targets": {"forces": [np.zeros((1, 3))]}}, "with all electrons the targets are energy, .*, not forces"),
         ({"settings": None}, "the settings of each structure need a basis"),
         ({"settings": ({"charge": 1},)}, "the settings of each structure need a basis"),
         ({"settings": ({"basis": "sto-3g", "pseudo": "gth-pbe"},)}, "pseudo cannot be a setting of a structure"),

@@ -1,12 +1,16 @@
 """Data in DeepChem's and XCNN's formats: records and crystals in ASE's units, and entries that are refused."""
 
 import copy
+import zipfile
 
+import numpy as np
 import pytest
 import yaml
+from ase import Atoms
 from ase.calculators.calculator import InputError
 from ase.units import Bohr, Hartree
 
+from ase_nnxc import PySCFCalculator
 from ase_nnxc.interop.deepchem import parse_command, read_deepchem, read_sys_desc
 from ase_nnxc.train.config import read_config
 from ase_nnxc.train.records import FREE, read_records
@@ -102,13 +106,156 @@ def test_other_types_are_left_out_when_asked(tmp_path):
     assert len(read(tmp_path, DENSITY_ENTRY, WATER_ENTRY, OXYGEN_ENTRY, types=["ae"])) == 1
 
 
+# ---- density matrices and densities
+
+H2 = {"moldesc": "H 0 0 0; H 1.4 0 0", "basis": "6-31g"}
+MATRIX_ENTRY = {"name": "matrix", "e_type": "dm", "true_val": "matrix.npy", "systems": [H2]}
+POINTS_ENTRY = {
+    "name": "points",
+    "type": "dens",
+    "cmd": "dens(systems[0])",
+    "true_val": "points.npz",
+    "systems": [{"type": "mol", "kwargs": H2}],
+}
+
+
+@pytest.fixture(scope="module")
+def hydrogen():
+    """Density matrix of H2 by PBE, points and weights of a grid and the density there, all in bohr."""
+    calculator = PySCFCalculator("PBE", basis="6-31g", grid_level=0)
+    mf = calculator.mean_field(Atoms("H2", [[0, 0, 0], [1.4 * Bohr, 0, 0]]))
+    matrix = mf.make_rdm1()
+    return matrix, {
+        "points": mf.grids.coords,
+        "weights": mf.grids.weights,
+        "density": mf._numint.get_rho(mf.mol, matrix, mf.grids),
+    }
+
+
+@pytest.fixture
+def arrays(tmp_path, hydrogen):
+    """The folder of a YAML file, with the files of its arrays."""
+    np.save(tmp_path / "matrix.npy", hydrogen[0])
+    np.savez(tmp_path / "points.npz", **hydrogen[1])
+    return tmp_path
+
+
+def test_density_matrix_and_density_become_records_of_all_electrons(arrays, hydrogen):
+    matrix, points = read(arrays, MATRIX_ENTRY, POINTS_ENTRY, basis=None)
+    assert (matrix.calculator, matrix.settings) == ("nnxc-pyscf", ({"basis": "6-31g", "charge": 0},))
+    assert np.array_equal(matrix.targets["density_matrix"][0], hydrogen[0])
+    table = points.targets["density_on_points"][0]
+    assert table.shape == (len(hydrogen[1]["weights"]), 5)
+    assert (table[:, 3] * table[:, 4]).sum() == pytest.approx(2, abs=5e-3)
+    assert table[:, :3] == pytest.approx(hydrogen[1]["points"] * Bohr)
+    assert points.provenance.settings["basis"] == "6-31g"
+
+
+def test_spin_of_a_density_matrix_is_held(arrays):
+    ion = H2 | {"charge": 1, "spin": 1}
+    np.save(arrays / "matrix.npy", np.zeros((2, 4, 4)))
+    (record,) = read(arrays, MATRIX_ENTRY | {"systems": [ion]}, basis=None)
+    assert record.settings[0]["charge"] == 1
+    assert record.structures[0].get_initial_magnetic_moments().sum() == 1
+
+
+def test_file_of_an_array_may_be_relative_to_the_working_directory(arrays, monkeypatch):
+    folder = arrays / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(arrays)
+    assert len(read(folder, MATRIX_ENTRY, basis=None)) == 1
+
+
+def test_training_file_with_densities_runs_unchanged(arrays):
+    read(arrays, MATRIX_ENTRY, POINTS_ENTRY, basis=None)
+    (arrays / "run.yaml").write_text(RUN + "settings: {epochs: 1}\n")
+    trainer = read_config(arrays / "run.yaml").trainer
+    (metrics,) = trainer.run()
+    assert metrics["errors"].keys() == {"density_on_points", "density_matrix"}
+    assert 0 < metrics["loss"] < 1
+    assert metrics["failed"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"true_val": "no.npy"}, r"entries\[0\].true_val='no.npy': there is no such file in"),
+        ({"true_val": "ccsd_dm(systems[0])"}, r"true_val='ccsd_dm\(systems\[0\]\)': expected the name of a .npy"),
+        ({"true_val": None}, "true_val=None: expected the name of a .npy or .npz file; XCNN calculates"),
+        ({"true_val": "points.npz"}, "contains several arrays: expected a .npy file"),
+        ({"true_val": "set.npy"}, r"entries\[0\].true_val='set.npy': .*set.npy cannot be read: "),
+        ({"true_val": "pickled.npy"}, r"pickled.npy cannot be read: .*allow_pickle"),
+        ({"true_val": "nan.npy"}, "nan.npy: expected finite numbers, got NaN"),
+        ({"true_val": "flat.npy"}, r"target density_matrix: expected the shape .*, got \(4,\)"),
+        ({"true_val": "text.npy"}, "text.npy: expected an array of real numbers, got <U3"),
+        ({"cmd": "dm(systems[1])"}, r"entries\[0\].cmd='dm\(systems\[1\]\)': must be one of dm\(systems\[0\]\)"),
+        ({"systems": [H2, H2]}, r"entries\[0\].systems: expected one"),
+        ({"systems": [H2 | {"number": 2}]}, r"entries\[0\].systems\[0\].number=2: expected 1"),
+    ],
+)
+def test_mistake_in_a_density_matrix_is_refused(arrays, changes, complaint):
+    (arrays / "set.npy").write_text("no array")
+    np.save(arrays / "pickled.npy", np.array([{}]), allow_pickle=True)
+    np.save(arrays / "nan.npy", np.full((4, 4), np.nan))
+    np.save(arrays / "flat.npy", np.ones(4))
+    np.save(arrays / "text.npy", np.array([["one"]]))
+    with pytest.raises(InputError, match=complaint):
+        read(arrays, MATRIX_ENTRY | changes, basis=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda a: a.pop("weights"), r"points.npz does not contain weights: expected a .npz file with the arrays"),
+        (lambda a: a.update(weights=a["weights"][1:]), r"expected points \(n, 3\), .* got the shapes \("),
+        (lambda a: a.update(weights=1.0), r"expected points \(n, 3\), .*, \(\) and \("),
+        (lambda a: a.update(weights=a["weights"] * Bohr**3), "the density has 0.296 electrons, expected 2; points"),
+        (
+            lambda a: a.update(density=a["density"] * 1j),
+            "array density: expected an array of real numbers, got complex",
+        ),
+        (lambda a: a.update(density=a["density"] * np.inf), "array density: expected finite numbers"),
+    ],
+)
+def test_mistake_in_a_density_is_refused(arrays, hydrogen, change, complaint):
+    spoilt = dict(hydrogen[1])
+    change(spoilt)
+    np.savez(arrays / "points.npz", **spoilt)
+    with pytest.raises(InputError, match=rf"entries\[0\].true_val='points.npz': .*{complaint}"):
+        read(arrays, POINTS_ENTRY, basis=None)
+
+
+def test_density_without_its_points_is_refused(arrays):
+    with pytest.raises(InputError, match=r"one array without names: expected a .npz file with the arrays points"):
+        read(arrays, POINTS_ENTRY | {"true_val": "matrix.npy"}, basis=None)
+
+
+def test_file_that_is_not_an_array_in_an_archive_is_refused(arrays):
+    with zipfile.ZipFile(arrays / "points.npz", "w") as file:
+        for name in ("points", "weights", "density"):
+            file.writestr(name, b"no array")
+    with pytest.raises(InputError, match="array points: expected an array of real numbers, got other data"):
+        read(arrays, POINTS_ENTRY, basis=None)
+
+
+@pytest.mark.parametrize("entry", [MATRIX_ENTRY, POINTS_ENTRY])
+def test_density_is_not_compared_with_plane_waves(arrays, entry):
+    with pytest.raises(InputError, match=r"entries\[1\].(e_)?type='d.* of all electrons cannot be compared with plane"):
+        read(arrays, WATER_ENTRY, entry)
+
+
+def test_weights_of_objectives_are_given_in_a_warning(arrays):
+    with pytest.warns(UserWarning, match="write objectives: {reaction_energy: 1.81, density_matrix: 220, density_on_p"):
+        read(
+            arrays,
+            WATER_ENTRY | {"weight": 1340},
+            MATRIX_ENTRY | {"weight": 220},
+            POINTS_ENTRY | {"weight": 170},
+            basis=None,
+        )
+
+
 # ---- what is refused
-
-
-@pytest.mark.parametrize("kind", ["dens", "dm"])
-def test_entry_that_needs_the_basis_is_refused(tmp_path, kind):
-    with pytest.raises(InputError, match=rf"entries\[1\].e_type='{kind}': .*is not supported in training"):
-        read(tmp_path, WATER_ENTRY, DENSITY_ENTRY | {"e_type": kind})
 
 
 def test_record_is_calculated_with_all_electrons_in_the_basis_of_the_file(tmp_path):

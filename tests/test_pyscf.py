@@ -11,6 +11,8 @@ from pyscf.pbc import gto as periodic_gto
 from pyscf.scf import hf
 
 from ase_nnxc.interop.pyscf import energy_tensor, solve_molecule, use_functional
+from ase_nnxc.interop.pyscf_response import density_matrices, set_density
+from ase_nnxc.ks.response import ResponseError
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import LDA, PBE, R2SCAN, Functional
 
@@ -218,3 +220,52 @@ def test_functional_that_is_not_finite_is_named():
 def test_potential_is_available_in_inference_mode():
     with torch.inference_mode():
         assert small(water(), PBE()).kernel() < -75
+
+
+# ---- density matrices with gradients
+
+
+@pytest.mark.parametrize("make", [water, amidogen])
+def test_object_that_is_set_to_a_density_has_its_gradients(make):
+    functional, slopes = PBE(trainable=("kappa",)), []
+    solved = small(make(), functional)
+    solved.kernel()
+    restored = small(make(), functional)
+    set_density(restored, solved.make_rdm1())
+    for mf in (solved, restored):
+        matrices = density_matrices(mf)
+        slopes += torch.autograd.grad(matrices.square().sum(), functional.kappa)
+    assert matrices.sum(0).numpy(force=True) == pytest.approx(
+        solved.make_rdm1().reshape(-1, *matrices.shape[1:]).sum(0)
+    )
+    assert slopes[1].item() == pytest.approx(slopes[0].item(), rel=1e-6)
+
+
+def test_molecule_without_empty_orbitals_has_no_response():
+    functional = PBE(trainable=("kappa",))
+    mf = small(dft.RKS(gto.M(atom="He", basis="sto-3g", verbose=0)), functional)
+    mf.kernel()
+    assert torch.autograd.grad(density_matrices(mf).sum(), functional.kappa)[0].item() == 0
+
+
+def test_orbitals_that_rotate_without_a_change_of_the_energy_have_no_response():
+    functional = PBE(trainable=("kappa",))
+    mf = small(dft.UKS(gto.M(atom="O 0 0 0; H 0 0 0.97", basis="sto-3g", spin=1, verbose=0)), functional)
+    mf.grids.level = 1  # a coarser one breaks the symmetry
+    mf.kernel()
+    matrices = density_matrices(mf)
+    with pytest.raises(ResponseError, match="rotated with almost no change of the energy"):
+        matrices[1, 2, 3].backward()  # between p_x and p_y, one of which is empty
+
+
+def test_object_without_a_response_is_refused():
+    unsolved = small(water(), PBE())
+    with pytest.raises(SCFError, match="has not converged: its density has no response"):
+        density_matrices(unsolved)
+    with pytest.raises(TypeError, match="expected RKS or UKS of a molecule"):
+        density_matrices(small(amidogen(dft.ROKS), PBE()))
+    with pytest.raises(TypeError, match="use_functional"):
+        density_matrices(water())
+    unsolved.converged, unsolved.mo_occ = True, torch.tensor([2.0, 1.9, 0.1]).numpy()
+    with pytest.raises(InputError, match="occupations are fractional"):
+        density_matrices(unsolved)

@@ -14,7 +14,8 @@ from ase.calculators.calculator import Calculator, InputError, PropertyNotImplem
 from torch import Tensor
 
 from .. import __version__
-from ..interop.pyscf import build_molecule, check_features, energy_tensor, solve_molecule
+from ..interop.pyscf import build_molecule, check_features, energy_tensor, prepare_molecule, solve_molecule
+from ..interop.pyscf_response import set_density
 from ..registry import Resolved, resolve
 from ..units import BOHR, HARTREE
 from ..xc.functional import Functional
@@ -234,7 +235,6 @@ def solve(
     As `PySCFCalculator`.
     """
     _check_molecule(atoms, parameters)
-    options = {name: parameters[name] for name in ("basis", "pseudo", "charge", "grid_level", "density_fit")}
     solver = {
         "conv_tol": parameters["convergence"]["energy"] / HARTREE,
         "conv_tol_grad": GRADIENT,
@@ -242,11 +242,32 @@ def solve(
         "second_order": True,
     }
     with torch.inference_mode(False), _named_basis(parameters):
-        return solve_molecule(atoms, functional, **options, **solver, start=start)
+        return solve_molecule(atoms, functional, **_options(parameters), **solver, start=start)
 
 
-def check_molecule(atoms: Atoms, parameters: Mapping[str, Any]) -> None:
-    """Raise the error of atoms that cannot be calculated with these parameters of a `PySCFCalculator`, without an SCF.
+def restore(atoms: Atoms, functional: Functional, parameters: Mapping[str, Any], matrices: np.ndarray) -> "KohnShamDFT":
+    """Return the object that `solve` returned, from its density matrices and without an SCF.
+
+    Parameters
+    ----------
+    atoms, functional, parameters
+        Those of `solve`.
+    matrices : array
+        (nao, nao) or, with spin, (2, nao, nao): the density matrices of the object.
+    """
+    with torch.inference_mode(False):
+        mf = prepare_molecule(atoms, functional, **_options(parameters))
+        set_density(mf, matrices)
+    return mf
+
+
+def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that define the equations of a molecule, but not how they are solved."""
+    return {name: parameters[name] for name in ("basis", "pseudo", "charge", "grid_level", "density_fit")}
+
+
+def checked_molecule(atoms: Atoms, parameters: Mapping[str, Any]) -> Any:
+    """Return PySCF's molecule of atoms that can be calculated with these parameters of a `PySCFCalculator`.
 
     Raises
     ------
@@ -257,7 +278,7 @@ def check_molecule(atoms: Atoms, parameters: Mapping[str, Any]) -> None:
     """
     _check_molecule(atoms, parameters)
     with _named_basis(parameters):
-        build_molecule(atoms, parameters["basis"], parameters["pseudo"], parameters["charge"])
+        return build_molecule(atoms, parameters["basis"], parameters["pseudo"], parameters["charge"])
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """Reader of DeepChem's data: entries of its DFT files become records, and its periodic systems become Atoms.
 
+Arrays of density matrices and densities are in files of numpy, which are never unpickled (`array_files`).
+
 The formats are those of DeepChem's `DFTYamlLoader` (arXiv:2309.15985), of XCNN, from which it derives (Phys. Rev. Lett.
 127, 126403 (2021)), and of appendix A.3 of arXiv:2602.15923. Lengths are in bohr and energies in Hartree there; they
 are converted to ASE's units. Numbers may be in quotes, and expressions are parsed, never evaluated.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,8 @@ from ase import Atoms
 from ase.calculators.calculator import InputError
 from ase.data import ground_state_magnetic_moments
 
+from ..calculator import PySCFCalculator
+from ..train.array_files import read_array, read_arrays
 from ..train.input_files import read_yaml, read_yaml_list
 from ..train.records import FREE, Provenance, Record, all_electron, atomization_energy, ionization_potential
 from ..train.records.schema import ELEMENTS, LONGEST
@@ -29,9 +34,23 @@ TYPES = {"ae": "atomization energy", "ie": "ionization energy", "dm": "density m
 """Types of the entries of a file."""
 
 ENERGIES = ("ae", "ie")
-"""Types that become records."""
+"""Types whose true value is an energy."""
 
 LARGEST_CHARGE = 200
+
+ELECTRONS = 1e-2
+"""Largest error of the number of electrons of a density on points, relative."""
+
+POINTS = ("points", "weights", "density")
+"""Names of the arrays in the file of a density."""
+
+# name of the objective that reads the records of a type, and the unit of its loss in that of the loss in the files
+_OBJECTIVES = {
+    "ae": ("reaction_energy", HARTREE**2),
+    "ie": ("reaction_energy", HARTREE**2),
+    "dm": ("density_matrix", 1.0),
+    "dens": ("density_on_points", BOHR**-3),
+}
 
 _TERM = re.compile(r"\s*([+-]?)\s*(?:([0-9]{1,6})\s*\*\s*)?energy\(systems\[([0-9]{1,3})\]\)\s*")
 
@@ -40,8 +59,14 @@ def read_deepchem(path: str | Path, basis: str | None = None, types: Sequence[st
     """Return the records of a YAML file in the format of DeepChem or XCNN.
 
     An entry "ae" becomes `atomization_energy`, "ie" becomes `ionization_potential`: free atoms follow Hund's rule, the
-    spins of molecules and ions are held. PySCF calculates the structures with all electrons in the basis set of the
-    entry (`all_electron`). Names of basis sets, `ref` and `weight` are kept in the settings of the provenance.
+    spins of molecules and ions are held. "dm" and "dens" become records with the targets density_matrix and
+    density_on_points. PySCF calculates the structures with all electrons in the basis set of the entry
+    (`all_electron`). Names of basis sets, `ref` and `weight` are kept in the settings of the provenance.
+
+    The true value of "dm" is the name of a .npy file with a density matrix (nao, nao), or of each spin (2, nao, nao),
+    in PySCF's order of basis functions. That of "dens" is the name of a .npz file with the arrays points (n, 3),
+    bohr, weights (n,), bohr^3, and density (n,), or (2, n) of each spin, electrons/bohr^3. Names are relative to the
+    folder of the YAML file or, as in DeepChem, to the working directory.
 
     Parameters
     ----------
@@ -50,27 +75,33 @@ def read_deepchem(path: str | Path, basis: str | None = None, types: Sequence[st
     basis : {"plane-waves"}, optional
         Says that the energies are to be calculated in plane waves and not in the basis sets that the file names. Only
         targets that were measured or do not depend on a basis can be compared then. Default: all electrons.
-    types : sequence of {"ae", "ie"}, optional
-        Types of the entries to read; all others are left out. Default: every entry, and "dm" and "dens" raise an error.
+    types : sequence of {"ae", "ie", "dm", "dens"}, optional
+        Types of the entries to read; all others are left out. Default: every entry.
+
+    Warns
+    -----
+    UserWarning
+        If the entries of different objectives have different weights, with the weights for the training file.
 
     Raises
     ------
     InputError
-        If a value is wrong or missing, with its path such as "entries[3].systems[0].spin"; if an entry has the target
-        "dm" or "dens"; if the systems of an entry have different basis sets; if the systems and the command of an entry
-        are not those of one atomization or vertical ionization; or if the weights of the entries differ.
+        If a value is wrong or missing, with its path such as "entries[3].systems[0].spin"; if an array is missing, is
+        not as above, or if a density has another number of electrons than the system; if the systems of an entry have
+        different basis sets; if the systems and the command of an entry are not those of one atomization or vertical
+        ionization; if "dm" or "dens" is to be calculated in plane waves; or if the weights of entries that one
+        objective reads differ.
     OSError
         If the file cannot be read.
     """
     path = Path(path)
     if types is not None:
-        sequence(one_of(ENERGIES), least=1)(types, "types")
+        sequence(one_of(TYPES), least=1)(types, "types")
     optional(one_of([PLANE_WAVES]))(basis, "basis")
     data = read_yaml_list(path)
     try:
         entries = _chosen(data, types)
-        records = [_record(entry, name, path) for entry, name in zip(entries, _names(entries, path))]
-        return records if basis == PLANE_WAVES else [_all_electron(r, e) for r, e in zip(records, entries)]
+        return [_record(entry, name, path, basis) for entry, name in zip(entries, _names(entries, path))]
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -183,23 +214,30 @@ def _chosen(data: Sequence[Any], types: Sequence[str] | None) -> list[_Entry]:
     """Return the entries of a file that become records."""
     entries = [_entry(one, i) for i, one in enumerate(data)]
     chosen = [entry for entry in entries if types is None or entry.kind in types]
-    for entry in chosen:
-        if entry.kind not in ENERGIES:
-            raise InputError(
-                f"{entry.path}.{entry.key}={entry.kind!r}: a {TYPES[entry.kind]} in the basis of the file is not "
-                f"supported in training; expected {' or '.join(ENERGIES)}. Remove the entry, or call read_deepchem "
-                f"with types={ENERGIES}"
-            )
     if not chosen:
-        raise InputError(f"expected entries of the types {', '.join(types or ENERGIES)}, got none")
-    weights = {float(entry.data.get("weight", 1)) for entry in chosen}
-    if len(weights) > 1:
-        first = next(entry for entry in chosen if "weight" in entry.data)
-        raise InputError(
-            f"{first.path}.weight={first.data['weight']!r} differs from that of other entries; records have no "
-            "weights: give all entries the same weight, or none"
-        )
+        raise InputError(f"expected entries of the types {', '.join(types or TYPES)}, got none")
+    _check_weights(chosen)
     return chosen
+
+
+def _check_weights(entries: Sequence[_Entry]) -> None:
+    """Raise an InputError if one objective would need several weights; warn if several objectives need their own."""
+    weights: dict[str, float] = {}
+    for entry in entries:
+        objective, unit = _OBJECTIVES[entry.kind]
+        weight = float(entry.data.get("weight", 1)) / unit
+        if weights.setdefault(objective, weight) != weight:
+            raise InputError(
+                f"{entry.path}.weight={entry.data.get('weight', 1)!r} differs from that of other entries; records have "
+                "no weights: give all entries of an objective the same weight, or none"
+            )
+    if len({float(entry.data.get("weight", 1)) for entry in entries}) > 1:
+        needed = ", ".join(f"{objective}: {weight:.4g}" for objective, weight in weights.items())
+        warnings.warn(
+            f"weights of the entries are not read: write objectives: {{{needed}}} in the training file for the same "
+            "loss",
+            stacklevel=4,
+        )
 
 
 def _all_electron(record: Record, entry: _Entry) -> Record:
@@ -259,7 +297,81 @@ def _system(data: Mapping[str, Any], path: str) -> _System:
     return _System(atoms, spin, charge, count, path)
 
 
-def _record(entry: _Entry, name: str, file: Path) -> Record:
+def _record(entry: _Entry, name: str, file: Path, basis: str | None) -> Record:
+    """Return the record of an entry, with all electrons or in plane waves."""
+    bases = _bases(entry)
+    settings = {"file": file.name, "entry": entry.index, "basis": bases[0] if len(bases) == 1 else bases}
+    settings |= {key: entry.data[key] for key in ("ref", "weight") if key in entry.data}
+    provenance = Provenance(settings=settings)
+    if entry.kind in ENERGIES:
+        record = _energy_record(entry, name, provenance)
+        return record if basis == PLANE_WAVES else _all_electron(record, entry)
+    if basis == PLANE_WAVES:
+        raise InputError(
+            f"{entry.path}.{entry.key}={entry.kind!r}: a {TYPES[entry.kind]} of all electrons cannot be compared with "
+            f"plane waves; remove the entry, leave out basis, or call read_deepchem with types={ENERGIES}"
+        )
+    return _density_record(entry, name, file.parent, provenance)
+
+
+def _density_record(entry: _Entry, name: str, folder: Path, provenance: Provenance) -> Record:
+    """Return the record of an entry "dm" or "dens", whose arrays are in a file."""
+    path = f"{entry.path}.true_val"
+    if len(entry.data["systems"]) != 1:
+        raise InputError(f"{entry.path}.systems: expected one, as of a {TYPES[entry.kind]}")
+    system = _system(entry.data["systems"][0], f"{entry.path}.systems[0]")
+    if system.number != 1:
+        raise InputError(f"{system.path}.number={system.number}: expected 1, or none, in a {TYPES[entry.kind]}")
+    one_of([f"{entry.kind}(systems[0])"])(entry.data.get("cmd", f"{entry.kind}(systems[0])"), f"{entry.path}.cmd")
+    file = _array_file(entry.data.get("true_val"), folder, path)
+    try:
+        targets = (
+            {"density_matrix": [read_array(file)]}
+            if entry.kind == "dm"
+            else {"density_on_points": [_points(read_arrays(file, POINTS), system)]}
+        )
+        settings = {"basis": _bases(entry)[0], "charge": system.charge}
+        return Record(name, (system.atoms,), targets, None, provenance, (settings,), calculator=PySCFCalculator.name)
+    except InputError as error:
+        raise InputError(f"{path}={entry.data['true_val']!r}: {error}") from error
+
+
+def _array_file(value: Any, folder: Path, path: str) -> Path:
+    """Return the file of arrays that a true value names."""
+    if not isinstance(value, str) or not value.endswith((".npy", ".npz")):
+        fail(
+            path,
+            value,
+            "expected the name of a .npy or .npz file; XCNN calculates what such an entry needs by CCSD with PySCF, "
+            "and docs/deepchem.md shows how to write the file",
+        )
+    places = [folder / value, Path(value)]
+    file = next((place for place in places if place.exists()), None)
+    if file is None:
+        raise InputError(f"{path}={value!r}: there is no such file in {folder} or in the working directory")
+    return file
+
+
+def _points(arrays: Mapping[str, np.ndarray], system: _System) -> np.ndarray:
+    """Return the target density_on_points of the arrays of a file, after a check of the number of electrons."""
+    points, weights, density = (arrays[name] for name in POINTS)
+    n = weights.size
+    if weights.shape != (n,) or points.shape != (n, 3) or density.shape not in ((n,), (2, n)):
+        raise InputError(
+            "expected points (n, 3), weights (n,) and density (n,) or (2, n), got the shapes "
+            f"{points.shape}, {weights.shape} and {density.shape}"
+        )
+    electrons = int(system.atoms.numbers.sum()) - system.charge
+    total = float((density * weights).sum())
+    if not abs(total - electrons) <= ELECTRONS * electrons:
+        raise InputError(
+            f"the density has {total:.3f} electrons, expected {electrons}; points, weights and density are in bohr, "
+            "bohr^3 and electrons/bohr^3"
+        )
+    return np.column_stack([points * BOHR, weights * BOHR**3, density.T / BOHR**3])
+
+
+def _energy_record(entry: _Entry, name: str, provenance: Provenance) -> Record:
     """Return the record of an entry "ae" or "ie"."""
     data, path = entry.data, entry.path
     if data.get("true_val") is None:
@@ -269,10 +381,6 @@ def _record(entry: _Entry, name: str, file: Path) -> Record:
     _check_hund(systems)
     coefficients = _coefficients(data, systems, path)
     energy = -coefficients[0] * float(data["true_val"]) * HARTREE  # the first system is what the energy is taken from
-    bases = _bases(entry)
-    settings = {"file": file.name, "entry": entry.index, "basis": bases[0] if len(bases) == 1 else bases}
-    settings |= {key: data[key] for key in ("ref", "weight") if key in data}
-    provenance = Provenance(settings=settings)
     if entry.kind == "ae":
         _check_atomization(systems, coefficients, path)
         return atomization_energy(name, systems[0].atoms, energy, provenance)

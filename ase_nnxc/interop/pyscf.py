@@ -89,6 +89,14 @@ def use_functional(mf: "KohnShamDFT", functional: "Functional") -> "KohnShamDFT"
     return mf
 
 
+def functional_of(mf: "KohnShamDFT") -> "Functional":
+    """Return the functional of ase_nnxc that an object of PySCF calculates with; raise TypeError if there is none."""
+    integration = mf._numint
+    if not isinstance(integration, _Integration):
+        raise TypeError("PySCF's object does not use a functional of ase_nnxc: call use_functional before its kernel")
+    return integration.functional
+
+
 @dataclass(frozen=True, eq=False)
 class FrozenDensity:
     """A self-consistent density on PySCF's grid, from which the energy follows for other parameters of its functional.
@@ -120,7 +128,7 @@ class FrozenDensity:
         derivatives at the parameters that the density was solved with are those of this energy.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            return self.other_energy + _integral(self.functional, self.channels, self.weights)
+            return self.other_energy + xc_integral(self.functional, self.channels, self.weights)
 
 
 def freeze_density(mf: "KohnShamDFT") -> FrozenDensity:
@@ -139,23 +147,20 @@ def freeze_density(mf: "KohnShamDFT") -> FrozenDensity:
     SCFError
         If the SCF has not converged.
     """
-    integration = mf._numint
-    if not isinstance(integration, _Integration):
-        raise TypeError("PySCF's object does not use a functional of ase_nnxc: call use_functional before its kernel")
+    functional = functional_of(mf)
     if not mf.converged:
         raise SCFError("PySCF's SCF has not converged: its energy is not stationary")
     matrices = np.asarray(mf.make_rdm1())
     blocks: list[np.ndarray] = []
-    integration.recorded = blocks
+    mf._numint.recorded = blocks
     try:
         mf.get_veff(dm=matrices)  # evaluates the functional on the whole grid, block by block
     finally:
-        integration.recorded = None
-    functional = integration.functional
+        mf._numint.recorded = None
     with torch.inference_mode(False), torch.no_grad():
         channels = torch.tensor(np.concatenate(blocks, axis=-1), device=device_of(functional))
         weights = torch.tensor(mf.grids.weights, device=channels.device)
-        other = float(mf.e_tot) - float(_integral(functional, channels, weights))
+        other = float(mf.e_tot) - float(xc_integral(functional, channels, weights))
         return FrozenDensity(functional, torch.tensor(matrices), channels, weights, other)
 
 
@@ -173,8 +178,8 @@ def energy_tensor(mf: "KohnShamDFT") -> Tensor:
     return freeze_density(mf).energy_tensor()
 
 
-def _integral(functional: "Functional", channels: Tensor, weights: Tensor) -> Tensor:
-    """Energy () of a functional, Hartree, of densities (2, rows, n) on points with weights (n,)."""
+def xc_integral(functional: "Functional", channels: Tensor, weights: Tensor) -> Tensor:
+    """Return the energy () of a functional, Hartree, of spin densities (2, rows, n) on points with weights (n,)."""
     return (functional(_features(channels, functional.features)) * weights).sum()
 
 
@@ -240,18 +245,9 @@ def solve_molecule(
     ValueError
         If the functional reads a feature that PySCF does not have.
     """
-    from pyscf import dft
-
-    check_features(functional)
     moments = atoms.get_initial_magnetic_moments()
-    mol = build_molecule(atoms, basis, pseudo, charge)
-    mf = dft.UKS(mol) if moments.any() else dft.RKS(mol)
-    mf = use_functional(mf.density_fit() if density_fit else mf, functional)
-    mf.grids.level = grid_level
+    mf = prepare_molecule(atoms, functional, basis, pseudo, grid_level, charge, density_fit)
     mf.conv_tol, mf.conv_tol_grad, mf.max_cycle = conv_tol, conv_tol_grad, max_cycle
-    if mf.chkfile is not None:
-        mf._chkfile.close()  # a temporary file, which PySCF leaves open
-        mf.chkfile = None
     if moments.any() and (round(moments.sum()) == 0 or moments.min() * moments.max() < 0):
         # where a spin has almost no density its potential is rough; the energy is quadratic in the gradient
         mf.conv_tol_grad = max(BROKEN_SYMMETRY_GRADIENT, conv_tol_grad or 0)
@@ -263,6 +259,29 @@ def solve_molecule(
             _continue_to_second_order(mf)
     if not mf.converged:
         raise SCFError(f"PySCF's SCF of {atoms.get_chemical_formula()} with {basis} has not converged")
+    return mf
+
+
+def prepare_molecule(
+    atoms: Atoms,
+    functional: "Functional",
+    basis: str,
+    pseudo: str | None = None,
+    grid_level: int = 3,
+    charge: int | None = None,
+    density_fit: bool = False,
+) -> "KohnShamDFT":
+    """Return the object of a molecule that `solve_molecule` solves, before its SCF; parameters and errors are its."""
+    from pyscf import dft
+
+    check_features(functional)
+    mol = build_molecule(atoms, basis, pseudo, charge)
+    mf = dft.UKS(mol) if atoms.get_initial_magnetic_moments().any() else dft.RKS(mol)
+    mf = use_functional(mf.density_fit() if density_fit else mf, functional)
+    mf.grids.level = grid_level
+    if mf.chkfile is not None:
+        mf._chkfile.close()  # a temporary file, which PySCF leaves open
+        mf.chkfile = None
     return mf
 
 
@@ -349,6 +368,30 @@ def grid_features(mf: "KohnShamDFT") -> tuple[dict[str, Tensor], Tensor]:
     orbitals = mf._numint.eval_ao(mf.mol, mf.grids.coords, deriv=1)
     rho = [mf._numint.eval_rho(mf.mol, orbitals, d, xctype="MGGA", with_lapl=False) for d in channels]
     return _features(torch.from_numpy(np.stack(rho)), _ROWS), torch.from_numpy(mf.grids.weights)
+
+
+def grid_densities(mf: "KohnShamDFT", matrices: np.ndarray) -> np.ndarray:
+    """Return what density matrices, or changes of them, are on the grid of an object.
+
+    Parameters
+    ----------
+    mf : KohnShamDFT
+        An object of a molecule that `use_functional` has changed, with its grid.
+    matrices : array
+        (2, nao, nao) symmetric, of each spin.
+
+    Returns
+    -------
+    array
+        (2, rows, npoints) density, the three components of its gradient and, for a functional of tau, tau.
+    """
+    kind = mf._numint._xc_type(mf.xc)
+    blocks = mf._numint.block_loop(mf.mol, mf.grids, mf.mol.nao, deriv=1, max_memory=mf.max_memory)
+    densities = [
+        [mf._numint.eval_rho(mf.mol, orbitals, one, mask, kind, hermi=1, with_lapl=False) for one in matrices]
+        for orbitals, mask, *_ in blocks
+    ]
+    return np.concatenate(densities, axis=-1)
 
 
 class _NoLibxc:

@@ -26,6 +26,8 @@ _DEFAULT_OBJECTIVES = (
     "forces",
     "stress",
     "density",
+    "density_on_points",
+    "density_matrix",
     "band_gap",
 )
 

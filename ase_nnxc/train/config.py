@@ -11,7 +11,7 @@ from typing import Any
 from ase.calculators.calculator import InputError
 
 from ..calculator import NNXCCalculator, PySCFCalculator
-from ..calculator.molecule import check_molecule
+from ..calculator.molecule import checked_molecule
 from ..checkpoints import CheckpointError, is_reserved, model_roots, parse_name
 from ..interop.deepchem import PLANE_WAVES, read_deepchem
 from ..xc import Functional
@@ -201,7 +201,7 @@ def _check_record(record: Record, calculator: NNXCCalculator) -> None:
     first = record.structures[0]
     if record.is_all_electron:
         assert record.settings is not None
-        check_molecule(first, PySCFCalculator(calculator.parameters["xc"], **record.settings[0]).parameters)
+        checked_molecule(first, PySCFCalculator(calculator.parameters["xc"], **record.settings[0]).parameters)
     else:
         calculators_for(record.structures, calculator, record.settings)[0].resolve(first)
 

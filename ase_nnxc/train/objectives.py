@@ -22,12 +22,19 @@ import torch
 from ase.calculators.calculator import InputError
 from torch import Tensor
 
-from ..calculator import NNXCCalculator, has_stress
+from ..calculator import NNXCCalculator, PySCFCalculator, has_stress
+from ..calculator.molecule import checked_molecule
 from ..eos.birch_murnaghan import BirchMurnaghan, fit_birch_murnaghan
 from .identity import plain, registered_name
 from .prediction import Prediction
 from .records import Record, calculators_for, other_table
 from .schema import weight as check_weight
+
+ELECTRONS = 1e-3
+"""Largest error of the number of electrons of a density matrix, relative."""
+
+NO_DIFFERENCE = 1e-24
+"""Smaller integrals of a squared difference of densities, electrons^2/Angstrom^3, are rounding errors."""
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda errors: errors.square().mean(),
@@ -282,6 +289,71 @@ class Density(Objective):
         return torch.cat([((n - _like(n_ref, n)) / float(n_ref.mean())).flatten() for n, n_ref in pairs])
 
 
+class DensityOnPoints(Objective):
+    """Density of all electrons on points with integration weights.
+
+    With the norm "l2" the loss is the integral of (n - n_ref)^2, electrons^2/Angstrom^3, or its mean over several
+    structures. If the target has the density of each spin, it is the sum of the integrals for both.
+    """
+
+    absolute = True
+    response = True
+    unit = "electrons/Angstrom^(3/2)"
+
+    def applies(self, record: Record) -> bool:
+        """Whether the record has densities on points."""
+        return "density_on_points" in record.targets
+
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
+        """Return the root of the integral of (n - n_ref)^2 for each structure, (n,)."""
+        integrals = []
+        for molecule, table in zip(prediction.molecules, record.targets["density_on_points"], strict=True):
+            density = molecule.densities_at(table[:, :3])
+            weights, reference = _like(table[:, 3], density), _like(table[:, 4:].T, density)
+            difference = (density if len(reference) == 2 else density.sum(0)) - reference
+            integrals.append((difference.square() * weights).sum())
+        return torch.stack(integrals).clamp(min=NO_DIFFERENCE).sqrt()  # the root has no derivative at zero
+
+
+class DensityMatrix(Objective):
+    """Elements of the density matrices of all electrons; of each spin if the target has them."""
+
+    absolute = True
+    response = True
+    unit = "1"
+
+    def applies(self, record: Record) -> bool:
+        """Whether the record has density matrices."""
+        return "density_matrix" in record.targets
+
+    def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
+        """Return why not; a matrix of another basis set, or of another order of its functions, is an obstacle, too."""
+        for atoms, settings, matrix in zip(record.structures, record.settings or (), record.targets["density_matrix"]):
+            mol = checked_molecule(atoms, PySCFCalculator(**settings).parameters)
+            if matrix.shape[-1] != mol.nao:
+                return (
+                    f"the density matrix of record {record.name!r} is of {matrix.shape[-1]} basis functions, but "
+                    f"{settings['basis']} has {mol.nao} for {atoms.symbols}"
+                )
+            electrons = float((matrix * mol.intor_symmetric("int1e_ovlp")).sum())
+            if abs(electrons - mol.nelectron) > ELECTRONS * mol.nelectron:
+                return (
+                    f"the density matrix of record {record.name!r} has {electrons:.3f} electrons in PySCF's "
+                    f"{settings['basis']}, expected {mol.nelectron}: it is of another molecule or basis set, or the "
+                    "basis functions have another order or normalisation"
+                )
+        return super().obstacle(record, calculator)
+
+    def errors(self, prediction: Prediction, record: Record) -> Tensor:
+        """Return D - D_ref of all structures, flattened, (m,)."""
+        parts = []
+        for molecule, matrix in zip(prediction.molecules, record.targets["density_matrix"], strict=True):
+            matrices = molecule.density_matrices
+            reference = _like(matrix, matrices)
+            parts.append(((matrices if reference.ndim == 3 else matrices.sum(0)) - reference).flatten())
+        return torch.cat(parts)
+
+
 class BandGap(Objective):
     """Kohn-Sham gaps between the highest occupied and the lowest empty level."""
 
@@ -306,6 +378,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "forces": Forces,
     "stress": Stress,
     "density": Density,
+    "density_on_points": DensityOnPoints,
+    "density_matrix": DensityMatrix,
     "band_gap": BandGap,
 }
 """Objectives by their names in configurations and metrics."""

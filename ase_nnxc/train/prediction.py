@@ -7,6 +7,7 @@ from ase.calculators.calculator import CalculationFailed, InputError
 from torch import Tensor
 
 from ..calculator import Differentiable
+from .all_electron import DifferentiableMolecule
 
 
 class Prediction:
@@ -20,7 +21,9 @@ class Prediction:
     energies : Tensor
         (n,) free energies, eV.
     solved : sequence of Differentiable, optional
-        One for each structure. Default: only the energies are known, as at fixed densities and with all electrons.
+        One for each structure, in plane waves. Default: only the energies are known, as at fixed densities.
+    molecules : sequence of DifferentiableMolecule, optional
+        One for each structure, with all electrons. Default: only the energies are known.
 
     Attributes
     ----------
@@ -30,20 +33,35 @@ class Prediction:
     Raises
     ------
     InputError
-        If another quantity is read and only the energies are known.
+        If another quantity is read that is not known.
     CalculationFailed
         If a structure does not have the quantity that is read.
     """
 
-    def __init__(self, energies: Tensor, solved: Sequence[Differentiable] | None = None) -> None:
-        self.energies, self._solved = energies, solved
+    def __init__(
+        self,
+        energies: Tensor,
+        solved: Sequence[Differentiable] | None = None,
+        molecules: Sequence[DifferentiableMolecule] | None = None,
+    ) -> None:
+        self.energies, self._solved, self._molecules = energies, solved, molecules
 
     @property
     def solved(self) -> tuple[Differentiable, ...]:
         """The structures as returned by `NNXCCalculator.differentiable`, with all other quantities."""
         if self._solved is None:
-            raise InputError("only energies are known at fixed densities (fixed_density_epochs) and with all electrons")
+            raise InputError(
+                "only energies are known at fixed densities (fixed_density_epochs), and with all electrons only "
+                "energies and densities"
+            )
         return tuple(self._solved)
+
+    @property
+    def molecules(self) -> tuple[DifferentiableMolecule, ...]:
+        """The molecules with all electrons: their density matrices, and densities on any points."""
+        if self._molecules is None:
+            raise InputError("density matrices are known only with all electrons, and not at fixed densities")
+        return tuple(self._molecules)
 
     def _quantity(self, name: str) -> tuple[Tensor, ...]:
         """Return an attribute of all structures."""

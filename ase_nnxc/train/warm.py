@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from ase.calculators.calculator import CalculationFailed, InputError
 
-from ..calculator import NNXCCalculator
+from ..calculator import Differentiable, NNXCCalculator
 from ..interop.pyscf import FrozenDensity
 from ..ks.ground_state import GroundState
 from ..registry import get_functional
 from ..units import HARTREE
-from .all_electron import WarmMolecule
+from .all_electron import DifferentiableMolecule, WarmMolecule
 from .prediction import Prediction
 from .records import Record, calculators_for
 from .tensor_files import load_tensors, save_tensors
@@ -67,13 +67,16 @@ class WarmCalculators:
             raise CalculationFailed(str(error)) from error
 
     def _predict(self, record: Record, fixed_density: bool) -> Prediction:
-        solved, energies = [], []
+        solved: list[Differentiable] = []
+        molecules: list[DifferentiableMolecule] = []
+        energies = []
         for i, (atoms, calculator) in enumerate(zip(record.structures, self._calculators_of(record))):
             try:
                 if fixed_density and calculator.held_state is not None:
                     energies.append(calculator.held_state.energy_tensor() * HARTREE)
                 elif isinstance(calculator, WarmMolecule):
-                    energies.append(calculator.solve(atoms).energy_tensor() * HARTREE)
+                    molecules.append(calculator.differentiable(atoms))
+                    energies.append(molecules[-1].free_energy)
                 else:
                     solved.append(calculator.differentiable(atoms))
                     energies.append(solved[-1].free_energy)
@@ -82,7 +85,9 @@ class WarmCalculators:
                 self._held.pop(calculator, None)
                 raise
             self._hold(calculator, f"{record.name}/{i}")
-        return Prediction(torch.stack(energies), None if fixed_density or record.is_all_electron else solved)
+        if fixed_density:
+            return Prediction(torch.stack(energies))
+        return Prediction(torch.stack(energies), solved or None, molecules or None)
 
     def _calculators_of(self, record: Record) -> Sequence[_Warm]:
         if record.name not in self._calculators:

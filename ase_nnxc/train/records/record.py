@@ -21,8 +21,11 @@ SHARED = ("xc", "ecut", "pseudos", "smooth_cutoff", "device", "share_kpoints", "
 COMPARABLE = ("basis", "grid_level", "density_fit")
 """Keywords of `PySCFCalculator` that must be equal in all structures of a record: energies depend on them."""
 
-STATIONARY = ("energy", "reaction_energy")
-"""Targets of records of all electrons, whose gradient needs no response of the density."""
+ONLY_ALL_ELECTRON = ("density_on_points", "density_matrix")
+"""Targets that only records of all electrons have."""
+
+ALL_ELECTRON = ("energy", "reaction_energy", *ONLY_ALL_ELECTRON)
+"""Targets of records of all electrons."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ class Record:
         not finite; if a target is unknown, not finite, or has a shape that does not fit the structures; if a setting is
         unknown or has a wrong value; if there is not one finite coefficient or one mapping of settings for each
         structure; if a record of all electrons has a periodic structure, no basis, settings in `COMPARABLE` that differ
-        between its structures, or targets that are not in `STATIONARY`.
+        between its structures, or targets that are not in `ALL_ELECTRON`; if another has a target in
+        `ONLY_ALL_ELECTRON`.
     """
 
     name: str
@@ -134,6 +138,7 @@ class Record:
         if self.settings is not None:
             set_attribute(self, "settings", tuple(self._plain_settings(one) for one in self.settings))
             self._check_count("settings", self.settings)
+        self._check_targets()
         if self.is_all_electron:
             self._check_all_electron()
 
@@ -144,11 +149,18 @@ class Record:
                 f"structures, got {len(values)}"
             )
 
+    def _check_targets(self) -> None:
+        for key in self.targets:
+            if self.is_all_electron and key not in ALL_ELECTRON:
+                expected = ", ".join(ALL_ELECTRON)
+                raise InputError(f"record {self.name!r}: with all electrons the targets are {expected}, not {key}")
+            if not self.is_all_electron and key in ONLY_ALL_ELECTRON:
+                raise InputError(
+                    f"record {self.name!r}: {key} is a target of all electrons: set calculator to "
+                    f"{PySCFCalculator.name!r}, and a basis in the settings of each structure"
+                )
+
     def _check_all_electron(self) -> None:
-        others = [key for key in self.targets if key not in STATIONARY]
-        if others:
-            expected = " and ".join(STATIONARY)
-            raise InputError(f"record {self.name!r}: with all electrons the targets are {expected}, not {others[0]}")
         if any(atoms.pbc.any() for atoms in self.structures):
             raise InputError(f"record {self.name!r}: a periodic structure cannot be calculated with all electrons")
         if self.settings is None or not all("basis" in settings for settings in self.settings):
