@@ -84,9 +84,12 @@ class Objectives:
             targets = ", ".join(record.targets) or "no targets"
             raise InputError(f"no objective reads record {record.name!r}, which has {targets}")
         for objective in reading.values():
-            obstacle = objective.obstacle(record, calculator) if isinstance(objective, Objective) else None
+            if not isinstance(objective, Objective):
+                continue
+            obstacle = objective.obstacle(record, calculator)
             if obstacle is not None:
                 raise InputError(obstacle)
+            objective.check_reference(record)
         if fixed_density_epochs and not self._reading(record, fixed_density=True):
             raise InputError(
                 f"no objective reads record {record.name!r} at fixed densities, where only energies are known: set "
