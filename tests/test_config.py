@@ -150,6 +150,9 @@ WRONG = [
     ("models", "set.json/models", "models=.*set.json is not a folder"),
     ("models", "/proc/models", "models='/proc/models' cannot be written"),
     ("folder", "set.json", "folder=.*set.json is not a folder"),
+    ("folder", "~nosuchuser/run", "folder='~nosuchuser/run': there is no such home folder"),
+    ("folder", "models/again@1", "folder='models/again@1' is the folder that the model gets"),
+    ("folder", "models/again@1/state", "folder='models/again@1/state' is the folder that the model gets"),
     ("folder", "/proc/run", "folder='/proc/run' cannot be written"),
 ]
 

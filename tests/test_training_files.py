@@ -18,7 +18,14 @@ from ase_nnxc.cli import main
 from ase_nnxc.train.config import _CHECKS, read_config
 from ase_nnxc.train.functionals import EXAMPLES, functional_from
 from ase_nnxc.train.input_files import read_yaml
-from ase_nnxc.train.records import Record, cohesive_energy, experimental_solid, label, write_records
+from ase_nnxc.train.records import (
+    Record,
+    cohesive_energy,
+    experimental_solid,
+    label,
+    scaled_structures,
+    write_records,
+)
 from ase_nnxc.train.samples import sample_mesh
 from ase_nnxc.xc import PBE, R2SCAN, Functional, describe, register_architecture
 
@@ -266,6 +273,22 @@ def test_single_energies_are_compared_per_atom_by_default(tmp_path):
 )
 def test_wrong_value_is_refused_before_anything_is_calculated(tmp_path, changes, complaint):
     with pytest.raises(InputError, match=complaint):
+        ({"records": "empty.json"}, "records='empty.json' contains no records; nnxc dataset writes"),
+        ({"validation": ["empty.json"]}, "validation='empty.json' contains no records"),
+        ({"records": ["set.json", "set.json"]}, "records='set.json': 'set.json' has a record 'Al', too"),
+        ({"records": "."}, r"records='.': .* cannot be read: it is a folder"),
+        ({"records": "my-run.yaml"}, "records='my-run.yaml': .*my-run.yaml must contain a list of entries"),
+        ({"records": "damaged.json"}, "records='damaged.json': .* is not JSON"),
+        ({"records": "~nosuchuser/set.json"}, "records='~nosuchuser/set.json': there is no such home folder"),
+        ({"models": "~nosuchuser/run"}, "models='~nosuchuser/run': there is no such home folder"),
+        ({"made": [Record("Al", (bulk("Al"),), {})]}, "records: no record has a target to fit; targets are energy"),
+        (
+            {
+                "made": [Record("Al", scaled_structures(bulk("Al"), 3), {"energy": [0, 1, 0]})],
+                "objectives": "bulk_modulus",
+            },
+            "record 'Al': .* no minimum .* so that they give no bulk_modulus; leave the record out",
+        ),
         read(tmp_path, **changes)
     assert not (tmp_path / "nnxc-train-my-run").exists()
 
@@ -276,10 +299,19 @@ def test_lists_and_names_stand_for_default_arguments(tmp_path):
         objectives=["energy_differences"],
         penalties=["bounds", "parameter_anchor"],
         optimizer="AdamW",
+    write_records(tmp_path / "empty.json", [])
+    (tmp_path / "damaged.json").write_text("{")
         made=[eos_record()],
     )
     assert [penalty.weight for penalty in run.trainer.penalties] == [1.0, 1.0]
     assert type(run.trainer.optimizer).__name__ == "AdamW"
+
+@pytest.mark.parametrize("content", ["", "- functional: pbe-clone\n"])
+def test_file_without_keys_is_refused_with_an_example(tmp_path, content):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"names to values; for example functional: pbe-clone and records: set.json"):
+        read_config(tmp_path / "run.yaml")
+
 
 
 # ---- the page
