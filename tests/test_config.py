@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from test_train import CONFIG, eos_record
 
 from ase_nnxc.train.config import read_config
 from ase_nnxc.train.identity import describe_scheduler
-from ase_nnxc.train.input_files import read_yaml
+from ase_nnxc.train.input_files import _Loader, read_yaml
 from ase_nnxc.train.optimizers import OPTIMIZERS, SCHEDULERS, optimizer_from, scheduler_from
 from ase_nnxc.train.records import write_records
 from ase_nnxc.xc import PBE
@@ -149,10 +150,10 @@ WRONG = [
     ("models", "set.json", "models=.*set.json is not a folder"),
     ("models", "set.json/models", "models=.*set.json is not a folder"),
     ("models", "/proc/models", "models='/proc/models' cannot be written"),
-    ("folder", "set.json", "folder=.*set.json is not a folder"),
     ("folder", "~nosuchuser/run", "folder='~nosuchuser/run': there is no such home folder"),
     ("folder", "models/again@1", "folder='models/again@1' is the folder that the model gets"),
     ("folder", "models/again@1/state", "folder='models/again@1/state' is the folder that the model gets"),
+    ("folder", "set.json", "folder=.*set.json is not a folder"),
     ("folder", "/proc/run", "folder='/proc/run' cannot be written"),
 ]
 
@@ -219,6 +220,17 @@ SCHEDULES = {
     "ReduceLROnPlateau": {"patience": 1},
     "StepLR": {"step_size": 2},
 }
+
+
+@pytest.mark.parametrize("name", [*SCHEDULES, None])
+def test_example_of_a_scheduler_in_a_message_is_accepted(name):
+    optimizer = optimizer_from({"name": "SGD"}, PBE(trainable=("kappa",)))
+    if name in ("ConstantLR", "LinearLR", "PolynomialLR", "ReduceLROnPlateau"):
+        return  # they need no argument
+    with pytest.raises(InputError, match=f"scheduler.*{name or 'name'}.*as in scheduler: ") as raised:
+        scheduler_from({} if name is None else {"name": name}, optimizer, 100)
+    example = re.search(r"{.*?}", str(raised.value))[0]
+    scheduler_from(yaml.load(example, _Loader), optimizer, 100)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -15,6 +15,7 @@ from test_train import eos_record
 
 from ase_nnxc.checkpoints import load_functional
 from ase_nnxc.cli import main
+from ase_nnxc.conventional import CONVENTIONAL
 from ase_nnxc.train.config import _CHECKS, read_config
 from ase_nnxc.train.functionals import EXAMPLES, functional_from
 from ase_nnxc.train.input_files import read_yaml
@@ -28,6 +29,7 @@ from ase_nnxc.train.records import (
 )
 from ase_nnxc.train.samples import sample_mesh
 from ase_nnxc.xc import PBE, R2SCAN, Functional, describe, register_architecture
+from ase_nnxc.xc.architecture import architecture_names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = (REPOSITORY / "docs" / "training-files.md").read_text(encoding="utf-8")
@@ -168,6 +170,8 @@ WRONG = [
     ({"nngga": {"descriptors": ["s"]}}, "unknown descriptor 's'"),
     ({"pbe-clone": {"seed": 1}}, "a model has no arguments"),
     ({"dpyscf": {"part": "x"}}, "dpyscf needs layers, gate, bound"),
+    ({"r2SCAN": {"trainable": ["c"]}}, "r2SCAN has no trainable parameters; .* {neural-factors: {parent: r2SCAN}}"),
+    ({"LDA": {"trainable": ["c"]}}, r"LDA has no trainable parameters; .* {hybrid: \[nnlda, LDA\]}"),
     ({"architecture": "pb"}, "did you mean 'pbe'"),
     ({"architecture": "pbe", "version": 3}, "only registered with version 1"),
     ({"architecture": 5}, "functional.architecture=5: expected a string"),
@@ -181,6 +185,13 @@ def test_wrong_form_is_refused_with_what_is_allowed(form, complaint):
     with pytest.raises(InputError, match=complaint) as raised:
         functional_from(form)
     assert "functional" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [*CONVENTIONAL, *architecture_names()])
+def test_example_in_a_message_is_a_functional(name):
+    with pytest.raises(InputError, match="as in ") as raised:
+        functional_from({name: {"none": 1}} if name not in ("libxc", "dpyscf") else {name: {}})
+    functional_from(yaml.safe_load(str(raised.value).partition("as in ")[2]))
 
 
 # ---- defaults
@@ -262,17 +273,6 @@ def test_single_energies_are_compared_per_atom_by_default(tmp_path):
         ({"calculator": {"pseudos": "none"}}, "no record can be calculated; record 'Al': unknown pseudopotential"),
         ({"calculator": {"kpts": 3}}, "calculator: kpts=3"),
         ({"records": {"a": "b"}}, "records={'a': 'b'}: expected the name of a file of records"),
-        ({"records": "none.json"}, "records='none.json': .*none.json does not exist; paths are relative"),
-        ({"validation": "set.json"}, "two records of training and validation have the same name, 'Al'"),
-        ({"epochs": 5}, "unknown key epochs: it belongs to settings"),
-        ({"ecut": 5}, "unknown key ecut: it belongs to calculator"),
-        ({"lr": 5}, "unknown key lr: it belongs to optimizer"),
-        ({"functional": "PBE"}, "'PBE' has no trainable parameters; forms that have some are pbe-clone"),
-    ],
-    ids=str,
-)
-def test_wrong_value_is_refused_before_anything_is_calculated(tmp_path, changes, complaint):
-    with pytest.raises(InputError, match=complaint):
         ({"records": "empty.json"}, "records='empty.json' contains no records; nnxc dataset writes"),
         ({"validation": ["empty.json"]}, "validation='empty.json' contains no records"),
         ({"records": ["set.json", "set.json"]}, "records='set.json': 'set.json' has a record 'Al', too"),
@@ -289,8 +289,28 @@ def test_wrong_value_is_refused_before_anything_is_calculated(tmp_path, changes,
             },
             "record 'Al': .* no minimum .* so that they give no bulk_modulus; leave the record out",
         ),
+        ({"records": "none.json"}, "records='none.json': .*none.json does not exist; paths are relative"),
+        ({"validation": "set.json"}, "two records of training and validation have the same name, 'Al'"),
+        ({"epochs": 5}, "unknown key epochs: it belongs to settings"),
+        ({"ecut": 5}, "unknown key ecut: it belongs to calculator"),
+        ({"lr": 5}, "unknown key lr: it belongs to optimizer"),
+        ({"functional": "PBE"}, "'PBE' has no trainable parameters; forms that have some are pbe-clone"),
+    ],
+    ids=str,
+)
+def test_wrong_value_is_refused_before_anything_is_calculated(tmp_path, changes, complaint):
+    write_records(tmp_path / "empty.json", [])
+    (tmp_path / "damaged.json").write_text("{")
+    with pytest.raises(InputError, match=complaint):
         read(tmp_path, **changes)
     assert not (tmp_path / "nnxc-train-my-run").exists()
+
+
+@pytest.mark.parametrize("content", ["", "- functional: pbe-clone\n"])
+def test_file_without_keys_is_refused_with_an_example(tmp_path, content):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"names to values; for example functional: pbe-clone and records: set.json"):
+        read_config(tmp_path / "run.yaml")
 
 
 def test_lists_and_names_stand_for_default_arguments(tmp_path):
@@ -299,19 +319,10 @@ def test_lists_and_names_stand_for_default_arguments(tmp_path):
         objectives=["energy_differences"],
         penalties=["bounds", "parameter_anchor"],
         optimizer="AdamW",
-    write_records(tmp_path / "empty.json", [])
-    (tmp_path / "damaged.json").write_text("{")
         made=[eos_record()],
     )
     assert [penalty.weight for penalty in run.trainer.penalties] == [1.0, 1.0]
     assert type(run.trainer.optimizer).__name__ == "AdamW"
-
-@pytest.mark.parametrize("content", ["", "- functional: pbe-clone\n"])
-def test_file_without_keys_is_refused_with_an_example(tmp_path, content):
-    (tmp_path / "run.yaml").write_text(content)
-    with pytest.raises(InputError, match=r"names to values; for example functional: pbe-clone and records: set.json"):
-        read_config(tmp_path / "run.yaml")
-
 
 
 # ---- the page

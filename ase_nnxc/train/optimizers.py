@@ -86,6 +86,22 @@ _CHECKS: dict[str, Check] = {
 }
 """Checks of arguments by their names; all others are checked by the type of their default."""
 
+_EXAMPLES = {"optimizer": "Adam, lr: 1e-3", "scheduler": "ExponentialLR, gamma: 0.95"}
+_VALUES = {
+    "gamma": "0.95",
+    "step_size": "10",
+    "milestones": "[20, 40]",
+    "T_max": "100",
+    "T_0": "10",
+    "base_lr": "1e-4",
+    "max_lr": "1e-2",
+    "total_steps": "100",
+}
+"""An example of each argument that a scheduler needs, for the 100 epochs of the default."""
+
+_SHOWN = {"OneCycleLR": ("max_lr", "total_steps")}
+"""Arguments in an example where those without a default are not all."""
+
 
 def optimizer_from(chosen: Mapping[str, Any], functional: Functional) -> torch.optim.Optimizer:
     """Return the optimizer of the trainable parameters of a functional that a configuration describes.
@@ -174,7 +190,8 @@ def _class_and_arguments(
     name = arguments.pop("name", None)
     if not isinstance(name, str) or name not in classes:
         if name is None:
-            raise InputError(f"{key}.name is missing (known: {', '.join(sorted(classes))})")
+            example = f"{key}: {{name: {_EXAMPLES[key]}}}"
+            raise InputError(f"{key}.name is missing, as in {example} (known: {', '.join(sorted(classes))})")
         raise InputError(f"{key}.name: unknown {name!r}{closest(name, classes)} (known: {', '.join(sorted(classes))})")
     parameters = list(inspect.signature(classes[name]).parameters.values())[1:]  # the first are parameters or optimizer
     known = {parameter.name: parameter for parameter in parameters if parameter.name not in _EXCLUDED}
@@ -188,7 +205,8 @@ def _class_and_arguments(
     missing = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
     missing = [keyword for keyword in missing if keyword not in arguments]
     if missing:
-        raise InputError(f"{key}: {name} needs {', '.join(missing)}")
+        shown = [f"{keyword}: {_VALUES.get(keyword, '...')}" for keyword in _SHOWN.get(name, missing)]
+        raise InputError(f"{key}: {name} needs {', '.join(missing)}, as in {key}: {{name: {name}, {', '.join(shown)}}}")
     return classes[name], arguments
 
 
