@@ -14,6 +14,7 @@ from ase.calculators.emt import EMT
 from test_train import eos_record
 
 from ase_nnxc.checkpoints import load_functional
+from ase_nnxc.checkpoints.files import LARGEST, WEIGHTS
 from ase_nnxc.cli import main
 from ase_nnxc.conventional import CONVENTIONAL
 from ase_nnxc.train.config import _CHECKS, read_config
@@ -261,6 +262,9 @@ def test_single_energies_are_compared_per_atom_by_default(tmp_path):
         ({"objectives": {}}, "objectives: none is given"),
         ({"objectives": ["forces", "forces"]}, "a name is given twice"),
         ({"objectives": [["forces"]]}, r"objectives\[0\]=\['forces'\]: must be one of"),
+        ({"objectives": {"energy_differences": 0}}, "objectives: all weights are 0, expected some above"),
+        ({"objectives": ["energy_differences", "forces"]}, "objectives.forces: no record has its target"),
+        ({"optimizer": {"lr": 0}}, "optimizer.lr=0: nothing would be trained"),
         ({"objectives": 5}, "objectives=5: expected a string or a list or a mapping"),
         ({"penalties": "functional_anchor"}, "parent is missing, as in {functional_anchor: {parent: PBE"),
         ({"penalties": {"functional_anchor": {"parent": "gga_x_pbe"}}}, "parent: 'gga_x_pbe' has no correlation"),
@@ -311,6 +315,29 @@ def test_file_without_keys_is_refused_with_an_example(tmp_path, content):
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(InputError, match=r"names to values; for example functional: pbe-clone and records: set.json"):
         read_config(tmp_path / "run.yaml")
+
+
+def test_functional_whose_file_would_be_too_large_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(LARGEST, WEIGHTS, 1000)
+    with pytest.raises(InputError, match="cannot be saved as a model .* bytes, more than the limit 1000"):
+        read(tmp_path, functional="nngga")
+
+
+def test_weights_and_rates_of_0_that_leave_something_to_train_are_accepted(tmp_path):
+    run = read(
+        tmp_path,
+        objectives={"energy_differences": 0},
+        penalties="bounds",
+        optimizer={"lr": 0},
+        scheduler={"name": "OneCycleLR", "max_lr": 0.01, "total_steps": 100},
+    )
+    assert [loss.weight for loss in (*run.trainer.objectives, *run.trainer.penalties)] == [0, 1]
+
+
+def test_objective_that_only_the_validation_has_is_accepted(tmp_path):
+    write_records(tmp_path / "other.json", [TARGETS["forces"]])
+    run = read(tmp_path, validation="other.json", calculator={"pseudos": "gth-pbe"})
+    assert names(run) == ["energy_differences", "forces", "stress"]
 
 
 def test_lists_and_names_stand_for_default_arguments(tmp_path):

@@ -12,11 +12,11 @@ from ase.calculators.calculator import InputError
 
 from ..calculator import NNXCCalculator, PySCFCalculator
 from ..calculator.molecule import check_molecule
-from ..checkpoints import CheckpointError, is_reserved, model_roots, parse_name
+from ..checkpoints import CheckpointError, check_storable, is_reserved, model_roots, parse_name
 from ..interop.deepchem import PLANE_WAVES, read_deepchem
 from ..xc import Functional
 from .choices import default_objectives, objectives_from, penalties_from
-from .functionals import EXAMPLES, functional_from, is_trainable
+from .functionals import EXAMPLES, functional_from, is_form, is_trainable
 from .input_files import read_yaml
 from .objectives import OBJECTIVES, Objective
 from .optimizers import optimizer_from, scheduler_from
@@ -143,14 +143,19 @@ def _run_from(data: Mapping[str, Any], path: Path) -> Run:
     records = records_from("records", data["records"], base, basis)
     validation = records_from("validation", data["validation"], base, basis) if "validation" in data else None
     check_records(records, calculator)
+    objectives = (
+        objectives_from(data["objectives"])
+        if "objectives" in data
+        else _objectives_of([*records, *(validation or [])], calculator)
+    )
+    penalties = penalties_from(data.get("penalties", {}), functional, base)
+    _check_training(data, [*objectives, *penalties])
     trainer = Trainer(
         calculator,
         records,
-        objectives_from(data["objectives"])
-        if "objectives" in data
-        else _objectives_of([*records, *(validation or [])], calculator),
+        objectives,
         validation=validation,
-        penalties=penalties_from(data.get("penalties", {}), functional, base),
+        penalties=penalties,
         optimizer=optimizer,
         scheduler=None
         if scheduler is None
@@ -290,6 +295,8 @@ def _check_name(name: str, version: int, models: Path) -> None:
         raise InputError(
             f"name {name!r} is the name of a functional of the package, of libxc or of PySCF: choose another"
         )
+    if is_form(name):
+        raise InputError(f"name {name!r} is that of a form of functional: choose another, as in name: my-{name}")
     if (models / f"{name}@{version}").exists():
         raise InputError(f"{name}@{version} exists in {models}: versions are never overwritten, use the next")
 
@@ -330,6 +337,16 @@ def records_from(key: str, paths: str | list[str], base: Path, basis: str | None
     return records
 
 
+def model_form(form: Any, base: Path) -> Functional:
+    """Return the functional of a form, of which a model can be saved."""
+    functional = functional_from(form, "functional", base)
+    try:
+        check_storable(functional)
+    except CheckpointError as error:
+        raise InputError(f"functional: {form!r} cannot be saved as a model ({error})") from error
+    return functional
+
+
 # ---- parts of a run --------------------------------------------------------------------------------------------------
 
 
@@ -339,12 +356,20 @@ def _named(key: str, chosen: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _functional(form: Any, base: Path) -> Functional:
-    functional = functional_from(form, "functional", base)
+    functional = model_form(form, base)
     if not is_trainable(functional):
         raise InputError(
             f"functional: {form!r} has no trainable parameters; forms that have some are {', '.join(EXAMPLES)}"
         )
     return functional.train()
+
+
+def _check_training(data: Mapping[str, Any], losses: Sequence[Any]) -> None:
+    """Refuse what would train nothing: weights that are all 0, or a learning rate of 0 that no scheduler changes."""
+    if all(loss.weight == 0 for loss in losses):
+        raise InputError("objectives: all weights are 0, expected some above, as in {energy_differences: 1e4}")
+    if "scheduler" not in data and _named("optimizer", data.get("optimizer", {})).get("lr") == 0:
+        raise InputError("optimizer.lr=0: nothing would be trained; expected a number above 0 without a scheduler")
 
 
 def _settings(chosen: Mapping[str, Any]) -> TrainerSettings:

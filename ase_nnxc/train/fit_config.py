@@ -22,13 +22,13 @@ from .config import (
     file_from,
     folder_from,
     given_keys,
+    model_form,
     model_from,
     path_from,
     records_from,
 )
 from .frozen import FrozenDensities
 from .frozen_fit import FitSettings, Term, check_fit, fit_frozen
-from .functionals import functional_from
 from .input_files import read_yaml
 from .objectives import OBJECTIVES
 from .records import Record, digest
@@ -209,7 +209,7 @@ def _fit_from(data: Mapping[str, Any], path: Path) -> Fit:
     densities = data.get("densities", f"nnxc-densities-{name}")
     folder = folder_from("densities", densities, base, models / f"{name}@{version}")
     parent = _parent(data["parent"], base)
-    functional = functional_from(data.get("functional", {"neural-factors": {"parent": parent}}), "functional", base)
+    functional = model_form(data.get("functional", {"neural-factors": {"parent": parent}}), base)
     if not isinstance(functional, NeuralFactors):
         raise InputError("functional: expected neural-factors or a model of it, as in {neural-factors: {seed: 1}}")
     calculator = calculator_from(parent, data.get("calculator", {}))

@@ -319,6 +319,11 @@ def _constrained(arguments: Any, path: str, base: Path) -> Functional:
         return new_network(parent, "constrained", chosen.get("seed", 0), anchored=True)
 
 
+def is_form(name: str) -> bool:
+    """Whether a name stands for a new functional: an architecture, hybrid, sum or constrained."""
+    return name.lower() == "constrained" or _architecture(name) is not None
+
+
 def is_trainable(functional: Functional) -> bool:
     """Whether a functional has parameters that require a gradient."""
     return any(p.requires_grad for p in functional.parameters())

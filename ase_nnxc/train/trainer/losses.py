@@ -96,6 +96,12 @@ class Objectives:
                 "fixed_density_epochs=0"
             )
 
+    def check_read(self, records: Sequence[Record]) -> None:
+        """Raise an InputError if an objective reads none of the records, so that it would be ignored."""
+        for label, objective in self._by_label.items():
+            if isinstance(objective, Objective) and not any(map(objective.applies, records)):
+                raise InputError(f"objectives.{label}: no record has its target; leave the objective out")
+
     def loss(self, prediction: Prediction, record: Record, fixed_density: bool = False) -> Tensor:
         """Return the sum of the losses ().
 
