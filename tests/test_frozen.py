@@ -1,11 +1,14 @@
 """Fits at frozen densities: points of ground states, robust ridge regression, and the command `nnxc fit`."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import CalculationFailed, InputError
@@ -16,7 +19,7 @@ from ase_nnxc.calculator import PySCFCalculator
 from ase_nnxc.checkpoints import load_functional
 from ase_nnxc.cli import main
 from ase_nnxc.eos.birch_murnaghan import NoMinimumError
-from ase_nnxc.train.fit_config import read_fit
+from ase_nnxc.train.fit_config import _CHECKS, read_fit
 from ase_nnxc.train.frozen import FrozenDensities, FrozenPoints, FrozenSet
 from ase_nnxc.train.frozen_fit import FitSettings, FrozenErrors, RobustLoss, Term
 from ase_nnxc.train.records import Record, all_electron, atomization_energy, scaled_structures, write_records
@@ -30,6 +33,8 @@ from ase_nnxc.train.robust_ridge import (
 )
 from ase_nnxc.train.samples import sample_mesh
 from ase_nnxc.xc import PBE, NeuralFactors, describe
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def random_factors(scale, parent=None, seed=0):
@@ -309,6 +314,21 @@ def test_a_self_consistent_pass_begins_with_the_errors_of_the_model_and_stays_at
         assert row["fitted"] == pytest.approx(row["start"], abs=0.02)
 
 
+def test_page_has_every_key_and_a_file_that_is_read(config):
+    page = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    section = page.partition("## Fits at frozen densities")[2]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.M)) == sorted([*_CHECKS, "extends"])
+    (block,) = re.findall(r"^```yaml\n(# solids.yaml\n.*?)^```", section, re.M | re.S)
+    for text in (block, (REPOSITORY / "examples" / "fit_solids" / "solids.yaml").read_text(encoding="utf-8")):
+        data = yaml.safe_load(text)
+        names = {name for group in (data["test"], *data["classes"].values()) for name in group}
+        write_records(config.with_name("solids.json"), [eos_record(name) for name in sorted(names)])
+        write_records(config.with_name("molecules.json"), [molecule_record("own", "H2", 0.8, 4.5)])
+        config.with_name("r2scan_errors.yaml").write_text("lattice_constant: {Li: 0.01}")
+        config.write_text(text)
+        assert len(read_fit(config).records) == len(names - set(data["test"])) + 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -351,6 +371,11 @@ def test_a_self_consistent_pass_begins_with_the_errors_of_the_model_and_stays_at
         ("densities: ", "densities: models/h2@1 # ", "densities='models/h2@1' is the folder that the model gets"),
         ("scale: 0.2", "scale: 0", r"objectives.reaction_energy.scale=0: must be a number, above 0"),
         ("{scale: 0.2}", "{weight: 1}", "objectives.reaction_energy.scale is missing"),
+        (
+            "reaction_energy:",
+            "energy_differences:",
+            "key of objectives='energy_differences': must be one of reaction_en",
+        ),
         ("reaction_energy:", "forces:", "key of objectives='forces': must be one of"),
         ("{neural-factors: {parent: r2SCAN, widths: [4]}}", "PBE", "functional: expected neural-factors"),
         ("models: models", "modles: models", "unknown key modles; did you mean 'models'"),

@@ -319,7 +319,7 @@ def test_file_without_keys_is_refused_with_an_example(tmp_path, content):
 
 def test_functional_whose_file_would_be_too_large_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(LARGEST, WEIGHTS, 1000)
-    with pytest.raises(InputError, match="cannot be saved as a model .* bytes, more than the limit 1000"):
+    with pytest.raises(InputError, match=r"cannot be saved as a model .* bytes, more than the limit 1000"):
         read(tmp_path, functional="nngga")
 
 

@@ -30,7 +30,6 @@ from .config import (
 from .frozen import FrozenDensities
 from .frozen_fit import FitSettings, Term, check_fit, fit_frozen
 from .input_files import read_yaml
-from .objectives import OBJECTIVES
 from .records import Record, digest
 from .schema import (
     Check,
@@ -57,7 +56,7 @@ _CHECKS: dict[str, Check] = {
     "test": sequence(text, least=1),
     "classes": mapping_of(text, sequence(text, least=1)),
     "objectives": mapping_of(
-        one_of([name for name, cls in OBJECTIVES.items() if not cls.response]),
+        one_of(["reaction_energy", "lattice_constant", "bulk_modulus"]),  # those with one error of a record
         mapping({"scale": number(above=0), "weight": weight}, required=("scale",)),
     ),
     "known_errors": text,
