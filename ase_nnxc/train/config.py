@@ -34,6 +34,7 @@ from .schema import (
     one_of,
     sequence,
     text,
+    writable_file,
     writable_folder,
 )
 from .targets import TARGETS
@@ -307,10 +308,7 @@ def calculator_from(xc: str | Functional, options: Mapping[str, Any]) -> NNXCCal
     txt = options.get("txt")
     if isinstance(txt, str) and txt != "-":
         text(txt, "calculator.txt")
-        log = Path(txt)
-        if not log.parent.is_dir() or (log.exists() and not log.is_file()):
-            raise InputError(f"calculator.txt={txt!r}: expected '-' or a file in a folder that exists")
-        writable_folder(log.parent, "calculator.txt")
+        writable_file(Path(txt), "calculator.txt", "'-' or a file")
     try:
         return NNXCCalculator(xc, **options)
     except InputError as error:

@@ -248,7 +248,14 @@ def _key(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-# ---- folders ---------------------------------------------------------------------------------------------------------
+# ---- files and folders -----------------------------------------------------------------------------------------------
+
+
+def writable_file(value: Path, path: str, allowed: str = "a file") -> None:
+    """Check that a file can be written, into a folder that exists. Nothing is written."""
+    if not value.parent.is_dir() or (value.exists() and not value.is_file()):
+        fail(path, str(value), f"expected {allowed} in a folder that exists")
+    writable_folder(value.parent, path)
 
 
 def writable_folder(value: Path, path: str) -> None:
