@@ -65,6 +65,7 @@ _CHECKS: dict[str, Check] = {
     "models": text,
 }
 _CHECKS["validation"] = _CHECKS["records"]
+_DEEPCHEM = (".yaml", ".yml")  # suffixes of DeepChem's files
 RECORDS = "records: set.json, a file written by nnxc dataset set.json Al Si --points 7"
 """An example of the key that has the files of records."""
 
@@ -141,6 +142,7 @@ def _run_from(data: Mapping[str, Any], path: Path) -> Run:
     optimizer = optimizer_from({"name": "Adam", **_named("optimizer", data.get("optimizer", {}))}, functional)
     scheduler = data.get("scheduler")
     basis = data.get("basis")
+    _check_basis(data)
     records = records_from("records", data["records"], base, basis)
     validation = records_from("validation", data["validation"], base, basis) if "validation" in data else None
     check_records(records, calculator)
@@ -322,7 +324,7 @@ def records_from(key: str, paths: str | list[str], base: Path, basis: str | None
     for path in [paths] if isinstance(paths, str) else paths:
         file = file_from(key, path, base, ", and nnxc dataset writes such a file")
         try:
-            found = read_deepchem(file, basis) if file.suffix in (".yaml", ".yml") else read_records(file)
+            found = read_deepchem(file, basis) if file.suffix in _DEEPCHEM else read_records(file)
         except InputError as error:
             raise InputError(f"{key}={path!r}: {error}") from error
         if not found:
@@ -360,6 +362,14 @@ def _functional(form: Any, base: Path) -> Functional:
             f"functional: {form!r} has no trainable parameters; forms that have some are {', '.join(EXAMPLES)}"
         )
     return functional.train()
+
+
+def _check_basis(data: Mapping[str, Any]) -> None:
+    """Refuse a basis without a file that it is for, where it would be ignored."""
+    keys = [data[key] for key in ("records", "validation") if key in data]
+    paths = [path for key in keys for path in ([key] if isinstance(key, str) else key)]
+    if "basis" in data and all(Path(path).suffix not in _DEEPCHEM for path in paths):
+        raise InputError("basis: no file of records is in DeepChem's format (.yaml or .yml); leave the key out")
 
 
 def _check_training(data: Mapping[str, Any], losses: Sequence[Any]) -> None:
