@@ -35,7 +35,7 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
         "--seeds", type=count, default=1, metavar="N", help="number of fits, of which the best is kept (default 1)"
     )
     clone.add_argument(
-        "--points", type=count, default=12000, metavar="N", help="approximate number of points (default 12000)"
+        "--points", type=count, default=12000, metavar="N", help="approximate number of points, from 8 (default 12000)"
     )
     clone.add_argument(
         "--steps", type=count, default=200, metavar="N", help="largest number of steps of a fit (default 200)"

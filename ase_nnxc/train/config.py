@@ -32,6 +32,7 @@ from .schema import (
     mapping,
     of_type,
     one_of,
+    path_from,
     sequence,
     text,
     writable_file,
@@ -239,14 +240,6 @@ def _check_record(record: Record, calculator: NNXCCalculator) -> None:
         calculators_for(record.structures, calculator, record.settings)[0].resolve(first)
 
 
-def path_from(key: str, given: str, base: Path) -> Path:
-    """Return the path that a key has, relative to the folder of a configuration."""
-    try:
-        return base / Path(given).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{key}={given!r}: there is no such home folder") from error
-
-
 def file_from(key: str, given: str, base: Path, hint: str = "") -> Path:
     """Return the path of an existing file that a key has; the message ends with the hint if there is none."""
     file = path_from(key, given, base)
@@ -328,7 +321,7 @@ def records_from(key: str, paths: str | list[str], base: Path, basis: str | None
         except InputError as error:
             raise InputError(f"{key}={path!r}: {error}") from error
         if not found:
-            raise InputError(f"{key}={path!r} contains no records; nnxc dataset writes a file of some")
+            raise InputError(f"{key}={path!r} contains no records: expected some, as nnxc dataset writes them")
         for record in found:
             if record.name in files:
                 raise InputError(f"{key}={path!r}: {files[record.name]!r} has a record {record.name!r}, too")

@@ -24,7 +24,6 @@ from .config import (
     given_keys,
     model_form,
     model_from,
-    path_from,
     records_from,
 )
 from .frozen import FrozenDensities
@@ -40,6 +39,7 @@ from .schema import (
     number,
     of_type,
     one_of,
+    path_from,
     sequence,
     text,
     weight,
@@ -182,15 +182,15 @@ def read_fit(path: str | Path) -> Fit:
         If a file cannot be read.
     """
     path = Path(path)
+    data = read_yaml(path, example="parent: r2SCAN and other keys of docs/training.md")
     try:
-        return _fit_from(_read(path), path)
+        return _fit_from(_extended(data, path), path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _extended(data: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the keys of a file and of the one that it extends."""
-    data = read_yaml(path, example="parent: r2SCAN and other keys of docs/training.md")
     if "extends" not in data:
         return data
     text(name := data.pop("extends"), "extends")

@@ -44,6 +44,7 @@ from .schema import (
     number,
     of_type,
     optional,
+    path_from,
     sequence,
     text,
 )
@@ -168,7 +169,7 @@ def _named(name: str, path: str, base: Path) -> Functional:
     text(name, path)
     if is_checkpoint_path(name):
         with _errors(path):
-            return get_part(base / Path(name).expanduser())
+            return get_part(path_from(path, name, base))
     if name.lower() == "constrained":
         return _constrained(None, path, base)
     found = None if find_conventional(name) is not None else _architecture(name)
