@@ -394,7 +394,7 @@ def test_a_wrong_file_is_refused(config, old, new, message):
 
 
 def test_one_name_of_a_file_and_keys_without_a_value_are_accepted(config):
-    config.write_text(config.read_text().replace("[records.json]", "records.json") + "name:\nsteps:\n")
+    config.write_text(config.read_text().replace("[records.json]", "records.json") + "name:\nsteps:\nextends:\n")
     fit = read_fit(config)
     assert (fit.name, fit.settings.steps, len(fit.records)) == ("h2", 0, 4)
 
@@ -415,10 +415,11 @@ def test_records_that_cannot_be_calculated_are_refused_before_and_after(config, 
 SCAN = scaled_structures(bulk("Al"), 3)
 
 
-def test_records_without_a_minimum_are_named(config):
+@pytest.mark.parametrize("test", ["", "test: [longer]\n"])
+def test_records_without_a_minimum_are_named(config, test):
     records = [eos_record(name) for name in ("H2", "short", "long")] + [Record("longer", SCAN, {"energy": [0, 1, 0]})]
     write_records(config.with_name("records.json"), records)
-    config.write_text(config.read_text().replace("test: [test]\n", "").replace("reaction_energy", "lattice_constant"))
+    config.write_text(config.read_text().replace("test: [test]\n", test).replace("reaction_energy", "lattice_constant"))
     with pytest.raises(InputError, match=r"record 'longer': .* no minimum .* give no volume; leave the record out"):
         read_fit(config)
 

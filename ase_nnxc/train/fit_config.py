@@ -191,9 +191,10 @@ def read_fit(path: str | Path) -> Fit:
 
 def _extended(data: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the keys of a file and of the one that it extends."""
-    if "extends" not in data:
+    name = data.pop("extends", None)
+    if name is None:
         return data
-    text(name := data.pop("extends"), "extends")
+    text(name, "extends")
     if Path(name).name != name:
         raise InputError(f"extends={name!r}: expected the name of a file in the same folder, without a path")
     base = read_yaml(file_from("extends", name, path.parent))
@@ -218,16 +219,16 @@ def _fit_from(data: Mapping[str, Any], path: Path) -> Fit:
     _check_named(classes, records, "classes")
     for objective, errors in settings.known_errors.items():
         _check_named(errors, records, f"known_errors.{objective}")
-    fitted = [record for record in records if record.name not in test]
+    fitted, predicted = ([r for r in records if (r.name in test) is is_test] for is_test in (False, True))
     if not fitted:
         raise InputError("test: all records are in it, expected some that are fitted")
-    check_fit(fitted, classes, settings)
+    check_fit(fitted, predicted, classes, settings)
     check_records(records, calculator)
     return Fit(
         functional=functional,
         densities=FrozenDensities(folder, calculator),
         records=fitted,
-        test=[record for record in records if record.name in test],
+        test=predicted,
         classes=classes,
         settings=settings,
         models=models,

@@ -89,18 +89,20 @@ def rows_of(records: Sequence[Record], settings: FitSettings) -> list[Row]:
     return rows
 
 
-def check_fit(records: Sequence[Record], classes: Mapping[str, str], settings: FitSettings) -> None:
-    """Check that records suffice for a fit.
+def check_fit(
+    records: Sequence[Record], test: Sequence[Record], classes: Mapping[str, str], settings: FitSettings
+) -> None:
+    """Check that records suffice for a fit, before their densities are calculated; arguments are those of `fit_frozen`.
 
     Raises
     ------
     InputError
-        If they have fewer than three classes, if an objective reads none of them, or if the energies of one that are a
-        reference have no minimum.
+        If they have fewer than three classes, if an objective reads none of them, or if the energies of a record, also
+        of the test, are a reference and have no minimum.
     """
     _groups(rows_of(records, settings), classes, settings)
     for objective in (OBJECTIVES[name]() for name in settings.terms):
-        for record in filter(objective.applies, records):
+        for record in filter(objective.applies, (*records, *test)):
             objective.check_reference(record)
 
 
