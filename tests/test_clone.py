@@ -280,6 +280,14 @@ def test_command_fits_to_molecules_only(tmp_path, monkeypatch, capsys):
         assert "has points of a mesh or of crystals, which --from molecules excludes" in capsys.readouterr().err
 
 
+def test_points_that_do_not_determine_a_clone_are_refused(tmp_path, capsys):
+    with pytest.raises(CloneError, match="1 points do not determine the parameters: use more"):
+        clone(small_exchange(), PBE(part="x"), sample_mesh(1))
+    assert main(["clone", "PBE", "--name", "mine", "--root", str(tmp_path), "--quick", "--points", "7"]) == 2
+    assert "--points 7: expected 8 at least" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -289,6 +297,16 @@ def test_command_fits_to_molecules_only(tmp_path, monkeypatch, capsys):
         (["PBX", "--name", "mine"], "did you mean"),
         (["LDA", "--name", "mine"], "clone it with an mlp"),
         (["PBE", "--name", "mine", "--steps", "0"], "expected a positive integer"),
+        (["PBE", "--name", "mine", "--version", "0"], "argument --version: expected a positive integer, got '0'"),
+        (["PBE", "--name", "mine@2"], "--name mine@2: the version is given by --version"),
+        (["PBE", "--name", "mine", "--root", ""], "argument --root: expected a path, got ''; the current folder is ."),
+        (["PBE", "--name", "mine", "--root", "/dev/null"], "--root='/dev/null': /dev/null is not a folder"),
+        (["PBE", "--name", "mine", "--root", "/proc/x"], "--root='/proc/x' cannot be written"),
+        (
+            ["PBE", "--name", "mine", "--samples", "/nonexist/s.npz"],
+            "--samples='/nonexist/s.npz': expected a file in a",
+        ),
+        (["PBE", "--name", "mine", "--samples", "/proc/s.npz"], "--samples='/proc' cannot be written"),
     ],
 )
 def test_wrong_commands_are_refused_before_any_work(arguments, message, tmp_path, monkeypatch, capsys):

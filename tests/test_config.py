@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from test_train import CONFIG, eos_record
 
 from ase_nnxc.train.config import read_config
 from ase_nnxc.train.identity import describe_scheduler
-from ase_nnxc.train.input_files import read_yaml
+from ase_nnxc.train.input_files import _Loader, read_yaml
 from ase_nnxc.train.optimizers import OPTIMIZERS, SCHEDULERS, optimizer_from, scheduler_from
 from ase_nnxc.train.records import write_records
 from ase_nnxc.xc import PBE
@@ -74,6 +75,8 @@ WRONG = [
     ("version", 0, "version=0: must be an integer, at least 1"),
     ("version", True, "version=True: must be an integer"),
     ("name", "Two Words", "name: 'Two Words' is not a name of a model"),
+    ("name", "nngga", "name 'nngga' is that of a form of functional: choose another, as in name: my-nngga"),
+    ("name", "constrained", "name 'constrained' is that of a form"),
     ("name", "again@2", "the version must be given by the key version"),
     ("description", 5, "description=5: expected a string"),
     ("records", [], "records: expected at least 1 items"),
@@ -81,6 +84,7 @@ WRONG = [
     ("records", "/dev/zero", "expected a regular file"),
     ("functional.config.kappa", math.nan, "functional.config.kappa=nan: must be a finite number"),
     ("functional.config.kappa", math.inf, "functional.config.kappa=inf: must be a finite number"),
+    ("functional.config.mu", -1e300, r"functional: .* cannot be saved as a model \(not written: .* not finite"),
     ("functional.version", True, "functional.version=True: must be an integer"),
     ("calculator.ecut", "high", "calculator: ecut='high'"),
     ("calculator.txt", "missing/log.txt", "calculator.txt='missing/log.txt': expected '-' or a file"),
@@ -91,6 +95,9 @@ WRONG = [
     ),
     ("optimizer.momentum", 1.5, "optimizer.momentum=1.5: must be a number, at least 0 and below 1"),
     ("optimizer.weight_decay", math.nan, "optimizer.weight_decay=nan"),
+    ("optimizer", {"eps": 0}, "optimizer: Adam with eps: 0 makes parameters that are not finite"),
+    ("optimizer", {"name": "RAdam", "eps": 0}, "optimizer: RAdam with eps: 0 makes parameters that are not finite"),
+    ("optimizer", {"name": "RMSprop", "alpha": 2}, "optimizer: RMSprop with alpha: 2 makes parameters that are not"),
     ("optimizer.nesterov", 1, "optimizer.nesterov=1: expected true or false"),
     ("optimizer.nesterov", True, "optimizer: Nesterov momentum requires"),
     ("optimizer.maximize", True, "SGD has no argument 'maximize'"),
@@ -149,6 +156,9 @@ WRONG = [
     ("models", "set.json", "models=.*set.json is not a folder"),
     ("models", "set.json/models", "models=.*set.json is not a folder"),
     ("models", "/proc/models", "models='/proc/models' cannot be written"),
+    ("folder", "~nosuchuser/run", "folder='~nosuchuser/run': there is no such home folder"),
+    ("folder", "models/again@1", "folder='models/again@1' is the folder that the model gets"),
+    ("folder", "models/again@1/state", "folder='models/again@1/state' is the folder that the model gets"),
     ("folder", "set.json", "folder=.*set.json is not a folder"),
     ("folder", "/proc/run", "folder='/proc/run' cannot be written"),
 ]
@@ -216,6 +226,17 @@ SCHEDULES = {
     "ReduceLROnPlateau": {"patience": 1},
     "StepLR": {"step_size": 2},
 }
+
+
+@pytest.mark.parametrize("name", [*SCHEDULES, None])
+def test_example_of_a_scheduler_in_a_message_is_accepted(name):
+    optimizer = optimizer_from({"name": "SGD"}, PBE(trainable=("kappa",)))
+    if name in ("ConstantLR", "LinearLR", "PolynomialLR", "ReduceLROnPlateau"):
+        return  # they need no argument
+    with pytest.raises(InputError, match=f"scheduler.*{name or 'name'}.*as in scheduler: ") as raised:
+        scheduler_from({} if name is None else {"name": name}, optimizer, 100)
+    example = re.search(r"{.*?}", str(raised.value))[0]
+    scheduler_from(yaml.load(example, _Loader), optimizer, 100)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

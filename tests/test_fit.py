@@ -5,7 +5,7 @@ import pytest
 import torch
 from ase.eos import birchmurnaghan
 
-from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
+from ase_nnxc.eos.birch_murnaghan import NoMinimumError, fit_birch_murnaghan
 
 E0, B0, BP, V0 = -57.25, 0.49, 4.7, 16.5  # aluminium-like, eV and A^3
 
@@ -81,6 +81,13 @@ def test_energies_without_an_equation_of_state_are_refused(spoil):
         energies[2] = torch.nan
     with pytest.raises(ValueError, match="Birch-Murnaghan"):
         fit_birch_murnaghan(volumes, energies)
+
+
+@pytest.mark.parametrize("energies", [(0, 1, 0), (0, 1, 2), (2, 1, 0), (0, 0, 0)], ids=str)
+def test_three_energies_without_a_minimum_are_refused(energies):
+    volumes = torch.tensor([15.0, 16.0, 17.0], dtype=torch.float64)
+    with pytest.raises(NoMinimumError, match="no minimum at or near their volumes"):
+        fit_birch_murnaghan(volumes, torch.tensor(energies, dtype=torch.float64), order=2)
 
 
 def test_three_volumes_give_the_equation_of_second_order():

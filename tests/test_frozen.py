@@ -1,23 +1,28 @@
 """Fits at frozen densities: points of ground states, robust ridge regression, and the command `nnxc fit`."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.calculator import InputError
+from ase.calculators.calculator import CalculationFailed, InputError
+from test_train import eos_record
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.calculator import PySCFCalculator
 from ase_nnxc.checkpoints import load_functional
 from ase_nnxc.cli import main
-from ase_nnxc.train.fit_config import read_fit
-from ase_nnxc.train.frozen import FrozenDensities, FrozenPoints
+from ase_nnxc.eos.birch_murnaghan import NoMinimumError
+from ase_nnxc.train.fit_config import _CHECKS, read_fit
+from ase_nnxc.train.frozen import FrozenDensities, FrozenPoints, FrozenSet
 from ase_nnxc.train.frozen_fit import FitSettings, FrozenErrors, RobustLoss, Term
-from ase_nnxc.train.records import Record, all_electron, atomization_energy, write_records
+from ase_nnxc.train.records import Record, all_electron, atomization_energy, scaled_structures, write_records
 from ase_nnxc.train.robust_ridge import (
     DEGREES,
     CrossValidation,
@@ -28,7 +33,10 @@ from ase_nnxc.train.robust_ridge import (
     nested_residuals,
     scatter,
 )
+from ase_nnxc.train.samples import sample_mesh
 from ase_nnxc.xc import PBE, NeuralFactors, describe
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def random_factors(scale, parent=None, seed=0):
@@ -303,6 +311,8 @@ def test_a_file_extends_another(config):
     [
         ("extends: ../h2.yaml", "extends='../h2.yaml': expected the name of a file in the same folder"),
         ("extends: 3", "extends=3: expected a string"),
+        ("extends: none.yaml", "other.yaml: extends='none.yaml': .*none.yaml does not exist"),
+        ("- h2.yaml", "must contain a mapping of names to values; for example parent: r2SCAN"),
         ("extends: twice.yaml", "extends='twice.yaml': this file extends another one itself"),
     ],
 )
@@ -328,29 +338,130 @@ def test_a_self_consistent_pass_begins_with_the_errors_of_the_model_and_stays_at
         assert row["fitted"] == pytest.approx(row["start"], abs=0.02)
 
 
+def test_page_has_every_key_and_a_file_that_is_read(config):
+    page = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    section = page.partition("## Fits at frozen densities")[2]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.M)) == sorted([*_CHECKS, "extends"])
+    (block,) = re.findall(r"^```yaml\n(# solids.yaml\n.*?)^```", section, re.M | re.S)
+    for text in (block, (REPOSITORY / "examples" / "fit_solids" / "solids.yaml").read_text(encoding="utf-8")):
+        data = yaml.safe_load(text)
+        names = {name for group in (data["test"], *data["classes"].values()) for name in group}
+        write_records(config.with_name("solids.json"), [eos_record(name) for name in sorted(names)])
+        write_records(config.with_name("molecules.json"), [molecule_record("own", "H2", 0.8, 4.5)])
+        config.with_name("r2scan_errors.yaml").write_text("lattice_constant: {Li: 0.01}")
+        config.write_text(text)
+        assert len(read_fit(config).records) == len(names - set(data["test"])) + 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("parent: r2SCAN\nfunc", "func", "parent is missing"),
+        ("parent: r2SCAN\nfunc", "func", "missing: parent; for example parent: r2SCAN"),
+        ("parent: r2SCAN\nfunc", "parent: r2SCN\nfunc", "parent: unknown functional xc='r2SCN'"),
+        ("parent: r2SCAN\nfunc", "parent: ~nosuchuser/x\nfunc", "parent='~nosuchuser/x': there is no such home folder"),
+        ("models: models", "calculator: {ecut: true}", "calculator: ecut=True"),
+        (
+            "models: models",
+            "calculator: {txt: /nonexist/a}",
+            "calculator.txt='/nonexist/a': expected '-'",
+        ),
+        ("[records.json]", "none.json", "records='none.json': .*none.json does not exist; paths are relative"),
+        ("[records.json]", "[records.json, records.json]", "'records.json' has a record 'H2', too"),
+        ("test: [test]", "test: [H2, short, long, longer, test]", "test: all records are in it"),
         ("test: [test]", "test: [tset]", "test: there is no record 'tset'; did you mean 'test'"),
         ("[long, longer]", "[]", r"classes.c: expected at least 1 items"),
+        ("[long, longer]", "[long, short]", "classes.c: record 'short' is in the class 'b' already"),
+        ("[long, longer]", "[long, long]", "classes.c: record 'long' is in the class 'c' already"),
+        ("{a: [H2], b: [short], c: [long, longer]}", "{}", "classes: .* needs three or more .*, got 0"),
+        ("{reaction_energy: {scale: 0.2}}", "{}", "objectives: none has a weight above 0; for example objectives: {"),
+        ("{scale: 0.2}", "{scale: 0.2, weight: 0}", "objectives: none has a weight above 0"),
+        (
+            "reaction_energy:",
+            "lattice_constant:",
+            "objectives.lattice_constant: no record that is fitted has its target",
+        ),
+        ("models: models", "known_errors: none.yaml", "known_errors='none.yaml': .* does not exist"),
+        (
+            "models: models",
+            "known_errors: known.yaml",
+            "known_errors.reaction_energy: there is no .* 'H3'",
+        ),
+        (
+            "models: models",
+            "known_errors: others.yaml",
+            "key of known_errors='stress': must be one of rea",
+        ),
+        ("models: models", "models: ~nosuchuser/models", "models='~nosuchuser/models': there is no such home folder"),
+        ("densities: ", "densities: models/h2@1 # ", "densities='models/h2@1' is the folder that the model gets"),
         ("scale: 0.2", "scale: 0", r"objectives.reaction_energy.scale=0: must be a number, above 0"),
         ("{scale: 0.2}", "{weight: 1}", "objectives.reaction_energy.scale is missing"),
+        (
+            "reaction_energy:",
+            "energy_differences:",
+            "key of objectives='energy_differences': must be one of reaction_en",
+        ),
         ("reaction_energy:", "forces:", "key of objectives='forces': must be one of"),
         ("{neural-factors: {parent: r2SCAN, widths: [4]}}", "PBE", "functional: expected neural-factors"),
         ("models: models", "modles: models", "unknown key modles; did you mean 'models'"),
     ],
 )
 def test_a_wrong_file_is_refused(config, old, new, message):
+    config.with_name("known.yaml").write_text("reaction_energy: {H3: 0.1}")
+    config.with_name("others.yaml").write_text("stress: {H2: 0.1}")
+    assert old in config.read_text()
     config.write_text(config.read_text().replace(old, new))
-    with pytest.raises(InputError, match=message):
+    before = sorted(config.parent.iterdir())
+    with pytest.raises(InputError, match=message) as raised:
         read_fit(config)
+    assert str(config) in str(raised.value)
+    assert sorted(config.parent.iterdir()) == before
+
+
+def test_one_name_of_a_file_and_keys_without_a_value_are_accepted(config):
+    config.write_text(config.read_text().replace("[records.json]", "records.json") + "name:\nsteps:\nextends:\n")
+    fit = read_fit(config)
+    assert (fit.name, fit.settings.steps, len(fit.records)) == ("h2", 0, 4)
+
+
+def test_records_that_cannot_be_calculated_are_refused_before_and_after(config, densities, monkeypatch):
+    assert "records: [records.json]" in config.read_text()
+    write_records(config.with_name("records.json"), [eos_record(name) for name in ("H2", "short", "long", "longer")])
+    text = config.read_text().replace("test: [test]\n", "").replace("reaction_energy", "lattice_constant")
+    config.write_text(text + "calculator: {pseudos: nope}\n")
+    with pytest.raises(InputError, match="no record can be calculated; record 'H2': unknown pseudopotential"):
+        read_fit(config)
+    config.write_text(text + "calculator: {pseudos: gth-pbe, ecut: 100, kpts: [1, 1, 1]}\n")
+    monkeypatch.setattr(FrozenDensities, "collect", lambda self, records: [])
+    with pytest.raises(CalculationFailed, match="all records that are fitted are left out"):
+        read_fit(config).run()
+
+
+SCAN = scaled_structures(bulk("Al"), 3)
+
+
+@pytest.mark.parametrize("test", ["", "test: [longer]\n"])
+def test_records_without_a_minimum_are_named(config, test):
+    records = [eos_record(name) for name in ("H2", "short", "long")] + [Record("longer", SCAN, {"energy": [0, 1, 0]})]
+    write_records(config.with_name("records.json"), records)
+    config.write_text(config.read_text().replace("test: [test]\n", test).replace("reaction_energy", "lattice_constant"))
+    with pytest.raises(InputError, match=r"record 'longer': .* no minimum .* give no volume; leave the record out"):
+        read_fit(config)
+
+
+def test_a_curve_without_a_minimum_at_the_frozen_densities_is_named():
+    functional, features = NeuralFactors(widths=(2,)), sample_mesh(1).features
+    points = tuple(FrozenPoints(features, torch.ones(1, dtype=torch.float64), energy) for energy in (0.0, 1.0, 0.0))
+    data = FrozenSet((Record("Al", SCAN, {"volume": 16.0}),), points, ((0, 1, 2),))
+    settings = FitSettings({"lattice_constant": Term(1)})
+    errors = FrozenErrors(functional, functional.last_layer, functional, data, settings)
+    with pytest.raises(NoMinimumError, match=r"record 'Al', lattice_constant at the frozen densities: .* no minimum"):
+        errors.residuals(errors.theta)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("c: [long, longer]", "b2: [H2]", "needs three or more"),
+        (", c: [long, longer]", "", "classes: .* needs three or more .*, got 2: a, b"),
         ("{reaction_energy: {scale: 0.2}}", "{lattice_constant: {scale: 0.2}}", "no record that is fitted has its t"),
     ],
 )

@@ -197,6 +197,23 @@ def test_curve_without_a_minimum_leaves_its_record_out():
         trainer([record], [LatticeConstant()], calculator=TINY | {"kpts": (1, 1, 1)}).run()
 
 
+def test_run_whose_validation_never_succeeds_ends_with_an_error(aluminium):
+    structures = scaled_structures(bulk("Al", a=3.0), 4)
+    compressed = Record("compressed", structures, {"volume": structures[0].get_volume()})
+    run = trainer(
+        [aluminium],
+        [EnergyDifferences(), LatticeConstant()],
+        calculator=TINY | {"kpts": (1, 1, 1)},
+        validation=[compressed],
+        settings=TrainerSettings(epochs=1),
+    )
+    with (
+        pytest.warns(UserWarning, match="'compressed' is left out"),
+        pytest.raises(TrainingError, match="no record of the validation could be calculated in any epoch: compressed"),
+    ):
+        run.run()
+
+
 def wrong_type(prediction, record):
     return prediction.energies + "1"
 

@@ -14,13 +14,23 @@ from ase.calculators.emt import EMT
 from test_train import eos_record
 
 from ase_nnxc.checkpoints import load_functional
+from ase_nnxc.checkpoints.files import LARGEST, WEIGHTS
 from ase_nnxc.cli import main
+from ase_nnxc.conventional import CONVENTIONAL
 from ase_nnxc.train.config import _CHECKS, read_config
 from ase_nnxc.train.functionals import EXAMPLES, functional_from
 from ase_nnxc.train.input_files import read_yaml
-from ase_nnxc.train.records import Record, cohesive_energy, experimental_solid, label, write_records
+from ase_nnxc.train.records import (
+    Record,
+    cohesive_energy,
+    experimental_solid,
+    label,
+    scaled_structures,
+    write_records,
+)
 from ase_nnxc.train.samples import sample_mesh
 from ase_nnxc.xc import PBE, R2SCAN, Functional, describe, register_architecture
+from ase_nnxc.xc.architecture import architecture_names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = (REPOSITORY / "docs" / "training-files.md").read_text(encoding="utf-8")
@@ -124,6 +134,7 @@ WRONG = [
     ("constrained", "a constrained network needs a parent.*as in {constrained: {parent: PBE}}"),
     ("NeuralExchange", "'NeuralExchange' has no correlation: add it, as in {sum:"),
     ("models/none@1", "no such folder"),
+    ("~nosuchuser/own@1", "functional='~nosuchuser/own@1': there is no such home folder"),
     (5, "functional=5: expected a form such as pbe-clone"),
     (["nngga", "PBE"], r"expected a form such as .*{hybrid: \[nngga, PBE\]}"),
     ({}, "must have one key; expected a form"),
@@ -161,6 +172,8 @@ WRONG = [
     ({"nngga": {"descriptors": ["s"]}}, "unknown descriptor 's'"),
     ({"pbe-clone": {"seed": 1}}, "a model has no arguments"),
     ({"dpyscf": {"part": "x"}}, "dpyscf needs layers, gate, bound"),
+    ({"r2SCAN": {"trainable": ["c"]}}, "r2SCAN has no trainable parameters; .* {neural-factors: {parent: r2SCAN}}"),
+    ({"LDA": {"trainable": ["c"]}}, r"LDA has no trainable parameters; .* {hybrid: \[nnlda, LDA\]}"),
     ({"architecture": "pb"}, "did you mean 'pbe'"),
     ({"architecture": "pbe", "version": 3}, "only registered with version 1"),
     ({"architecture": 5}, "functional.architecture=5: expected a string"),
@@ -174,6 +187,13 @@ def test_wrong_form_is_refused_with_what_is_allowed(form, complaint):
     with pytest.raises(InputError, match=complaint) as raised:
         functional_from(form)
     assert "functional" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [*CONVENTIONAL, *architecture_names()])
+def test_example_in_a_message_is_a_functional(name):
+    with pytest.raises(InputError, match="as in ") as raised:
+        functional_from({name: {"none": 1}} if name not in ("libxc", "dpyscf") else {name: {}})
+    functional_from(yaml.safe_load(str(raised.value).partition("as in ")[2]))
 
 
 # ---- defaults
@@ -243,6 +263,9 @@ def test_single_energies_are_compared_per_atom_by_default(tmp_path):
         ({"objectives": {}}, "objectives: none is given"),
         ({"objectives": ["forces", "forces"]}, "a name is given twice"),
         ({"objectives": [["forces"]]}, r"objectives\[0\]=\['forces'\]: must be one of"),
+        ({"objectives": {"energy_differences": 0}}, "objectives: all weights are 0, expected some above"),
+        ({"objectives": ["energy_differences", "forces"]}, "objectives.forces: no record has its target"),
+        ({"optimizer": {"lr": 0}}, "optimizer.lr=0: nothing would be trained"),
         ({"objectives": 5}, "objectives=5: expected a string or a list or a mapping"),
         ({"penalties": "functional_anchor"}, "parent is missing, as in {functional_anchor: {parent: PBE"),
         ({"penalties": {"functional_anchor": {"parent": "gga_x_pbe"}}}, "parent: 'gga_x_pbe' has no correlation"),
@@ -254,7 +277,26 @@ def test_single_energies_are_compared_per_atom_by_default(tmp_path):
         ({"settings": 5}, "settings=5: expected a mapping"),
         ({"calculator": {"pseudos": "none"}}, "no record can be calculated; record 'Al': unknown pseudopotential"),
         ({"calculator": {"kpts": 3}}, "calculator: kpts=3"),
+        ({"calculator": TINY | {"nbands": 1}}, "record 'Al': nbands=1: 3 electrons need 2 at least"),
+        ({"calculator": TINY | {"nbands": 99999}}, "record 'Al': nbands=99999: .* plane waves make .* at most"),
+        ({"basis": "plane-waves"}, "basis: no file of records is in DeepChem's format"),
         ({"records": {"a": "b"}}, "records={'a': 'b'}: expected the name of a file of records"),
+        ({"records": "empty.json"}, "records='empty.json' contains no records: expected some, as nnxc"),
+        ({"validation": ["empty.json"]}, "validation='empty.json' contains no records"),
+        ({"records": ["set.json", "set.json"]}, "records='set.json': 'set.json' has a record 'Al', too"),
+        ({"records": "."}, r"records='.': .* cannot be read: it is a folder"),
+        ({"records": "my-run.yaml"}, "records='my-run.yaml': .*my-run.yaml must contain a list of entries"),
+        ({"records": "damaged.json"}, "records='damaged.json': .* is not JSON"),
+        ({"records": "~nosuchuser/set.json"}, "records='~nosuchuser/set.json': there is no such home folder"),
+        ({"models": "~nosuchuser/run"}, "models='~nosuchuser/run': there is no such home folder"),
+        ({"made": [Record("Al", (bulk("Al"),), {})]}, "records: no record has a target to fit; targets are energy"),
+        (
+            {
+                "made": [Record("Al", scaled_structures(bulk("Al"), 3), {"energy": [0, 1, 0]})],
+                "objectives": "bulk_modulus",
+            },
+            "record 'Al': .* no minimum .* so that they give no bulk_modulus; leave the record out",
+        ),
         ({"records": "none.json"}, "records='none.json': .*none.json does not exist; paths are relative"),
         ({"validation": "set.json"}, "two records of training and validation have the same name, 'Al'"),
         ({"epochs": 5}, "unknown key epochs: it belongs to settings"),
@@ -265,9 +307,41 @@ def test_single_energies_are_compared_per_atom_by_default(tmp_path):
     ids=str,
 )
 def test_wrong_value_is_refused_before_anything_is_calculated(tmp_path, changes, complaint):
+    write_records(tmp_path / "empty.json", [])
+    (tmp_path / "damaged.json").write_text("{")
     with pytest.raises(InputError, match=complaint):
         read(tmp_path, **changes)
     assert not (tmp_path / "nnxc-train-my-run").exists()
+
+
+@pytest.mark.parametrize("content", ["", "- functional: pbe-clone\n"])
+def test_file_without_keys_is_refused_with_an_example(tmp_path, content):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"names to values; for example functional: pbe-clone and records: set.json"):
+        read_config(tmp_path / "run.yaml")
+
+
+def test_functional_whose_file_would_be_too_large_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(LARGEST, WEIGHTS, 1000)
+    with pytest.raises(InputError, match=r"cannot be saved as a model .* bytes, more than the limit 1000"):
+        read(tmp_path, functional="nngga")
+
+
+def test_weights_and_rates_of_0_that_leave_something_to_train_are_accepted(tmp_path):
+    run = read(
+        tmp_path,
+        objectives={"energy_differences": 0},
+        penalties="bounds",
+        optimizer={"lr": 0},
+        scheduler={"name": "OneCycleLR", "max_lr": 0.01, "total_steps": 100},
+    )
+    assert [loss.weight for loss in (*run.trainer.objectives, *run.trainer.penalties)] == [0, 1]
+
+
+def test_objective_that_only_the_validation_has_is_accepted(tmp_path):
+    write_records(tmp_path / "other.json", [TARGETS["forces"]])
+    run = read(tmp_path, validation="other.json", calculator={"pseudos": "gth-pbe"})
+    assert names(run) == ["energy_differences", "forces", "stress"]
 
 
 def test_lists_and_names_stand_for_default_arguments(tmp_path):

@@ -27,7 +27,7 @@ from .levels import LEVELS, ConvergedBands, ElectronicStructure
 from .log import Log
 from .mesh import band_path
 from .parameters import DEFAULTS, LOCAL, check_nbands, check_versions, checked, for_files
-from .plan import digests
+from .plan import check_bands, digests
 from .restart import RestartFiles, check_target
 from .results import RelaxationWatch, charges, derivatives, energies
 
@@ -278,9 +278,17 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
 
         These are `ecut`, `kpts`, `gpts` and `pseudos`. A calculator with these parameters gives the same results. This
         calculator does not change.
+
+        Raises
+        ------
+        InputError
+            If the atoms cannot be calculated with the parameters of this calculator.
         """
         with torch.inference_mode(False):
-            return self._plan(atoms).explicit(self.parameters, self._xc)
+            plan, nbands = self._plan(atoms), self.parameters["nbands"]
+            if nbands is not None:
+                check_bands(nbands, plan.system(self._xc.functional, torch.device("cpu")))
+            return plan.explicit(self.parameters, self._xc)
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Return the parameters as plain data for files.

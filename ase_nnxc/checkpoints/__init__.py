@@ -30,11 +30,12 @@ from .roots import (
 
 if TYPE_CHECKING:
     from .load import is_unchanged, load_functional
-    from .save import save_functional, write_index
+    from .save import check_storable, save_functional, write_index
     from .self_test import TOLERANCE
 
 _HOME = {
     "TOLERANCE": "self_test",
+    "check_storable": "save",
     "is_unchanged": "load",
     "load_functional": "load",
     "save_functional": "save",
@@ -47,6 +48,7 @@ __all__ = [
     "CheckpointError",
     "Model",
     "Root",
+    "check_storable",
     "find_model",
     "is_checkpoint_path",
     "is_libxc_name",

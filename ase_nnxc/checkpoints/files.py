@@ -12,7 +12,7 @@ from . import roots
 from .roots import CheckpointError
 
 CARD, WEIGHTS, INDEX = "card.json", "functional.safetensors", "index.json"
-_LARGEST = {CARD: 2**22, WEIGHTS: 2**28, INDEX: 2**20}  # bytes
+LARGEST = {CARD: 2**22, WEIGHTS: 2**28, INDEX: 2**20}  # bytes
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def read_file(path: Path) -> bytes:
         If the file is missing, too large, or not a regular file, or if it cannot be read.
     """
     try:
-        return read_regular_file(path, _LARGEST[path.name], follow_links=False)
+        return read_regular_file(path, LARGEST[path.name], follow_links=False)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing") from None
     except OSError as error:

@@ -16,11 +16,25 @@ from .. import __version__
 from ..pseudopotentials import check_family, is_generated
 from ..xc import Functional, describe
 from .card import FORMAT, card_json, card_markdown, claims
-from .files import CARD, INDEX, WEIGHTS, digest, errors_of, read_files
+from .files import CARD, INDEX, LARGEST, WEIGHTS, digest, errors_of, read_files
 from .load import verified_functional
 from .roots import CheckpointError, Root, is_reserved, parse_name
 from .self_test import make_self_test
 from .tensors import serialize
+
+
+def check_storable(functional: Functional) -> None:
+    """Check that a functional, with its present parameters, can be written as a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If its tensors exceed the largest file, or if its energies and their derivatives are not finite.
+    """
+    size, limit = len(serialize(functional)), LARGEST[WEIGHTS]
+    if size > limit:
+        raise CheckpointError(f"not written: its tensors have {size} bytes, more than the limit {limit}")
+    make_self_test(functional)
 
 
 def save_functional(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import Any
 
 
@@ -23,6 +24,13 @@ def count(text: str) -> int:
     if not (text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
+
+
+def path(text: str) -> Path:
+    """Return a path, which is not empty: an empty one would stand for the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''; the current folder is .")
+    return Path(text)
 
 
 def three_counts(text: str) -> tuple[int, ...]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import count
+from .arguments import count, path
 from .common import Parser, UsageError, folder_of_new_model
 
 if TYPE_CHECKING:
@@ -20,12 +19,15 @@ is not more accurate. The section Metrics gives its deviation from {parent} on d
 enhancement factor F = e / (n eps_x^LDA), and of self-consistent total energies."""
 
 
+FEWEST_POINTS = 8
+
+
 def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add `clone`."""
     clone = commands.add_parser("clone", help="fit a network to a known functional, measure its errors, and save it")
     clone.add_argument("parent", metavar="PARENT", help="functional to clone: PBE, r2SCAN ...")
     clone.add_argument("--name", required=True, help="name of the new model")
-    clone.add_argument("--version", type=int, default=1, metavar="N", help="version of the new model (default 1)")
+    clone.add_argument("--version", type=count, default=1, metavar="N", help="version of the new model (default 1)")
     clone.add_argument(
         "--network", choices=("constrained", "mlp"), default="constrained", help="kind of network (default constrained)"
     )
@@ -33,13 +35,13 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
         "--seeds", type=count, default=1, metavar="N", help="number of fits, of which the best is kept (default 1)"
     )
     clone.add_argument(
-        "--points", type=count, default=12000, metavar="N", help="approximate number of points (default 12000)"
+        "--points", type=count, default=12000, metavar="N", help="approximate number of points, from 8 (default 12000)"
     )
     clone.add_argument(
         "--steps", type=count, default=200, metavar="N", help="largest number of steps of a fit (default 200)"
     )
     clone.add_argument(
-        "--samples", type=Path, metavar="FILE", help="file of the points: read if it exists, otherwise written"
+        "--samples", type=path, metavar="FILE", help="file of the points: read if it exists, otherwise written"
     )
     points = clone.add_mutually_exclusive_group()
     points.add_argument(
@@ -51,7 +53,7 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     points.add_argument("--quick", action="store_true", help="use no molecules and crystals in fit and certificate")
     clone.add_argument(
-        "--root", type=Path, metavar="DIR", help="folder for the model (default: the user's data folder)"
+        "--root", type=path, metavar="DIR", help="folder for the model (default: the user's data folder)"
     )
     clone.add_argument("--json", action="store_true", help="print JSON instead of a table")
     clone.set_defaults(run=_clone)
@@ -61,8 +63,13 @@ def _clone(args: argparse.Namespace) -> int:
     from ase_nnxc.checkpoints import save_functional
     from ase_nnxc.registry import get_functional, pseudo_family
     from ase_nnxc.train.clone import CloneError
+    from ase_nnxc.train.schema import writable_file
 
     root = folder_of_new_model(args)  # before the fit, because the name may be taken
+    if args.points < FEWEST_POINTS:
+        raise UsageError(f"--points {args.points}: expected {FEWEST_POINTS} at least")
+    if args.samples is not None and not args.samples.exists():
+        writable_file(args.samples, "--samples")
     parent = get_functional(args.parent)
     samples = _samples(args, parent)
     try:

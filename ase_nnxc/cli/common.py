@@ -53,19 +53,27 @@ def folder_of_new_model(args: argparse.Namespace) -> Path:
     Raises
     ------
     UsageError
-        If the name is taken, by a functional or by a model of this version.
-    CheckpointError
-        If the name or the version is not valid.
+        If the name is not valid, or is taken, by a functional or by a model of this version.
+    InputError
+        If the version is too large, or the folder cannot be written.
     """
-    from ase_nnxc.checkpoints import is_reserved, model_roots, parse_name
+    from ase_nnxc.checkpoints import CheckpointError, is_reserved, model_roots, parse_name
+    from ase_nnxc.train.schema import writable_folder
 
     if is_reserved(args.name, args.root):
         raise UsageError(f"--name {args.name}: the name is already used by a functional of ase_nnxc, libxc or PySCF")
+    try:
+        _, version = parse_name(args.name)
+    except CheckpointError as error:
+        raise UsageError(f"--name: {error}") from error
+    if version is not None:
+        raise UsageError(f"--name {args.name}: the version is given by --version")
     name = f"{args.name}@{args.version}"
     parse_name(name)
     root: Path = args.root or model_roots()[-1].folder
     if (root / name).exists():
         raise UsageError(f"{root / name} exists: versions are never overwritten, use the next one")
+    writable_folder(root, "--root")
     return root
 
 

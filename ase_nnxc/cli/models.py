@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .arguments import count, path
 from .common import Parser, UsageError, add_import_option, folder_of_new_model, printable
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     importing.add_argument("kind", choices=("dpyscf", "nagai"), help="origin of the weights")
     importing.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="downloaded files or folder")
     importing.add_argument("--name", required=True, help="name of the new model")
-    importing.add_argument("--version", type=int, default=1, metavar="N", help="version of the new model (default 1)")
-    importing.add_argument("--root", type=Path, metavar="DIR", help="output folder (default: the user's data folder)")
+    importing.add_argument("--version", type=count, default=1, metavar="N", help="version of the new model (default 1)")
+    importing.add_argument("--root", type=path, metavar="DIR", help="output folder (default: the user's data folder)")
     importing.set_defaults(run=_import)
     pin = actions.add_parser("pin", parents=[common], help="write index.json for a folder of models to be shipped")
     pin.add_argument("root", type=Path, metavar="DIR", help="folder of the models")

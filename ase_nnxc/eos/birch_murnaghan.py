@@ -117,8 +117,9 @@ def fit_birch_murnaghan(volumes: Tensor, energies: Tensor, order: int = 3) -> Bi
     a = torch.nn.functional.pad(a, (0, 3 - order))
     result = _equilibrium(a, reference, centre, width)
     # a cubic may also have a minimum far away from the points, which has nothing to do with them
-    x_min, reach = result[0].item() ** (-2 / 3) / reference, 3 * width
-    if not (torch.isfinite(result).all() and abs(x_min - centre) <= reach):
+    volume, reach = result[0].item(), 3 * width
+    is_near = volume > 0 and abs(volume ** (-2 / 3) / reference - centre) <= reach  # 0: infinite x
+    if not (torch.isfinite(result).all() and is_near):
         raise NoMinimumError("the Birch-Murnaghan curve through these energies has no minimum at or near their volumes")
     errors = _standard_errors(a.detach(), r.detach(), residuals.detach(), (reference, centre, width))
     offset = torch.zeros_like(a)

@@ -35,7 +35,7 @@ CHUNK = 1024  # points whose derivatives by all parameters are in memory at the 
 
 
 class CloneError(ValueError):
-    """A functional does not have the parts or the variables that a clone needs."""
+    """A functional does not have the parts or the variables that a clone needs, or there are too few points."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def clone(
     Raises
     ------
     CloneError
-        If a part of the functional has no counterpart in the parent.
+        If a part of the functional has no counterpart in the parent, or the points do not determine the parameters.
     ValueError
         If one of the two functionals reads a feature that samples do not have.
     """
@@ -185,9 +185,12 @@ def _fit(functional: Functional, parent: Functional, samples: Samples, settings:
         _Residuals(functional, parent, samples.select(index), settings, generator)
         for index in (order[:count], order[count:])
     )
-    theta, steps = levenberg_marquardt(
-        training, training.start(), settings.steps, f"fit of {functional.kind}", validation.loss
-    )
+    try:
+        theta, steps = levenberg_marquardt(
+            training, training.start(), settings.steps, f"fit of {functional.kind}", validation.loss
+        )
+    except torch.linalg.LinAlgError as error:
+        raise CloneError(f"{len(samples)} points do not determine the parameters: use more") from error
     training.set(theta)
     return {
         "parameters": len(theta),

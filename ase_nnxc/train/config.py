@@ -12,13 +12,13 @@ from ase.calculators.calculator import InputError
 
 from ..calculator import NNXCCalculator, PySCFCalculator
 from ..calculator.molecule import checked_molecule
-from ..checkpoints import CheckpointError, is_reserved, model_roots, parse_name
+from ..checkpoints import CheckpointError, check_storable, is_reserved, model_roots, parse_name
 from ..interop.deepchem import PLANE_WAVES, read_deepchem
 from ..xc import Functional
 from .choices import default_objectives, objectives_from, penalties_from
-from .functionals import EXAMPLES, functional_from, is_trainable
+from .functionals import EXAMPLES, functional_from, is_form, is_trainable
 from .input_files import read_yaml
-from .objectives import OBJECTIVES
+from .objectives import OBJECTIVES, Objective
 from .optimizers import optimizer_from, scheduler_from
 from .penalties import PENALTIES
 from .records import Record, calculators_for, read_records
@@ -32,15 +32,18 @@ from .schema import (
     mapping,
     of_type,
     one_of,
+    path_from,
     sequence,
     text,
+    writable_file,
     writable_folder,
 )
+from .targets import TARGETS
 from .trainer import Trainer, TrainerSettings
 
 
-def _check_files(value: Any, path: str) -> None:
-    """Check the name of a file or a list of names."""
+def check_files(value: Any, path: str) -> None:
+    """Check the name of a file of records or a list of names."""
     if not isinstance(value, str) and not is_list(value):
         fail(path, value, "expected the name of a file of records, or a list of names")
     (text if isinstance(value, str) else sequence(text, least=1))(value, path)
@@ -52,7 +55,7 @@ _CHECKS: dict[str, Check] = {
     "description": text,
     "functional": anything,  # `functional_from` checks it
     "calculator": of_type(dict),
-    "records": _check_files,
+    "records": check_files,
     "basis": one_of([PLANE_WAVES]),
     "objectives": of_type(str, list, dict),
     "penalties": of_type(str, list, dict),
@@ -63,9 +66,13 @@ _CHECKS: dict[str, Check] = {
     "models": text,
 }
 _CHECKS["validation"] = _CHECKS["records"]
+_DEEPCHEM = (".yaml", ".yml")  # suffixes of DeepChem's files
+RECORDS = "records: set.json, a file written by nnxc dataset set.json Al Si --points 7"
+"""An example of the key that has the files of records."""
+
 _REQUIRED = {
     "functional": f"functional: {EXAMPLES[0]}, or another form such as {', '.join(EXAMPLES[1:])}",
-    "records": "records: set.json, a file written by nnxc dataset set.json Al Si --points 7",
+    "records": RECORDS,
 }
 """The keys that have no default, each with an example."""
 
@@ -118,7 +125,7 @@ def read_config(path: str | Path) -> Run:
         If a file cannot be read.
     """
     path = Path(path)
-    data = read_yaml(path)
+    data = read_yaml(path, example="functional: pbe-clone and records: set.json")
     try:
         return _run_from(data, path)
     except InputError as error:
@@ -127,37 +134,32 @@ def read_config(path: str | Path) -> Run:
 
 def _run_from(data: Mapping[str, Any], path: Path) -> Run:
     _check_place(data)
-    check_keys(data, _CHECKS)
-    data = {key: value for key, value in data.items() if value is not None}
-    for key, example in _REQUIRED.items():
-        if key not in data:
-            raise InputError(f"missing: {key}; for example {example}")
-    mapping(_CHECKS)(data, "")
-    base = path.parent
-    name, version = name_from(data, path), data.get("version", 1)
-    models = path_from(base, data["models"]) if "models" in data else model_roots()[-1].folder
-    folder = path_from(base, data.get("folder", f"nnxc-train-{name}"))
-    check_name(name, version, models)
-    options = data.get("calculator", {})
-    _check_folders(models, folder, options)
+    data, base = given_keys(data, _CHECKS, _REQUIRED), path.parent
+    name, version, models = model_from(data, path)
+    folder = folder_from("folder", data.get("folder", f"nnxc-train-{name}"), base, models / f"{name}@{version}")
     functional = _functional(data["functional"], base)
-    check_keys(options, NNXCCalculator.default_parameters.keys() - {"xc"}, "calculator")
-    calculator = _calculator(functional, options)
+    calculator = calculator_from(functional, data.get("calculator", {}))
     settings = _settings(data.get("settings", {}))
     optimizer = optimizer_from({"name": "Adam", **_named("optimizer", data.get("optimizer", {}))}, functional)
     scheduler = data.get("scheduler")
     basis = data.get("basis")
+    _check_basis(data)
     records = records_from("records", data["records"], base, basis)
     validation = records_from("validation", data["validation"], base, basis) if "validation" in data else None
-    _check_records(records, calculator)
+    check_records(records, calculator)
+    objectives = (
+        objectives_from(data["objectives"])
+        if "objectives" in data
+        else _objectives_of([*records, *(validation or [])], calculator)
+    )
+    penalties = penalties_from(data.get("penalties", {}), functional, base)
+    _check_training(data, [*objectives, *penalties])
     trainer = Trainer(
         calculator,
         records,
-        objectives_from(data["objectives"])
-        if "objectives" in data
-        else default_objectives([*records, *(validation or [])], calculator),
+        objectives,
         validation=validation,
-        penalties=penalties_from(data.get("penalties", {}), functional, base),
+        penalties=penalties,
         optimizer=optimizer,
         scheduler=None
         if scheduler is None
@@ -184,7 +186,39 @@ def _check_place(data: Mapping[str, Any]) -> None:
                 raise InputError(f"unknown key {key}: it belongs to {section}, as in {section}: {{{key}: ...}}")
 
 
-def _check_records(records: Sequence[Record], calculator: NNXCCalculator) -> None:
+def _objectives_of(records: Sequence[Record], calculator: NNXCCalculator) -> list[Objective]:
+    """Return the objectives that follow from the targets of the records, of which there must be some."""
+    objectives = default_objectives(records, calculator)
+    if not objectives:
+        raise InputError(f"records: no record has a target to fit; targets are {', '.join(TARGETS)}")
+    return objectives
+
+
+# ---- shared with nnxc fit --------------------------------------------------------------------------------------------
+
+
+def given_keys(data: Mapping[str, Any], checks: Mapping[str, Check], required: Mapping[str, str]) -> dict[str, Any]:
+    """Return the keys of a file that have a value, which pass their checks.
+
+    Parameters
+    ----------
+    data : mapping
+        The content of the file.
+    checks : mapping
+        Check of each key.
+    required : mapping
+        An example of each key that must have a value.
+    """
+    check_keys(data, checks)
+    given = {key: value for key, value in data.items() if value is not None}
+    for key, example in required.items():
+        if key not in given:
+            raise InputError(f"missing: {key}; for example {example}")
+    mapping(checks)(given, "")
+    return given
+
+
+def check_records(records: Sequence[Record], calculator: NNXCCalculator) -> None:
     """Check that a record can be calculated: that there are pseudopotentials, k-points and cutoffs for its atoms."""
     failed = []
     for record in records:
@@ -206,12 +240,35 @@ def _check_record(record: Record, calculator: NNXCCalculator) -> None:
         calculators_for(record.structures, calculator, record.settings)[0].resolve(first)
 
 
-def path_from(base: Path, given: str) -> Path:
-    """Return a path that is relative to the folder of a configuration."""
-    return base / Path(given).expanduser()
+def file_from(key: str, given: str, base: Path, hint: str = "") -> Path:
+    """Return the path of an existing file that a key has; the message ends with the hint if there is none."""
+    file = path_from(key, given, base)
+    if not file.exists():
+        raise InputError(
+            f"{key}={given!r}: {file} does not exist; paths are relative to the folder of the configuration{hint}"
+        )
+    return file
 
 
-def name_from(data: Mapping[str, Any], path: Path) -> str:
+def folder_from(key: str, given: str, base: Path, model: Path) -> Path:
+    """Return the path of a folder of results that a key has; it can be written, and is not that of the model."""
+    folder = path_from(key, given, base)
+    writable_folder(folder, key)
+    if model.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise InputError(f"{key}={given!r} is the folder that the model gets, which may not exist before: use another")
+    return folder
+
+
+def model_from(data: Mapping[str, Any], path: Path) -> tuple[str, int, Path]:
+    """Return name and version of the model of a configuration, and the folder of models, in which it can be written."""
+    name, version = _name_from(data, path), data.get("version", 1)
+    models = path_from("models", data["models"], path.parent) if "models" in data else model_roots()[-1].folder
+    _check_name(name, version, models)
+    writable_folder(models, "models")
+    return name, version, models
+
+
+def _name_from(data: Mapping[str, Any], path: Path) -> str:
     """Return the name of the model: that of the file without its suffix, unless it is given."""
     if "name" in data:
         return str(data["name"])
@@ -222,12 +279,7 @@ def name_from(data: Mapping[str, Any], path: Path) -> str:
     return path.stem
 
 
-def _named(key: str, chosen: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Name and arguments of an optimizer or a scheduler; a name alone has no arguments."""
-    return {"name": chosen} if isinstance(chosen, str) else chosen
-
-
-def check_name(name: str, version: int, models: Path) -> None:
+def _check_name(name: str, version: int, models: Path) -> None:
     """Raise an InputError if a model of this name and version cannot be written to a folder."""
     try:
         _, version_of_name = parse_name(name)
@@ -239,32 +291,65 @@ def check_name(name: str, version: int, models: Path) -> None:
         raise InputError(
             f"name {name!r} is the name of a functional of the package, of libxc or of PySCF: choose another"
         )
+    if is_form(name):
+        raise InputError(f"name {name!r} is that of a form of functional: choose another, as in name: my-{name}")
     if (models / f"{name}@{version}").exists():
         raise InputError(f"{name}@{version} exists in {models}: versions are never overwritten, use the next")
 
 
-def _check_folders(models: Path, folder: Path, options: Mapping[str, Any]) -> None:
-    """Check that models, state and log can be written, which would otherwise fail during or after the training."""
-    writable_folder(models, "models")
-    writable_folder(folder, "folder")
+def calculator_from(xc: str | Functional, options: Mapping[str, Any]) -> NNXCCalculator:
+    """Return the calculator of a functional and the options of a configuration, whose log can be written."""
+    check_keys(options, NNXCCalculator.default_parameters.keys() - {"xc"}, "calculator")
     txt = options.get("txt")
     if isinstance(txt, str) and txt != "-":
         text(txt, "calculator.txt")
-        log = Path(txt)
-        if not log.parent.is_dir() or (log.exists() and not log.is_file()):
-            raise InputError(f"calculator.txt={txt!r}: expected '-' or a file in a folder that exists")
-        writable_folder(log.parent, "calculator.txt")
-
-
-def _calculator(functional: Functional, options: Mapping[str, Any]) -> NNXCCalculator:
+        writable_file(Path(txt), "calculator.txt", "'-' or a file")
     try:
-        return NNXCCalculator(functional, **options)
+        return NNXCCalculator(xc, **options)
     except InputError as error:
         raise InputError(f"calculator: {error}") from error
 
 
-def _functional(form: Any, base: Path) -> Functional:
+def records_from(key: str, paths: str | list[str], base: Path, basis: str | None = None) -> list[Record]:
+    """Return the records of files, of different names; YAML files have DeepChem's format, and need a basis."""
+    records: list[Record] = []
+    files: dict[str, str] = {}  # that each record is in
+    for path in [paths] if isinstance(paths, str) else paths:
+        file = file_from(key, path, base, ", and nnxc dataset writes such a file")
+        try:
+            found = read_deepchem(file, basis) if file.suffix in _DEEPCHEM else read_records(file)
+        except InputError as error:
+            raise InputError(f"{key}={path!r}: {error}") from error
+        if not found:
+            raise InputError(f"{key}={path!r} contains no records: expected some, as nnxc dataset writes them")
+        for record in found:
+            if record.name in files:
+                raise InputError(f"{key}={path!r}: {files[record.name]!r} has a record {record.name!r}, too")
+            files[record.name] = path
+        records += found
+    return records
+
+
+def model_form(form: Any, base: Path) -> Functional:
+    """Return the functional of a form, of which a model can be saved."""
     functional = functional_from(form, "functional", base)
+    try:
+        check_storable(functional)
+    except CheckpointError as error:
+        raise InputError(f"functional: {form!r} cannot be saved as a model ({error})") from error
+    return functional
+
+
+# ---- parts of a run --------------------------------------------------------------------------------------------------
+
+
+def _named(key: str, chosen: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Name and arguments of an optimizer or a scheduler; a name alone has no arguments."""
+    return {"name": chosen} if isinstance(chosen, str) else chosen
+
+
+def _functional(form: Any, base: Path) -> Functional:
+    functional = model_form(form, base)
     if not is_trainable(functional):
         raise InputError(
             f"functional: {form!r} has no trainable parameters; forms that have some are {', '.join(EXAMPLES)}"
@@ -272,18 +357,20 @@ def _functional(form: Any, base: Path) -> Functional:
     return functional.train()
 
 
-def records_from(key: str, paths: str | list[str], base: Path, basis: str | None) -> list[Record]:
-    """Return the records of files; YAML files have DeepChem's format, and need a basis."""
-    records = []
-    for path in [paths] if isinstance(paths, str) else paths:
-        file = path_from(base, path)
-        if not file.exists():
-            raise InputError(
-                f"{key}={path!r}: {file} does not exist; paths are relative to the folder of the configuration, and "
-                "nnxc dataset writes such a file"
-            )
-        records += read_deepchem(file, basis) if file.suffix in (".yaml", ".yml") else read_records(file)
-    return records
+def _check_basis(data: Mapping[str, Any]) -> None:
+    """Refuse a basis without a file that it is for, where it would be ignored."""
+    keys = [data[key] for key in ("records", "validation") if key in data]
+    paths = [path for key in keys for path in ([key] if isinstance(key, str) else key)]
+    if "basis" in data and all(Path(path).suffix not in _DEEPCHEM for path in paths):
+        raise InputError("basis: no file of records is in DeepChem's format (.yaml or .yml); leave the key out")
+
+
+def _check_training(data: Mapping[str, Any], losses: Sequence[Any]) -> None:
+    """Refuse what would train nothing: weights that are all 0, or a learning rate of 0 that no scheduler changes."""
+    if all(loss.weight == 0 for loss in losses):
+        raise InputError("objectives: all weights are 0, expected some above, as in {energy_differences: 1e4}")
+    if "scheduler" not in data and _named("optimizer", data.get("optimizer", {})).get("lr") == 0:
+        raise InputError("optimizer.lr=0: nothing would be trained; expected a number above 0 without a scheduler")
 
 
 def _settings(chosen: Mapping[str, Any]) -> TrainerSettings:

@@ -22,6 +22,7 @@ from .frozen import FrozenPoints, FrozenSet
 from .levenberg_marquardt import levenberg_marquardt
 from .objectives import OBJECTIVES, Objective
 from .prediction import Prediction
+from .records import Record
 from .robust_ridge import (
     LinearModel,
     Posterior,
@@ -89,6 +90,33 @@ class Row:
     coefficient: float
 
 
+def rows_of(records: Sequence[Record], settings: FitSettings) -> list[Row]:
+    """Return what the errors of records belong to, for each objective those of the records that it reads."""
+    rows: list[Row] = []
+    for name, term in settings.terms.items():
+        objective = OBJECTIVES[name]()
+        reading = [record.name for record in records if objective.applies(record)]
+        rows += [Row(record, name, term.scale, term.weight / len(reading)) for record in reading]
+    return rows
+
+
+def check_fit(
+    records: Sequence[Record], test: Sequence[Record], classes: Mapping[str, str], settings: FitSettings
+) -> None:
+    """Check that records suffice for a fit, before their densities are calculated; arguments are those of `fit_frozen`.
+
+    Raises
+    ------
+    InputError
+        If they have fewer than three classes, if an objective reads none of them, or if the energies of a record, also
+        of the test, are a reference and have no minimum.
+    """
+    _groups(rows_of(records, settings), classes, settings)
+    for objective in (OBJECTIVES[name]() for name in settings.terms):
+        for record in filter(objective.applies, (*records, *test)):
+            objective.check_reference(record)
+
+
 class FrozenErrors:
     """Errors of records at frozen densities as functions of some parameters theta (p,) of a functional.
 
@@ -141,13 +169,9 @@ class FrozenErrors:
         self.anchor = torch.cat(
             [torch.zeros_like(p).flatten() if id(p) in last else p.detach().flatten() for p in parameters]
         )
-        self._objectives: list[tuple[int, Objective]] = []
-        self.rows: list[Row] = []
-        for name, term in settings.terms.items():
-            objective = OBJECTIVES[name]()
-            reading = [i for i, record in enumerate(data.records) if objective.applies(record)]
-            self._objectives += [(i, objective) for i in reading]
-            self.rows += [Row(data.records[i].name, name, term.scale, term.weight / len(reading)) for i in reading]
+        self.rows = rows_of(data.records, settings)
+        index = {record.name: i for i, record in enumerate(data.records)}
+        self._objectives = [(index[row.record], OBJECTIVES[row.objective]()) for row in self.rows]
         self._offsets = torch.zeros(len(self.rows), dtype=self._other.dtype, device=self._other.device)
         if settings.known_errors:
             self._offsets = self._offsets_to(settings.known_errors)
@@ -198,11 +222,17 @@ class FrozenErrors:
 
     def _residuals(self, energies: Tensor) -> Tensor:
         """Return the residuals (m,) at the energies of all structures, eV."""
-        errors = [
-            objective.errors(Prediction(energies[list(self.data.structures[i])]), self.data.records[i]).reshape(())
-            for i, objective in self._objectives
-        ]
+        errors = [self._error(i, objective, energies) for i, objective in self._objectives]
         return (torch.stack(errors) + self._offsets) / self._column("scale")
+
+    def _error(self, index: int, objective: Objective, energies: Tensor) -> Tensor:
+        """Return the error () of an objective for a record; a NoMinimumError names them."""
+        record, prediction = self.data.records[index], Prediction(energies[list(self.data.structures[index])])
+        try:
+            return objective.errors(prediction, record).reshape(())
+        except NoMinimumError as error:
+            name = objective.config()["name"]
+            raise NoMinimumError(f"record {record.name!r}, {name} at the frozen densities: {error}") from error
 
     def _energy_and_slope(self, points: FrozenPoints) -> tuple[Tensor, Tensor]:
         """Return the energy (), eV, of the functional at the points and its derivatives (p,)."""
@@ -271,6 +301,8 @@ def fit_frozen(
     ------
     InputError
         If the records have fewer than three classes, or an objective reads no record.
+    NoMinimumError
+        If an equation of state has no minimum as the fit begins, or one of the test at its end.
     """
     # all of them before the fit: known errors are those of the present parameters
     errors = FrozenErrors(functional, functional.last_layer, parent, data, settings)
@@ -324,7 +356,10 @@ def _groups(rows: Sequence[Row], classes: Mapping[str, str], settings: FitSettin
         raise InputError(f"objectives.{min(unread)}: no record that is fitted has its target")
     names = sorted({classes[row.record] for row in rows if row.record in classes})
     if len(names) < 3:
-        raise InputError(f"classes={names}: nested cross-validation needs three or more with records that are fitted")
+        raise InputError(
+            f"classes: nested cross-validation needs three or more with records that are fitted, got {len(names)}"
+            f"{': ' if names else ''}{', '.join(names)}"
+        )
     return torch.tensor(
         [names.index(classes[row.record]) if row.record in classes else -1 for row in rows], device="cpu"
     )

@@ -15,7 +15,19 @@ from ase.calculators.calculator import InputError
 from ..checkpoints import find_model, is_checkpoint_path
 from ..conventional import CONVENTIONAL, find_conventional, make_conventional
 from ..registry import get_functional, get_part
-from ..xc import PBE, SCAN, Functional, HybridXC, NeuralCorrelation, NeuralExchange, NeuralFactors, Sum, build, describe
+from ..xc import (
+    LDA,
+    PBE,
+    SCAN,
+    Functional,
+    HybridXC,
+    NeuralCorrelation,
+    NeuralExchange,
+    NeuralFactors,
+    Sum,
+    build,
+    describe,
+)
 from ..xc.architecture import architecture_names, find_architecture
 from .clone import new_network
 from .schema import (
@@ -32,6 +44,7 @@ from .schema import (
     number,
     of_type,
     optional,
+    path_from,
     sequence,
     text,
 )
@@ -66,6 +79,16 @@ _CHECKS: dict[str, Check] = {
 """Checks of arguments of this package's classes by their names; all others are checked by the type of the default."""
 
 _LISTS = {"trainable": "[kappa, mu]", "widths": "[16, 16]", "layers": "[3, 16, 1]", "constraints": "[uniform_gas]"}
+
+_COMPLETE = {
+    "hybrid": "{hybrid: [nngga, PBE]}",
+    "sum": "{sum: [NeuralExchange, gga_c_pbe]}",
+    "libxc": "{libxc: {name: blyp}}",
+    "neural-exchange": "{sum: [{neural-exchange: {widths: [16, 16]}}, gga_c_pbe]}",
+    "neural-correlation": "{sum: [gga_x_pbe, {neural-correlation: {widths: [16, 16]}}]}",
+    "dpyscf": "{sum: [{dpyscf: {part: x, layers: [1, 16, 1], gate: linear, bound: 1.804}}, gga_c_pbe]}",
+}
+"""Examples of architectures that one argument does not make a functional of exchange and correlation."""
 
 
 def functional_from(form: Any, path: str = "functional", base: Path = Path()) -> Functional:
@@ -146,7 +169,7 @@ def _named(name: str, path: str, base: Path) -> Functional:
     text(name, path)
     if is_checkpoint_path(name):
         with _errors(path):
-            return get_part(base / Path(name).expanduser())
+            return get_part(path_from(path, name, base))
     if name.lower() == "constrained":
         return _constrained(None, path, base)
     found = None if find_conventional(name) is not None else _architecture(name)
@@ -188,6 +211,8 @@ def _built(
     if not isinstance(arguments, Mapping):
         listed = ", ".join(known) or "none"
         fail(path, arguments, f"expected a mapping of arguments of {name} ({listed}), as in {_example(name, cls)}")
+    if "trainable" in arguments and issubclass(cls, LDA | SCAN):
+        raise InputError(f"{path}: {name} has no trainable parameters; add a network, as in {_example(name, cls)}")
     if all(p.kind != p.VAR_KEYWORD for p in parameters):
         for key in arguments:
             if key not in known:
@@ -236,13 +261,15 @@ def _check_of(cls: type[Functional], parameter: inspect.Parameter) -> Check:
 
 
 def _example(name: str, cls: type[Functional]) -> str:
-    """An example of the form of a class."""
-    special = {"hybrid": "{hybrid: [nngga, PBE]}", "sum": "{sum: [NeuralExchange, gga_c_pbe]}"}
-    if name in special:
-        return special[name]
+    """An example of the form of a class, which is complete: it can be the value of `functional`."""
+    if name in _COMPLETE:
+        return _COMPLETE[name]
+    if issubclass(cls, SCAN):
+        return f"{{neural-factors: {{parent: {name}}}}}"
+    if issubclass(cls, LDA):
+        return f"{{hybrid: [nnlda, {name}]}}"
     parameters = inspect.signature(cls).parameters
-    examples = {**_LISTS, "part": "x", "name": "b88"}
-    chosen = [f"{key}: {value}" for key, value in examples.items() if key in parameters][:1]
+    chosen = [f"{key}: {value}" for key, value in _LISTS.items() if key in parameters][:1]
     return f"{{{name}: {{{', '.join(chosen)}}}}}" if chosen else name
 
 
@@ -291,6 +318,11 @@ def _constrained(arguments: Any, path: str, base: Path) -> Functional:
         fail(f"{path}.parent", chosen["parent"], f"expected a functional of the PBE or SCAN form, {example}")
     with _errors(f"{path}.parent"):
         return new_network(parent, "constrained", chosen.get("seed", 0), anchored=True)
+
+
+def is_form(name: str) -> bool:
+    """Whether a name stands for a new functional: an architecture, hybrid, sum or constrained."""
+    return name.lower() == "constrained" or _architecture(name) is not None
 
 
 def is_trainable(functional: Functional) -> bool:

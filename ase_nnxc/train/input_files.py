@@ -66,11 +66,11 @@ def _input_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, example: str = "") -> dict[str, Any]:
     """Read a YAML file that contains a mapping, with a safe loader that executes nothing.
 
     Duplicate keys are errors. Size, depth and the number of values that aliases stand for are limited, and an alias
-    cannot stand for a value that contains it.
+    cannot stand for a value that contains it. The message on a file without a mapping ends with the example.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     data = _load_yaml(Path(path))
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise InputError(f"{path} must contain a mapping of names to values")
+        raise InputError(f"{path} must contain a mapping of names to values{example and '; for example '}{example}")
     return data
 
 

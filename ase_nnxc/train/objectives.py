@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..calculator import NNXCCalculator, PySCFCalculator, has_stress
 from ..calculator.molecule import checked_molecule
-from ..eos.birch_murnaghan import BirchMurnaghan, fit_birch_murnaghan
+from ..eos.birch_murnaghan import BirchMurnaghan, NoMinimumError, fit_birch_murnaghan
 from .identity import plain, registered_name
 from .prediction import Prediction
 from .records import Record, calculators_for, other_table
@@ -98,6 +98,9 @@ class Objective:
             f"{what} cannot be compared: its pseudopotential of {symbol} is different or unknown. Use differences of "
             "energies, or align_energies (nnxc dataset --align)"
         )
+
+    def check_reference(self, record: Record) -> None:
+        """Raise an InputError if the record, which has the target, gives no reference for the comparison."""
 
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
         """Return the errors of the prediction in `unit`; any shape."""
@@ -190,14 +193,28 @@ class _EquationOfState(Objective):
         """Whether the record has three volumes or more, and the quantity or energies."""
         return _is_scan(record) and bool({self.quantity, "energy"} & record.targets.keys())
 
+    def check_reference(self, record: Record) -> None:
+        """Raise an InputError if the energies of the record have no minimum, and it has no other reference."""
+        try:
+            self._reference(record, torch.empty(0, dtype=torch.float64, device="cpu"))
+        except NoMinimumError as error:
+            raise InputError(
+                f"record {record.name!r}: {error}, so that they give no {self.quantity}; leave the record out, or add "
+                "volumes"
+            ) from error
+
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
         """Return (X / X_ref)^power - 1, ()."""
         energies = prediction.energies
+        predicted = getattr(_fit(energies, record), self.quantity)
+        return (predicted / self._reference(record, energies)) ** self.power - 1
+
+    def _reference(self, record: Record, like: Tensor) -> Tensor:
+        """Return X_ref () with the dtype and the device of a tensor."""
         if self.quantity in record.targets:
-            reference = _like(record.targets[self.quantity], energies)
-        else:
-            reference = getattr(_fit(_like(record.targets["energy"], energies), record), self.quantity)
-        return (getattr(_fit(energies, record), self.quantity) / reference) ** self.power - 1
+            return _like(record.targets[self.quantity], like)
+        fit = _fit(_like(record.targets["energy"], like), record)
+        return _like(getattr(fit, self.quantity), like)
 
 
 class LatticeConstant(_EquationOfState):

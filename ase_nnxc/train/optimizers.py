@@ -2,7 +2,7 @@
 
 Most constructors of torch accept what fails only in a later step: a learning rate that is not a number, a period of 0,
 a scheduler that ends before the training, an optimizer for sparse gradients. The arguments are therefore checked here,
-and an optimizer and a scheduler on copies of the parameters take all steps with gradients of zero.
+an optimizer takes some steps on copies of the parameters, and a scheduler all of its steps.
 """
 
 import inspect
@@ -32,6 +32,7 @@ from .schema import (
 
 LARGEST_LEARNING_RATE = 1000.0
 
+_TRIED_STEPS = 10  # of an optimizer: RAdam divides for the first time in the sixth
 _TRIED_EPOCHS = 10_000  # the trial of a scheduler ends here, so that it takes less than a second
 
 _SCHEDULER_TYPES = (lr_scheduler.LRScheduler, lr_scheduler.ReduceLROnPlateau)
@@ -86,6 +87,22 @@ _CHECKS: dict[str, Check] = {
 }
 """Checks of arguments by their names; all others are checked by the type of their default."""
 
+_EXAMPLES = {"optimizer": "Adam, lr: 1e-3", "scheduler": "ExponentialLR, gamma: 0.95"}
+_VALUES = {
+    "gamma": "0.95",
+    "step_size": "10",
+    "milestones": "[20, 40]",
+    "T_max": "100",
+    "T_0": "10",
+    "base_lr": "1e-4",
+    "max_lr": "1e-2",
+    "total_steps": "100",
+}
+"""An example of each argument that a scheduler needs, for the 100 epochs of the default."""
+
+_SHOWN = {"OneCycleLR": ("max_lr", "total_steps")}
+"""Arguments in an example where those without a default are not all."""
+
 
 def optimizer_from(chosen: Mapping[str, Any], functional: Functional) -> torch.optim.Optimizer:
     """Return the optimizer of the trainable parameters of a functional that a configuration describes.
@@ -100,13 +117,19 @@ def optimizer_from(chosen: Mapping[str, Any], functional: Functional) -> torch.o
     Raises
     ------
     InputError
-        If name or arguments are not valid, or if the optimizer cannot take a step.
+        If name or arguments are not valid, or if steps of the optimizer fail or make parameters that are not finite.
     """
     cls, arguments = _class_and_arguments("optimizer", chosen, OPTIMIZERS)
     parameters = [p for p in functional.parameters() if p.requires_grad]
     try:
-        trial = cls(_copies(parameters), **arguments)
-        _step(trial)
+        for gradient in (0.0, 1.0):
+            copies = _copies(parameters, gradient)
+            trial = cls(copies, **arguments)
+            for _ in range(_TRIED_STEPS):
+                _step(trial)
+            if not all(copy.isfinite().all() for copy in copies):
+                given = ", ".join(f"{keyword}: {value}" for keyword, value in arguments.items())
+                raise ValueError(f"{cls.__name__} with {given} makes parameters that are not finite")
         return cls(parameters, **arguments)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:  # of torch
         raise InputError(f"optimizer: {error}") from error
@@ -174,7 +197,8 @@ def _class_and_arguments(
     name = arguments.pop("name", None)
     if not isinstance(name, str) or name not in classes:
         if name is None:
-            raise InputError(f"{key}.name is missing (known: {', '.join(sorted(classes))})")
+            example = f"{key}: {{name: {_EXAMPLES[key]}}}"
+            raise InputError(f"{key}.name is missing, as in {example} (known: {', '.join(sorted(classes))})")
         raise InputError(f"{key}.name: unknown {name!r}{closest(name, classes)} (known: {', '.join(sorted(classes))})")
     parameters = list(inspect.signature(classes[name]).parameters.values())[1:]  # the first are parameters or optimizer
     known = {parameter.name: parameter for parameter in parameters if parameter.name not in _EXCLUDED}
@@ -188,7 +212,8 @@ def _class_and_arguments(
     missing = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
     missing = [keyword for keyword in missing if keyword not in arguments]
     if missing:
-        raise InputError(f"{key}: {name} needs {', '.join(missing)}")
+        shown = [f"{keyword}: {_VALUES.get(keyword, '...')}" for keyword in _SHOWN.get(name, missing)]
+        raise InputError(f"{key}: {name} needs {', '.join(missing)}, as in {key}: {{name: {name}, {', '.join(shown)}}}")
     return classes[name], arguments
 
 
@@ -212,13 +237,14 @@ def _check_rates(optimizer: torch.optim.Optimizer, path: str) -> None:
         _RATE(rate.item() if isinstance(rate, torch.Tensor) else rate, path)
 
 
-def _copies(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+def _copies(parameters: Iterable[torch.Tensor], gradient: float = 0.0) -> list[torch.Tensor]:
+    """Return copies of parameters, each element with this gradient."""
     copies = [p.detach().clone().requires_grad_() for p in parameters]
     for copy in copies:
-        copy.grad = torch.zeros_like(copy)
+        copy.grad = torch.full_like(copy, gradient)
     return copies
 
 
 def _step(optimizer: torch.optim.Optimizer) -> None:
-    """Take a step with gradients of zero."""
+    """Take a step with the gradients that the parameters have."""
     optimizer.step(lambda: 0.0)

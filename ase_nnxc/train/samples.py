@@ -385,6 +385,6 @@ def sample_defaults(functional: Functional, count: int, seed: int = 0) -> Sample
     sets = [
         sample_mesh(count // 2, seed),
         sample_molecules_of_both_kinds(functional, count // 4, seed),
-        sample_crystals(crystals, functional, count // (4 * len(crystals)), seed=seed, kpts=(4, 4, 4)),
+        sample_crystals(crystals, functional, max(1, count // (4 * len(crystals))), seed=seed, kpts=(4, 4, 4)),
     ]
     return join(sets)

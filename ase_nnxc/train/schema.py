@@ -248,7 +248,22 @@ def _key(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-# ---- folders ---------------------------------------------------------------------------------------------------------
+# ---- files and folders -----------------------------------------------------------------------------------------------
+
+
+def path_from(key: str, given: str, base: Path) -> Path:
+    """Return the path that a key has, relative to the folder of a configuration."""
+    try:
+        return base / Path(given).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{key}={given!r}: there is no such home folder") from error
+
+
+def writable_file(value: Path, path: str, allowed: str = "a file") -> None:
+    """Check that a file can be written, into a folder that exists. Nothing is written."""
+    if not value.parent.is_dir() or (value.exists() and not value.is_file()):
+        fail(path, str(value), f"expected {allowed} in a folder that exists")
+    writable_folder(value.parent, path)
 
 
 def writable_folder(value: Path, path: str) -> None:

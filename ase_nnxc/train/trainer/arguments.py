@@ -51,6 +51,7 @@ class Arguments:
                 raise InputError(f"two records of training and validation have the same name, {record.name!r}")
         for record in records.values():
             self.objectives.check(record, self.calculator, self.settings.fixed_density_epochs > 0)
+        self.objectives.check_read(tuple(records.values()))
         optimized = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         if not any(id(p) in optimized for p in self.functional.parameters() if p.requires_grad):
             raise InputError("the optimizer has no trainable parameter of the calculator's functional")

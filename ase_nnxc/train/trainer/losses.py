@@ -84,14 +84,23 @@ class Objectives:
             targets = ", ".join(record.targets) or "no targets"
             raise InputError(f"no objective reads record {record.name!r}, which has {targets}")
         for objective in reading.values():
-            obstacle = objective.obstacle(record, calculator) if isinstance(objective, Objective) else None
+            if not isinstance(objective, Objective):
+                continue
+            obstacle = objective.obstacle(record, calculator)
             if obstacle is not None:
                 raise InputError(obstacle)
+            objective.check_reference(record)
         if fixed_density_epochs and not self._reading(record, fixed_density=True):
             raise InputError(
                 f"no objective reads record {record.name!r} at fixed densities, where only energies are known: set "
                 "fixed_density_epochs=0"
             )
+
+    def check_read(self, records: Sequence[Record]) -> None:
+        """Raise an InputError if an objective reads none of the records, so that it would be ignored."""
+        for label, objective in self._by_label.items():
+            if isinstance(objective, Objective) and not any(map(objective.applies, records)):
+                raise InputError(f"objectives.{label}: no record has its target; leave the objective out")
 
     def loss(self, prediction: Prediction, record: Record, fixed_density: bool = False) -> Tensor:
         """Return the sum of the losses ().

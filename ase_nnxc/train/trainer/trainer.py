@@ -8,6 +8,7 @@ If `torchrun` starts several processes, each calculates its own records, the sam
 losses are summed, and all processes take the same step.
 """
 
+import math
 import os
 import time
 import warnings
@@ -158,7 +159,7 @@ class Trainer:
         Raises
         ------
         TrainingError
-            If too many records fail, or a penalty is not finite.
+            If too many records fail, if all of the validation do in all epochs, or if a penalty is not finite.
         ObjectiveError
             If an objective raises an exception that is not a failure of the calculation.
         """
@@ -167,6 +168,9 @@ class Trainer:
         with tqdm(total=steps, initial=self._progress.total, desc="training", unit="step", disable=disable) as bar:
             while self._progress.epoch < self.settings.epochs and not self._is_patience_over():
                 self._run_epoch(bar)
+        if self.history and math.isinf(self._progress.best.loss):
+            failed = "; ".join(f"{name}: {message}" for name, message in self.failures.items())
+            raise TrainingError(f"no record of the validation could be calculated in any epoch: {failed}")
         self.functional.load_state_dict(self._best_tensors)
         return self.history
 
