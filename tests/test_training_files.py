@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from ase_nnxc.train.records import (
     write_records,
 )
 from ase_nnxc.train.samples import sample_mesh
+from ase_nnxc.train.trainer import TrainerSettings
 from ase_nnxc.xc import PBE, R2SCAN, Functional, describe, register_architecture
 from ase_nnxc.xc.architecture import architecture_names
 
@@ -368,12 +370,40 @@ def test_page_quotes_the_examples():
 
 
 def test_page_has_every_key_and_every_form():
-    rows = re.findall(r"^\| `(\w+)` \|", PAGE, re.M)
-    assert sorted(rows) == sorted(_CHECKS)
+    keys, settings = (section(title) for title in ("## Keys", "### Settings"))
+    assert sorted(re.findall(r"^\| `(\w+)` \|", keys, re.M)) == sorted(_CHECKS)
+    words = {"all records": None, "no limit": None}
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*?) \|$", settings, re.M)
+    defaults = {name: words[text] if text in words else float(text) for name, text in rows}
+    assert defaults == {field.name: field.default for field in fields(TrainerSettings)}
     forms = re.findall(r"^\| `functional: (.*?)` \|", PAGE, re.M)
     assert {*EXAMPLES} <= {*forms}
     for form in forms:
         functional_from(yaml.safe_load(form))
+    (other_layers,) = re.findall(r"^functional: (\{sum: .*)$", PAGE, re.M)
+    functional_from(yaml.safe_load(other_layers))
+
+
+def section(title):
+    """Return the text of the page between a title and the next."""
+    return PAGE.split(f"\n{title}\n")[1].split("\n#")[0]
+
+
+@pytest.mark.parametrize("form", ["constrained", "neural-factors"])
+def test_parents_that_the_page_names(form):
+    (row,) = re.findall(rf"^\| `functional: \{{{form}: .*$", PAGE, re.M)
+    assert "parent: PBE, PBEsol, RPBE, SCAN or r2SCAN" in row
+    for parent in ("PBE", "PBEsol", "RPBE", "SCAN", "r2SCAN"):
+        functional_from({form: {"parent": parent}})
+    with pytest.raises(InputError, match="exceeds the bound"):
+        functional_from({form: {"parent": "revPBE"}})
+
+
+def test_keys_that_may_have_no_value(tmp_path):
+    run = read(tmp_path, settings={"batch": None, "clip": None, "patience": None}, calculator={**TINY, "maxiter": None})
+    assert run.trainer.settings == TrainerSettings()
+    with pytest.raises(InputError, match=r"settings\.epochs=None"):
+        read(tmp_path, settings={"epochs": None})
 
 
 # ---- the examples

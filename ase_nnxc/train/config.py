@@ -109,7 +109,7 @@ def read_config(path: str | Path) -> Run:
     `functional` (`ase_nnxc.train.functionals`). `objectives` and `penalties` are names, or mappings of names to weights
     or arguments; `optimizer` and `scheduler` have the name of a class of torch and its arguments; `settings` are those
     of `TrainerSettings`; `calculator` contains keywords of `NNXCCalculator` except xc. A key without a value counts as
-    absent.
+    absent at the top level and in `calculator`.
 
     Parameters
     ----------
