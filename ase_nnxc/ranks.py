@@ -4,6 +4,7 @@ Ranks share the k-points of a ground state (`NNXCCalculator(share_kpoints=True)`
 them run the same program; `torchrun` starts them.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,6 +112,10 @@ class Ranks:
             dist.broadcast(copy, src=0, group=self._group_of(copy))
         return copy
 
+    def leave(self) -> None:
+        """Forget the group, which then can be destroyed."""
+        self._group = None
+
     def _group_of(self, tensor: Tensor) -> Any:
         """Return the group for a tensor: that of gloo, or on a GPU the group of the user or of `world`."""
         return self._group if tensor.device.type == "cpu" else dist.group.WORLD
@@ -134,13 +139,14 @@ def world() -> Ranks:
     """Return the processes of torch.distributed, or only this one.
 
     A process group is created if `torchrun` started this process and there is no group: with gloo on CPUs and, if there
-    are GPUs, NCCL on these.
+    are GPUs, NCCL on these. It is destroyed as the process ends.
     """
     if not dist.is_available():
         return Ranks()
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         with_gpus = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group("cpu:gloo,cuda:nccl" if with_gpus else "gloo")
+        atexit.register(_end)
     return _ranks_of(dist.group.WORLD) if dist.is_initialized() else Ranks()
 
 
@@ -148,6 +154,14 @@ def world() -> Ranks:
 def _ranks_of(group: Any) -> Ranks:
     """Return the ranks of torch.distributed's default group."""
     return Ranks(dist.get_rank(group), dist.get_world_size(group), dist.new_group(backend="gloo", timeout=TIMEOUT))
+
+
+def _end() -> None:
+    """Destroy all process groups: the threads of one that is left when the process ends may abort it."""
+    if dist.is_initialized():
+        _ranks_of(dist.group.WORLD).leave()
+        _ranks_of.cache_clear()
+        dist.destroy_process_group()
 
 
 @contextmanager

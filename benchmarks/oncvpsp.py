@@ -3,7 +3,7 @@
     python benchmarks/oncvpsp.py FILE [Si Cu ...]
 
 FILE is a JSON file of what ONCVPSP 3.2.3 prints, which is not part of this repository. Coefficients depend on two
-things that the generator chooses in another way, which no physical quantity depends on:
+things that the generator chooses in another way:
 
 - The tails of functions at positive energies. ONCVPSP takes bound states of the atom and a barrier
   v x^3 / (1 + x^3), x = (r - r_5) / w, where r_5 is the fifth point of its mesh beyond r_c. The width w is the first of
@@ -33,15 +33,14 @@ from ase_nnxc.pseudopotentials.oncv.inputs import ChannelInputs, Inputs, element
 from ase_nnxc.xc import PBE
 
 MESH = 1.012  # ratio of neighbouring radii
-FIRST_WIDTH, NEXT_WIDTH = 8.0, 0.75  # relative to r_c; relative to the width before
+FIRST_WIDTH, NEXT_WIDTH, WIDTHS = 8.0, 0.75, 20  # relative to r_c; relative to the width before; number of trials
 HIGHEST = 1.0  # Hartree, of the barrier above the energy
 TRIALS = np.linspace(0.95, 1.05, 21)  # factors of V_loc(0)
 
 
 def confined_state(atom: AllElectronAtom, channel: ChannelInputs, energy: float, nodes: int) -> State:
     """Return the bound state of an atom with ONCVPSP's barrier that has the given energy, Hartree."""
-    width = FIRST_WIDTH * channel.radius
-    while True:
+    for width in FIRST_WIDTH * channel.radius * NEXT_WIDTH ** np.arange(WIDTHS):
         x = np.maximum(atom.elements.radii - channel.radius * MESH**5, 0) / width
         barrier = x**3 / (1 + x**3)
 
@@ -50,7 +49,7 @@ def confined_state(atom: AllElectronAtom, channel: ChannelInputs, energy: float,
 
         if level(energy + HIGHEST).energy >= energy:
             return level(brentq(lambda v: level(v).energy - energy, energy, energy + HIGHEST, xtol=1e-9))
-        width *= NEXT_WIDTH
+    raise GenerationError(f"no barrier has a level of l = {channel.l} at {energy} Ha")
 
 
 def with_energies(inputs: Inputs, result: Mapping[str, Any]) -> Inputs:
@@ -67,12 +66,12 @@ def with_energies(inputs: Inputs, result: Mapping[str, Any]) -> Inputs:
 def largest_errors(symbol: str, result: Mapping[str, Any]) -> list[float]:
     """Return the largest relative differences as generated, with the tails, and with the best V_loc(0) as well."""
     inputs = with_energies(load_inputs(symbol), result)
-    atom = build(inputs, PBE()).atom
+    plain = build(inputs, PBE())
 
     def error(factor: float) -> float:
         local = replace(inputs.local, v0=factor * inputs.local.v0)
         try:
-            generated = build_with(replace(inputs, local=local), PBE(), atom, confined_state)
+            generated = build_with(replace(inputs, local=local), PBE(), plain.atom, confined_state)
         except GenerationError:
             return np.inf
         return float(abs(coefficient_errors(generated, result)).max())
@@ -80,7 +79,7 @@ def largest_errors(symbol: str, result: Mapping[str, Any]) -> list[float]:
     start = min(TRIALS, key=error)
     step = TRIALS[1] - TRIALS[0]
     best = minimize_scalar(error, bounds=(start - step, start + step), options={"xatol": 1e-6}).fun
-    return [float(abs(coefficient_errors(build(inputs, PBE()), result)).max()), error(1.0), float(best)]
+    return [float(abs(coefficient_errors(plain, result)).max()), error(1.0), float(best)]
 
 
 def main() -> None:

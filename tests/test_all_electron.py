@@ -291,6 +291,25 @@ def test_wrong_density_is_refused(target, value, complaint):
         Record("He", (Atoms("He"),), {target: [value]}, settings=settings, calculator=PySCFCalculator.name)
 
 
+@pytest.mark.parametrize("target", DENSITIES)
+def test_density_with_the_spins_exchanged_is_refused(target):
+    record = density_record(IMIDOGEN, target, by_spin=True)
+    (value,) = record.targets[target]
+    value = value[::-1] if target == "density_matrix" else value[:, [0, 1, 2, 3, 5, 4]]
+    calculator = NNXCCalculator(PBE(trainable=("kappa",)), **TINY)
+    assert DENSITIES[target]().obstacle(record, calculator) is None
+    complaint = DENSITIES[target]().obstacle(replace(record, targets={target: [value]}), calculator)
+    assert "has 3.00" in complaint and "electrons of the two spins, expected 5.000 and 3.000" in complaint
+
+
+def test_squared_error_of_negative_weights_is_refused():
+    record = density_record(LIH, "density_on_points")
+    record.targets["density_on_points"][0][:, 3] *= -1
+    prediction = WarmCalculators(NNXCCalculator(PBE(trainable=("kappa",)), **TINY), 1.0).predict(record)
+    with pytest.raises(InputError, match="record 'LiH': its weights of points are negative"):
+        DensityOnPoints()(prediction, record)
+
+
 def test_density_matrix_in_plane_waves_is_refused():
     with pytest.raises(InputError, match="density_matrix is a target of all electrons: set calculator"):
         Record("He", (Atoms("He"),), {"density_matrix": [np.ones((1, 1))]})

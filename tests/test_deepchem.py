@@ -230,6 +230,16 @@ def test_density_without_its_points_is_refused(arrays):
         read(arrays, POINTS_ENTRY | {"true_val": "matrix.npy"}, basis=None)
 
 
+def test_damaged_archive_is_refused(arrays, hydrogen):
+    file = arrays / "points.npz"
+    np.savez_compressed(file, **hydrogen[1])
+    content = bytearray(file.read_bytes())
+    content[100:200] = bytes(100)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"true_val='points.npz': .*points.npz cannot be read"):
+        read(arrays, POINTS_ENTRY, basis=None)
+
+
 def test_file_that_is_not_an_array_in_an_archive_is_refused(arrays):
     with zipfile.ZipFile(arrays / "points.npz", "w") as file:
         for name in ("points", "weights", "density"):

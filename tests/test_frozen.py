@@ -29,7 +29,7 @@ from ase_nnxc.train.robust_ridge import (
     LinearModel,
     Posterior,
     cross_validation,
-    left_out_residuals,
+    left_out_errors,
     nested_residuals,
     scatter,
 )
@@ -236,15 +236,17 @@ def test_scatter_is_what_the_variances_do_not_explain():
     assert scatter(0.5 * residuals, variances) == 0
 
 
-def test_rows_without_a_group_are_left_out_one_by_one():
+def test_errors_of_a_group_are_those_of_a_fit_without_it():
     generator = torch.Generator().manual_seed(1)
     residuals, slopes = (torch.randn(6, *n, generator=generator, dtype=torch.float64) for n in ((), (2,)))
     ones = torch.ones(6, dtype=torch.float64)
     model = LinearModel(residuals, slopes, ones, torch.zeros(2, dtype=torch.float64))
-    found = left_out_residuals(model, torch.tensor([0, 0, 1, 1, -1, -1]), 0.1)
+    found, variances = left_out_errors(model, torch.tensor([0, 0, 1, 1, -1, -2]), 0.1)
     for rows in ([0, 1], [2, 3], [4], [5]):
         rest = model.select(torch.tensor([i for i in range(6) if i not in rows]))
+        root = Posterior.of(rest, rest.fit(0.1), 0.1).root
         torch.testing.assert_close(found[rows], model.select(torch.tensor(rows)).at(rest.fit(0.1)))
+        torch.testing.assert_close(variances[rows], (slopes[rows] @ root @ root.mT @ slopes[rows].mT).diagonal())
 
 
 CONFIG = """
@@ -375,6 +377,11 @@ def test_page_has_every_key_and_a_file_that_is_read(config):
         ("{a: [H2], b: [short], c: [long, longer]}", "{}", "classes: .* needs three or more .*, got 0"),
         ("{reaction_energy: {scale: 0.2}}", "{}", "objectives: none has a weight above 0; for example objectives: {"),
         ("{scale: 0.2}", "{scale: 0.2, weight: 0}", "objectives: none has a weight above 0"),
+        (
+            "{reaction_energy: {scale: 0.2}}",
+            "{reaction_energy: {scale: 0.2, weight: 0}, lattice_constant: {scale: 0.005}}",
+            "objectives.lattice_constant: no record that is fitted has its target",
+        ),
         (
             "reaction_energy:",
             "lattice_constant:",

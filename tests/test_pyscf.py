@@ -235,10 +235,21 @@ def test_object_that_is_set_to_a_density_has_its_gradients(make):
     for mf in (solved, restored):
         matrices = density_matrices(mf)
         slopes += torch.autograd.grad(matrices.square().sum(), functional.kappa)
+    assert restored.e_tot == pytest.approx(solved.e_tot, abs=1e-9)
     assert matrices.sum(0).numpy(force=True) == pytest.approx(
         solved.make_rdm1().reshape(-1, *matrices.shape[1:]).sum(0)
     )
     assert slopes[1].item() == pytest.approx(slopes[0].item(), rel=1e-6)
+
+
+def test_response_of_an_object_that_was_solved_again_is_refused():
+    functional = PBE(trainable=("kappa",))
+    mf = small(water(), functional)
+    mf.kernel()
+    matrices = density_matrices(mf)
+    mf.kernel()
+    with pytest.raises(ResponseError, match="orbitals which it no longer has"):
+        matrices.sum().backward()
 
 
 def test_molecule_without_empty_orbitals_has_no_response():

@@ -228,6 +228,14 @@ def _fails():
     raise InputError("wrong")
 
 
+def test_processes_of_torchrun_end_without_an_error(tmp_path):
+    """A process that ends with the threads of gloo is aborted in most cases."""
+    script = tmp_path / "script.py"
+    script.write_text("from ase_nnxc.ranks import world\nassert world().gather(lambda: world().number) == [0, 1]\n")
+    for _ in range(3):
+        in_another_process(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script])
+
+
 @pytest.mark.slow
 def test_scan_of_torchrun_prints_once_and_is_resumed_by_one_process(tmp_path, capsys):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ase_nnxc"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.calculator import InputError, SCFError
 from ase.calculators.emt import EMT
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
@@ -29,11 +29,11 @@ from ase_nnxc.pseudopotentials.oncv import generate
 from ase_nnxc.pseudopotentials.oncv.inputs import load_inputs
 from ase_nnxc.train.objectives import EnergyDifferences, EnergyPerAtom, LatticeConstant, ReactionEnergy, TotalEnergy
 from ase_nnxc.train.penalties import Bounds, KernelSize, ParameterAnchor
-from ase_nnxc.train.records import Record, digest, label, scaled_structures
+from ase_nnxc.train.records import Record, all_electron, atomization_energy, digest, label, scaled_structures
 from ase_nnxc.train.trainer import ObjectiveError, Trainer, TrainerSettings, TrainingError
 from ase_nnxc.train.trainer.resume import RunFolder
 from ase_nnxc.train.warm import WarmCalculators
-from ase_nnxc.xc import PBE
+from ase_nnxc.xc import PBE, NeuralFactors
 
 TINY = {"ecut": 150, "kpts": (2, 2, 2), "smooth_cutoff": True}
 TIGHT = TINY | {"convergence": {"energy": 1e-11}}  # where two SCFs are to give one number
@@ -638,6 +638,15 @@ def test_functions_of_a_scheduler_are_compared_by_their_names(tmp_path):
     small_run(tmp_path, scheduler=LambdaLR, gamma=slower)
     with pytest.raises(InputError, match=r"different scheduler \(functions.0 is '.*slower', here '.*much_slower'\)"):
         small_run(tmp_path, scheduler=LambdaLR, gamma=much_slower)
+
+
+def test_a_training_forgets_the_probable_errors_of_the_weights_before():
+    functional = NeuralFactors(widths=(2,), scatter={"lattice_constant": 0.01})
+    functional.posterior.fill_diagonal_(0.1)
+    record = all_electron(atomization_energy("H2", molecule("H2"), 4.5), "sto-3g")
+    Trainer(NNXCCalculator(functional, **TINY), [record], [ReactionEnergy()])
+    assert not functional.posterior.any()
+    assert functional.scatter == {}
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def solve(
 
 
 def restore(atoms: Atoms, functional: Functional, parameters: Mapping[str, Any], matrices: np.ndarray) -> "KohnShamDFT":
-    """Return the object that `solve` returned, from its density matrices and without an SCF.
+    """Return an object with the energy, density and orbitals of the one that `solve` returned, without an SCF.
 
     Parameters
     ----------

@@ -25,6 +25,7 @@ from ..train.input_files import read_yaml, read_yaml_list
 from ..train.records import FREE, Provenance, Record, all_electron, atomization_energy, ionization_potential
 from ..train.records.schema import ELEMENTS, LONGEST
 from ..train.schema import Check, anything, closest, fail, integer, mapping, number, one_of, optional, sequence, text
+from ..train.targets import ELECTRONS_ON_POINTS
 from ..units import BOHR, HARTREE
 
 PLANE_WAVES = "plane-waves"
@@ -37,9 +38,6 @@ ENERGIES = ("ae", "ie")
 """Types whose true value is an energy."""
 
 LARGEST_CHARGE = 200
-
-ELECTRONS = 1e-2
-"""Largest error of the number of electrons of a density on points, relative."""
 
 POINTS = ("points", "weights", "density")
 """Names of the arrays in the file of a density."""
@@ -353,7 +351,7 @@ def _array_file(value: Any, folder: Path, path: str) -> Path:
 
 
 def _points(arrays: Mapping[str, np.ndarray], system: _System) -> np.ndarray:
-    """Return the target density_on_points of the arrays of a file, after a check of the number of electrons."""
+    """Return the target density_on_points of the arrays of a file, after a check of shapes and units."""
     points, weights, density = (arrays[name] for name in POINTS)
     n = weights.size
     if weights.shape != (n,) or points.shape != (n, 3) or density.shape not in ((n,), (2, n)):
@@ -363,7 +361,7 @@ def _points(arrays: Mapping[str, np.ndarray], system: _System) -> np.ndarray:
         )
     electrons = int(system.atoms.numbers.sum()) - system.charge
     total = float((density * weights).sum())
-    if not abs(total - electrons) <= ELECTRONS * electrons:
+    if not abs(total - electrons) <= ELECTRONS_ON_POINTS * electrons:
         raise InputError(
             f"the density has {total:.3f} electrons, expected {electrons}; points, weights and density are in bohr, "
             "bohr^3 and electrons/bohr^3"

@@ -88,6 +88,7 @@ def set_density(mf: "KohnShamDFT", matrices: np.ndarray) -> None:
     mf.mo_occ = np.rint(occupations).reshape(*matrices.shape[:-2], -1)
     fock = mf.get_fock(dm=matrices)
     mf.mo_energy, mf.mo_coeff = mf.canonicalize(np.array(orbitals).reshape(matrices.shape), mf.mo_occ, fock)
+    mf.e_tot = mf.energy_tot(dm=matrices)
     mf.converged = True
 
 
@@ -96,7 +97,7 @@ class _DensityMatrices(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, mf: "KohnShamDFT", *parameters: Tensor) -> Tensor:
-        ctx.mf = mf
+        ctx.mf, ctx.orbitals = mf, mf.mo_coeff
         ctx.save_for_backward(*parameters)  # torch raises an error if they change before `backward`
         return torch.from_numpy(_spins(np.asarray(mf.make_rdm1())))
 
@@ -104,6 +105,8 @@ class _DensityMatrices(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
         mf, parameters = ctx.mf, ctx.saved_tensors
+        if mf.mo_coeff is not ctx.orbitals:
+            raise ResponseError("PySCF's object was changed: the gradient is that of orbitals which it no longer has")
         change = _adjoint_change(mf, slopes.numpy())
         with torch.enable_grad():
             gradients = torch.autograd.grad(-_xc_slope(mf, change), parameters, allow_unused=True)

@@ -4,6 +4,7 @@ This module does not load torch.
 """
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from .input_files import check_input_file
 LARGEST = 2**28
 """Bytes of the largest file that is read, and of all arrays in a compressed one."""
 
-_ERRORS = (ValueError, OSError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile)
+_ERRORS = (ValueError, OSError, EOFError, MemoryError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# RuntimeError: an encrypted archive, and NotImplementedError, its subclass: an unknown compression
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -32,6 +34,7 @@ def read_array(path: Path) -> np.ndarray:
     check_input_file(path, LARGEST)
     content = _load(path)
     if not isinstance(content, np.ndarray):
+        content.close()
         raise InputError(f"{path} contains several arrays: expected a .npy file with one")
     return _numbers(content, str(path))
 

@@ -1,6 +1,7 @@
 """Training runs as YAML files; an example is `examples/train_pbesol.yaml`.
 
-A file is checked completely before anything is calculated. Paths in it are relative to its folder.
+A file is checked completely before anything is calculated. Paths in it are relative to its folder, but for that of the
+log, `calculator.txt`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -140,13 +141,14 @@ def _run_from(data: Mapping[str, Any], path: Path) -> Run:
     functional = _functional(data["functional"], base)
     calculator = calculator_from(functional, data.get("calculator", {}))
     settings = _settings(data.get("settings", {}))
-    optimizer = optimizer_from({"name": "Adam", **_named("optimizer", data.get("optimizer", {}))}, functional)
+    optimizer = optimizer_from({"name": "Adam", **_named(data.get("optimizer", {}))}, functional)
     scheduler = data.get("scheduler")
     basis = data.get("basis")
     _check_basis(data)
     records = records_from("records", data["records"], base, basis)
     validation = records_from("validation", data["validation"], base, basis) if "validation" in data else None
-    check_records(records, calculator)
+    for several in (records, validation or records):
+        check_records(several, calculator)
     objectives = (
         objectives_from(data["objectives"])
         if "objectives" in data
@@ -161,9 +163,7 @@ def _run_from(data: Mapping[str, Any], path: Path) -> Run:
         validation=validation,
         penalties=penalties,
         optimizer=optimizer,
-        scheduler=None
-        if scheduler is None
-        else scheduler_from(_named("scheduler", scheduler), optimizer, settings.epochs),
+        scheduler=None if scheduler is None else scheduler_from(_named(scheduler), optimizer, settings.epochs),
         settings=settings,
         folder=folder,
     )
@@ -311,7 +311,17 @@ def calculator_from(xc: str | Functional, options: Mapping[str, Any]) -> NNXCCal
 
 
 def records_from(key: str, paths: str | list[str], base: Path, basis: str | None = None) -> list[Record]:
-    """Return the records of files, of different names; YAML files have DeepChem's format, and need a basis."""
+    """Return the records of files, of different names.
+
+    YAML files have DeepChem's format; `basis` is that of `read_deepchem`.
+
+    Raises
+    ------
+    InputError
+        If a file does not exist, is not valid or contains no records, or if two records have the same name.
+    OSError
+        If a file cannot be read.
+    """
     records: list[Record] = []
     files: dict[str, str] = {}  # that each record is in
     for path in [paths] if isinstance(paths, str) else paths:
@@ -343,7 +353,7 @@ def model_form(form: Any, base: Path) -> Functional:
 # ---- parts of a run --------------------------------------------------------------------------------------------------
 
 
-def _named(key: str, chosen: str | Mapping[str, Any]) -> Mapping[str, Any]:
+def _named(chosen: str | Mapping[str, Any]) -> Mapping[str, Any]:
     """Name and arguments of an optimizer or a scheduler; a name alone has no arguments."""
     return {"name": chosen} if isinstance(chosen, str) else chosen
 
@@ -369,7 +379,7 @@ def _check_training(data: Mapping[str, Any], losses: Sequence[Any]) -> None:
     """Refuse what would train nothing: weights that are all 0, or a learning rate of 0 that no scheduler changes."""
     if all(loss.weight == 0 for loss in losses):
         raise InputError("objectives: all weights are 0, expected some above, as in {energy_differences: 1e4}")
-    if "scheduler" not in data and _named("optimizer", data.get("optimizer", {})).get("lr") == 0:
+    if "scheduler" not in data and _named(data.get("optimizer", {})).get("lr") == 0:
         raise InputError("optimizer.lr=0: nothing would be trained; expected a number above 0 without a scheduler")
 
 

@@ -223,7 +223,7 @@ def _fit_from(data: Mapping[str, Any], path: Path) -> Fit:
     if not fitted:
         raise InputError("test: all records are in it, expected some that are fitted")
     check_fit(fitted, predicted, classes, settings)
-    check_records(records, calculator)
+    check_records(fitted, calculator)
     return Fit(
         functional=functional,
         densities=FrozenDensities(folder, calculator),

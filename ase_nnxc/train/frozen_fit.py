@@ -27,7 +27,7 @@ from .robust_ridge import (
     LinearModel,
     Posterior,
     cross_validation,
-    left_out_residuals,
+    left_out_errors,
     nested_residuals,
     scatter,
     student,
@@ -108,10 +108,14 @@ def check_fit(
     Raises
     ------
     InputError
-        If they have fewer than three classes, if an objective reads none of them, or if the energies of a record, also
-        of the test, are a reference and have no minimum.
+        If they have fewer than three classes, if an objective reads none of them or no objective reads one of them, or
+        if the energies of a record, also of the test, are a reference and have no minimum.
     """
-    _groups(rows_of(records, settings), classes, settings)
+    rows = rows_of(records, settings)
+    _groups(rows, classes, settings)
+    unread = [record.name for record in records if record.name not in {row.record for row in rows}]
+    if unread:
+        raise InputError(f"records: no objective reads record {unread[0]!r}; leave it out, or add its objective")
     for objective in (OBJECTIVES[name]() for name in settings.terms):
         for record in filter(objective.applies, (*records, *test)):
             objective.check_reference(record)
@@ -324,8 +328,7 @@ def fit_frozen(
     posterior = Posterior.of(last, torch.zeros_like(theta), ridge)
     with torch.no_grad():
         functional.posterior.copy_(posterior.root)
-    left_out = left_out_residuals(first, groups, ridge)
-    functional.scatter = _scatter(errors.rows, left_out, (last.slopes @ posterior.root).square().sum(1))
+    functional.scatter = _scatter(errors.rows, *left_out_errors(first, _by_record(errors.rows, groups), ridge))
     report: dict[str, Any] = {
         "ridge": ridge,
         "ridges": dict(zip(map(str, validation.ridges), validation.scores.mean(1).tolist())),
@@ -335,17 +338,24 @@ def fit_frozen(
         "fit": _table(errors.rows, start=first.residuals, fitted=last.residuals, cross_validated=nested),
     }
     if others is not None:
-        at_start, at_end = others.linearised(start), others.linearised(theta)
-        unexplained = theta.new_tensor([functional.scatter[row.objective] / row.scale for row in others.rows])
-        deviations = torch.hypot((at_end.slopes @ posterior.root).norm(dim=1), unexplained)
-        report["test"] = _table(
-            others.rows, start=at_start.residuals, fitted=at_end.residuals, standard_deviation=deviations
-        )
-        normalised = at_end.residuals / deviations
-        report["normalised_errors"] = _by_objective(others.rows, normalised.square(), lambda x: x.mean().sqrt())
-        for percent, width in INTERVALS.items():
-            inside = (normalised.abs() <= width).to(theta.dtype)
-            report[f"coverage_{percent}"] = _by_objective(others.rows, inside, torch.mean)
+        report |= _report_of_test(functional, others, others.linearised(start).residuals, others.linearised(theta))
+    return report
+
+
+def _report_of_test(
+    functional: NeuralFactors, errors: FrozenErrors, start: Tensor, fitted: LinearModel
+) -> dict[str, Any]:
+    """The errors of the test (m,) before and after the fit beside their standard deviations, and how these hold."""
+    rows = errors.rows
+    unexplained = start.new_tensor([functional.scatter[row.objective] / row.scale for row in rows])
+    deviations = torch.hypot((fitted.slopes @ functional.posterior).norm(dim=1), unexplained)
+    normalised = fitted.residuals / deviations
+    report: dict[str, Any] = {
+        "test": _table(rows, start=start, fitted=fitted.residuals, standard_deviation=deviations),
+        "normalised_errors": _by_objective(rows, normalised.square(), lambda x: x.mean().sqrt()),
+    }
+    for percent, width in INTERVALS.items():
+        report[f"coverage_{percent}"] = _by_objective(rows, (normalised.abs() <= width).to(start.dtype), torch.mean)
     return report
 
 
@@ -354,15 +364,21 @@ def _groups(rows: Sequence[Row], classes: Mapping[str, str], settings: FitSettin
     unread = settings.terms.keys() - {row.objective for row in rows}
     if unread:
         raise InputError(f"objectives.{min(unread)}: no record that is fitted has its target")
-    names = sorted({classes[row.record] for row in rows if row.record in classes})
+    names = sorted({classes[row.record] for row in rows if row.record in classes and row.coefficient > 0})
     if len(names) < 3:
         raise InputError(
             f"classes: nested cross-validation needs three or more with records that are fitted, got {len(names)}"
             f"{': ' if names else ''}{', '.join(names)}"
         )
-    return torch.tensor(
-        [names.index(classes[row.record]) if row.record in classes else -1 for row in rows], device="cpu"
-    )
+    labels = [classes.get(row.record) for row in rows]
+    return torch.tensor([names.index(label) if label in names else -1 for label in labels], device="cpu")
+
+
+def _by_record(rows: Sequence[Row], groups: Tensor) -> Tensor:
+    """Return the groups (m,) with one of its own for each record that has no class."""
+    alone = sorted({row.record for row, group in zip(rows, groups.tolist()) if group < 0})
+    numbers = [-1 - alone.index(row.record) if group < 0 else group for row, group in zip(rows, groups.tolist())]
+    return torch.tensor(numbers, device="cpu")
 
 
 def _sufficient_ridges(model: LinearModel, records: int, settings: FitSettings) -> tuple[float, ...]:
@@ -379,7 +395,7 @@ def _minimise(errors: FrozenErrors, theta: Tensor, ridge: float, steps: int) -> 
 
 
 def _scatter(rows: Sequence[Row], residuals: Tensor, variances: Tensor) -> dict[str, float]:
-    """Return the scatter of each objective, in its unit, from residuals that were left out of fits."""
+    """Return the scatter of each objective, in its unit, from residuals and variances (m,) of rows left out of fits."""
     masks = _masks(rows)
     scales = {row.objective: row.scale for row in rows}
     return {name: scales[name] * scatter(residuals[mask], variances[mask]) for name, mask in masks.items()}

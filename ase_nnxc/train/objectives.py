@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from ase.calculators.calculator import InputError
 from torch import Tensor
@@ -29,8 +30,9 @@ from .identity import plain, registered_name
 from .prediction import Prediction
 from .records import Record, calculators_for, other_table
 from .schema import weight as check_weight
+from .targets import ELECTRONS_ON_POINTS
 
-ELECTRONS = 1e-3
+ELECTRONS_OF_MATRIX = 1e-3
 """Largest error of the number of electrons of a density matrix, relative."""
 
 NO_DIFFERENCE = 1e-24
@@ -321,6 +323,19 @@ class DensityOnPoints(Objective):
         """Whether the record has densities on points."""
         return "density_on_points" in record.targets
 
+    def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
+        """Return why not; a density of another number of electrons is an obstacle, too."""
+        targets = record.targets["density_on_points"]
+        for atoms, settings, table in zip(record.structures, record.settings or (), targets):
+            mol = checked_molecule(atoms, PySCFCalculator(**settings).parameters)
+            electrons = np.squeeze(table[:, 3] @ table[:, 4:])
+            if (wrong := _wrong_electrons(electrons, mol, ELECTRONS_ON_POINTS)) is not None:
+                return (
+                    f"the density on points of record {record.name!r} has {wrong}: it is of another molecule or "
+                    "charge, or points, weights and density have another unit of length"
+                )
+        return super().obstacle(record, calculator)
+
     def errors(self, prediction: Prediction, record: Record) -> Tensor:
         """Return the root of the integral of (n - n_ref)^2 for each structure, (n,)."""
         integrals = []
@@ -329,6 +344,8 @@ class DensityOnPoints(Objective):
             weights, reference = _like(table[:, 3], density), _like(table[:, 4:].T, density)
             difference = (density if len(reference) == 2 else density.sum(0)) - reference
             integrals.append((difference.square() * weights).sum())
+            if integrals[-1] < 0:
+                raise InputError(f"record {record.name!r}: its weights of points are negative, so is the squared error")
         return torch.stack(integrals).clamp(min=NO_DIFFERENCE).sqrt()  # the root has no derivative at zero
 
 
@@ -352,12 +369,11 @@ class DensityMatrix(Objective):
                     f"the density matrix of record {record.name!r} is of {matrix.shape[-1]} basis functions, but "
                     f"{settings['basis']} has {mol.nao} for {atoms.symbols}"
                 )
-            electrons = float((matrix * mol.intor_symmetric("int1e_ovlp")).sum())
-            if abs(electrons - mol.nelectron) > ELECTRONS * mol.nelectron:
+            electrons = (matrix * mol.intor_symmetric("int1e_ovlp")).sum((-2, -1))
+            if (wrong := _wrong_electrons(electrons, mol, ELECTRONS_OF_MATRIX)) is not None:
                 return (
-                    f"the density matrix of record {record.name!r} has {electrons:.3f} electrons in PySCF's "
-                    f"{settings['basis']}, expected {mol.nelectron}: it is of another molecule or basis set, or the "
-                    "basis functions have another order or normalisation"
+                    f"the density matrix of record {record.name!r} has {wrong} in PySCF's {settings['basis']}: it is "
+                    "of another molecule or basis set, or the basis functions have another order or normalisation"
                 )
         return super().obstacle(record, calculator)
 
@@ -369,6 +385,15 @@ class DensityMatrix(Objective):
             reference = _like(matrix, matrices)
             parts.append(((matrices if reference.ndim == 3 else matrices.sum(0)) - reference).flatten())
         return torch.cat(parts)
+
+
+def _wrong_electrons(electrons: np.ndarray, mol: Any, tolerance: float) -> str | None:
+    """Return a text on numbers of electrons, () or (2,) of each spin, that are not those of PySCF's molecule."""
+    expected = np.array(mol.nelec if electrons.ndim else mol.nelectron)
+    if (np.abs(electrons - expected) <= tolerance * mol.nelectron).all():
+        return None
+    found, right = (" and ".join(f"{x:.3f}" for x in np.atleast_1d(numbers)) for numbers in (electrons, expected))
+    return f"{found} electrons{' of the two spins' if electrons.ndim else ''}, expected {right}"
 
 
 class BandGap(Objective):

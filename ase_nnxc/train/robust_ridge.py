@@ -148,13 +148,26 @@ def nested_residuals(model: LinearModel, groups: Tensor, ridges: Sequence[float]
     return residuals
 
 
-def left_out_residuals(model: LinearModel, groups: Tensor, ridge: float) -> Tensor:
-    """Return residuals (m,) of each group from a fit without it; rows of the group -1 are left out one by one."""
-    residuals = torch.empty_like(model.residuals)
-    alone = [torch.arange(len(groups), device=groups.device) == i for i in (groups < 0).nonzero().flatten().tolist()]
-    for left_out in [*(groups == group for group in _numbers(groups)), *alone]:
-        residuals[left_out] = model.select(left_out).at(model.select(~left_out).fit(ridge))
-    return residuals
+def left_out_errors(model: LinearModel, groups: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Return residuals (m,) of each group from a fit without it, and their variances (m,) by the posterior of that fit.
+
+    Parameters
+    ----------
+    model : LinearModel
+        The regression.
+    groups : Tensor
+        (m,) number of the group of each row.
+    ridge : float
+        The ridge of all fits.
+    """
+    residuals, variances = torch.empty_like(model.residuals), torch.empty_like(model.residuals)
+    for group in groups.unique():
+        left_out = groups == group
+        rest, test = model.select(~left_out), model.select(left_out)
+        change = rest.fit(ridge)
+        residuals[left_out] = test.at(change)
+        variances[left_out] = (test.slopes @ Posterior.of(rest, change, ridge).root).square().sum(1)
+    return residuals, variances
 
 
 def scatter(residuals: Tensor, variances: Tensor) -> float:

@@ -58,6 +58,9 @@ POSITIVE = ("volume", "bulk_modulus")
 ARRAY_PER_STRUCTURE = ("forces", "density", "density_on_points", "density_matrix")
 """Targets with one array for each structure, as the shapes of these differ."""
 
+ELECTRONS_ON_POINTS = 1e-2
+"""Largest error of the number of electrons of a density on points, relative: that of a coarse grid."""
+
 PACKED = ("density", "density_on_points", "density_matrix")
 """Targets whose arrays are large, see `_pack`."""
 

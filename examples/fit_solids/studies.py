@@ -5,7 +5,7 @@
 
 Run `nnxc fit examples/fit_solids/solids.yaml` first: its densities are used. Each fit takes half a minute; what is in
 studies.json is not fitted again. The learning curve has DRAWS random choices of some of the solids, with the ridge of
-the fit to all. --page writes the table into docs/training.md.
+the fit to all. Fits of other records or settings are made again. --page writes the table into docs/training.md.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from table import rewrite_part, table
 from ase_nnxc.registry import get_functional
 from ase_nnxc.train.fit_config import Fit, read_fit
 from ase_nnxc.train.frozen_fit import fit_frozen
+from ase_nnxc.train.records import digest
 from ase_nnxc.xc import NeuralFactors
 
 FOLDER = Path(__file__).parent
@@ -43,10 +44,11 @@ def main() -> None:
         rewrite_part(COMMAND, results_table(read()))
         return
     for name, fit in variants(read_fit(FOLDER / "studies.yaml")):
-        if name in read():
+        identity = {"records": digest([*fit.records, *fit.test]), "settings": repr(fit.settings)}
+        if read().get(name, {}).get("identity") == identity:
             continue
         start = time.perf_counter()
-        result = errors(fit) | {"seconds": round(time.perf_counter() - start)}
+        result = {"identity": identity, **errors(fit), "seconds": round(time.perf_counter() - start)}
         OUTPUT.write_text(json.dumps(read() | {name: result}, indent=1) + "\n")
         print(name, result["means"], flush=True)
 

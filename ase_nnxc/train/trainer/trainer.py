@@ -25,7 +25,7 @@ from ...calculator import NNXCCalculator
 from ...checkpoints import save_functional
 from ...pseudopotentials import is_family, is_generated
 from ...ranks import world
-from ...xc import Functional
+from ...xc import Functional, NeuralFactors
 from ..identity import check_identity, plain
 from ..records import Record, digest, fixed_pseudos
 from ..schema import writable_folder
@@ -116,6 +116,7 @@ class Trainer:
             arguments.check_comparable()
             writable_folder(self.folder, "folder")
 
+        _forget_errors(self.functional)
         self._identity = arguments.identity()
         self._ranks = world()
         self.rank = self._ranks.number
@@ -169,7 +170,8 @@ class Trainer:
             while self._progress.epoch < self.settings.epochs and not self._is_patience_over():
                 self._run_epoch(bar)
         if self.history and math.isinf(self._progress.best.loss):
-            failed = "; ".join(f"{name}: {message}" for name, message in self.failures.items())
+            names = {record.name for record in self.validation}
+            failed = "; ".join(f"{name}: {message}" for name, message in self.failures.items() if name in names)
             raise TrainingError(f"no record of the validation could be calculated in any epoch: {failed}")
         self.functional.load_state_dict(self._best_tensors)
         return self.history
@@ -373,3 +375,10 @@ class Trainer:
 
 def _copy_tensors(functional: Functional, device: str | None = None) -> dict[str, Tensor]:
     return {name: tensor.detach().to(device, copy=True) for name, tensor in functional.state_dict().items()}
+
+
+def _forget_errors(functional: Functional) -> None:
+    """Set the probable errors that a fit has left to none: they are those of the weights before the training."""
+    for module in functional.modules():
+        if isinstance(module, NeuralFactors):
+            module.forget_errors()

@@ -25,6 +25,7 @@ for a meta-GGA, and as y_x = u^2 N_1, y_c = v^2 N_2 for a GGA. For all weights:
   penalties for bounds that hold here by themselves.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,14 @@ from .network import WIDTHS, Network, total_variables
 
 _GGA = ("rs/(1+rs)", "zeta2", "s2/(1+s2)")
 _META_GGA = (*_GGA, "alpha/(1+alpha)")
+
+
+def _checked_scatter(scatter: Mapping[str, float]) -> dict[str, float]:
+    """Return a copy of a mapping to standard deviations."""
+    for name, value in scatter.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"scatter.{name}={value!r}: expected a standard deviation, a finite number from zero")
+    return dict(scatter)
 
 
 @register_architecture("neural-factors", 1)
@@ -77,7 +86,8 @@ class NeuralFactors(Semilocal):
     Raises
     ------
     ValueError
-        If the parent has another form, or if the exchange of a GGA exceeds the Lieb-Oxford bound; as `Network`.
+        If the parent has another form, if the exchange of a GGA exceeds the Lieb-Oxford bound, or if the scatter is not
+        made of finite numbers that are not negative; as `Network`.
     """
 
     posterior: Tensor
@@ -92,7 +102,7 @@ class NeuralFactors(Semilocal):
         scatter: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(part)
-        self.scatter = dict(scatter or {})
+        self.scatter = _checked_scatter(scatter or {})
         self.parent = build_parent(describe(R2SCAN()) if parent is None else parent)
         self.features = self.parent.features
         self.meta = "tau" in self.features
@@ -103,6 +113,11 @@ class NeuralFactors(Semilocal):
         size = sum(parameter.numel() for parameter in self.last_layer)
         self.register_buffer("posterior", torch.zeros(size, size, dtype=torch.float64, device="cpu"))
         self._check_bound()
+
+    def forget_errors(self) -> None:
+        """Set posterior and scatter to none, as those of other weights do not hold."""
+        self.posterior.zero_()
+        self.scatter = {}
 
     @property
     def last_layer(self) -> tuple[Tensor, Tensor]:
