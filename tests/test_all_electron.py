@@ -299,7 +299,8 @@ def test_density_with_the_spins_exchanged_is_refused(target):
     calculator = NNXCCalculator(PBE(trainable=("kappa",)), **TINY)
     assert DENSITIES[target]().obstacle(record, calculator) is None
     complaint = DENSITIES[target]().obstacle(replace(record, targets={target: [value]}), calculator)
-    assert "has 3.00" in complaint and "electrons of the two spins, expected 5.000 and 3.000" in complaint
+    assert "has 3.00" in complaint
+    assert "electrons of the two spins, expected 5.000 and 3.000" in complaint
 
 
 def test_squared_error_of_negative_weights_is_refused():

@@ -129,7 +129,7 @@ def test_calculators_have_the_scatter_of_their_functional():
 
 @pytest.mark.parametrize("value", [-0.1, np.nan, np.inf, True, "0.1"])
 def test_scatter_is_a_standard_deviation(value):
-    with pytest.raises(ValueError, match="scatter.bulk_modulus=.*: expected a standard deviation"):
+    with pytest.raises(ValueError, match=r"scatter.bulk_modulus=.*: expected a standard deviation"):
         NeuralFactors(widths=(2,), scatter={"bulk_modulus": value})
 
 
