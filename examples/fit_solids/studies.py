@@ -9,6 +9,7 @@ the fit to all. Fits of other records or settings are made again. --page writes 
 """
 
 import argparse
+import hashlib
 import json
 import random
 import time
@@ -44,7 +45,7 @@ def main() -> None:
         rewrite_part(COMMAND, results_table(read()))
         return
     for name, fit in variants(read_fit(FOLDER / "studies.yaml")):
-        identity = {"records": digest([*fit.records, *fit.test]), "settings": repr(fit.settings)}
+        identity = identity_of(fit)
         if read().get(name, {}).get("identity") == identity:
             continue
         start = time.perf_counter()
@@ -81,6 +82,12 @@ def variants(fit: Fit) -> Iterator[tuple[str, Fit]]:
         for draw in range(DRAWS):
             chosen = random.Random(1000 * count + draw).sample(solids, count)
             yield f"{count} solids, draw {draw}", replace(fit, records=[*chosen, *molecules], settings=fixed)
+
+
+def identity_of(fit: Fit) -> str:
+    """Return the SHA-256 of what a fit depends on: records, settings and form."""
+    content = f"{digest([*fit.records, *fit.test])} {fit.settings!r} {fit.functional.config()!r}"
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def errors(fit: Fit) -> dict[str, Any]:
