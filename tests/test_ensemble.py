@@ -122,8 +122,8 @@ def test_scatter_adds_to_the_errors_in_squares():
 def test_calculators_have_the_scatter_of_their_functional():
     functional = NeuralFactors(widths=(2,), scatter={"reaction_energy": 0.1})
     for calculator in (NNXCCalculator, PySCFCalculator):
-        assert calculator(functional).scatter == {"reaction_energy": 0.1}
-        assert calculator("PBE").scatter == {}
+        assert calculator(functional).error_scatter == {"reaction_energy": 0.1}
+        assert calculator("PBE").error_scatter == {}
     assert NeuralFactors(**functional.config()).scatter == functional.scatter
 
 

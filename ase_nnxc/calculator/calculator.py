@@ -458,7 +458,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         return has_posterior(self._xc.functional)
 
     @property
-    def scatter(self) -> Mapping[str, float]:
+    def error_scatter(self) -> Mapping[str, float]:
         """Standard deviations of errors of the functional that ensembles do not have, by objective of its fit.
 
         Those of lattice constants and bulk moduli are relative, those of reaction energies in eV. Empty if none are

@@ -23,5 +23,5 @@ def keep_freed_memory() -> None:
 
 
 def skip_last_collections() -> None:
-    """Do not search for cycles of objects when the process ends, which takes 0.3 s with the modules of PyTorch."""
+    """Do not search for cycles of objects when the process ends: with the modules of PyTorch this takes up to 1 s."""
     atexit.register(gc.freeze)

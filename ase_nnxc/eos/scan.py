@@ -275,7 +275,7 @@ class _Scan:
             fitted=fitted,
             failed=self.failed,
             fit=fit,
-            model_errors=model_errors(chosen, getattr(self.calc, "scatter", {})),
+            model_errors=model_errors(chosen, getattr(self.calc, "error_scatter", {})),
             extrapolated=extrapolated,
             ase_fit=by_ase,
             conventional_a=cubic_lattice_constant(atoms),

@@ -14,7 +14,7 @@ Absolute energies are compared only between equal pseudopotentials. Energies of 
 of the calculator by a constant for each element (`ase_nnxc.train.records.align_energies`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -325,9 +325,7 @@ class DensityOnPoints(Objective):
 
     def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
         """Return why not; a density of another number of electrons is an obstacle, too."""
-        targets = record.targets["density_on_points"]
-        for atoms, settings, table in zip(record.structures, record.settings or (), targets):
-            mol = checked_molecule(atoms, PySCFCalculator(**settings).parameters)
+        for mol, table in _molecules_with(record, "density_on_points"):
             electrons = np.squeeze(table[:, 3] @ table[:, 4:])
             if (wrong := _wrong_electrons(electrons, mol, ELECTRONS_ON_POINTS)) is not None:
                 return (
@@ -362,17 +360,16 @@ class DensityMatrix(Objective):
 
     def obstacle(self, record: Record, calculator: NNXCCalculator) -> str | None:
         """Return why not; a matrix of another basis set, or of another order of its functions, is an obstacle, too."""
-        for atoms, settings, matrix in zip(record.structures, record.settings or (), record.targets["density_matrix"]):
-            mol = checked_molecule(atoms, PySCFCalculator(**settings).parameters)
+        for mol, matrix in _molecules_with(record, "density_matrix"):
             if matrix.shape[-1] != mol.nao:
                 return (
                     f"the density matrix of record {record.name!r} is of {matrix.shape[-1]} basis functions, but "
-                    f"{settings['basis']} has {mol.nao} for {atoms.symbols}"
+                    f"{mol.basis} has {mol.nao} for {''.join(mol.elements)}"
                 )
             electrons = (matrix * mol.intor_symmetric("int1e_ovlp")).sum((-2, -1))
             if (wrong := _wrong_electrons(electrons, mol, ELECTRONS_OF_MATRIX)) is not None:
                 return (
-                    f"the density matrix of record {record.name!r} has {wrong} in PySCF's {settings['basis']}: it is "
+                    f"the density matrix of record {record.name!r} has {wrong} in PySCF's {mol.basis}: it is "
                     "of another molecule or basis set, or the basis functions have another order or normalisation"
                 )
         return super().obstacle(record, calculator)
@@ -385,6 +382,12 @@ class DensityMatrix(Objective):
             reference = _like(matrix, matrices)
             parts.append(((matrices if reference.ndim == 3 else matrices.sum(0)) - reference).flatten())
         return torch.cat(parts)
+
+
+def _molecules_with(record: Record, target: str) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yield PySCF's molecule of each structure of a record of all electrons, and the array of a target for it."""
+    for atoms, settings, value in zip(record.structures, record.settings or (), record.targets[target]):
+        yield checked_molecule(atoms, PySCFCalculator(**settings).parameters), value
 
 
 def _wrong_electrons(electrons: np.ndarray, mol: Any, tolerance: float) -> str | None:
