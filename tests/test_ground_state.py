@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from ase_nnxc.ks.scf import scf
 from ase_nnxc.ks.superposition import structure_factors
 from ase_nnxc.ks.symmetry import find_symmetry, identity
 from ase_nnxc.ks.system import System
+from ase_nnxc.ks.terms import ExchangeCorrelation
 from ase_nnxc.ks.total_energy import TotalEnergy
 from ase_nnxc.ks.transforms import from_box, to_box
 from ase_nnxc.pseudopotentials import find_pseudos
@@ -502,6 +504,25 @@ def test_early_single_precision_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     mixed = solve(crystal, basis)
     monkeypatch.setattr("ase_nnxc.ks.convergence.SINGLE_PRECISION", 1.0)  # nothing is as loose as that
     assert solve(crystal, basis).free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
+
+
+def test_early_potentials_on_the_coarse_grid_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    crystal = crystal_of(bulk("Si", "diamond", a=5.43))
+    fine = basis_of(crystal, 8.0, (2, 2, 2), gpts=(36, 36, 36))
+    evaluated: list[int] = []  # points of each evaluation of the functional
+    features = ExchangeCorrelation.features
+
+    def counted(self: ExchangeCorrelation, *arguments: Any) -> list[torch.Tensor]:
+        evaluated.append(self.system.basis.fine.size)
+        return features(self, *arguments)
+
+    monkeypatch.setattr(ExchangeCorrelation, "features", counted)
+    mixed = solve(crystal, fine, xc="r2SCAN")
+    assert evaluated[0] == fine.grid.size
+    assert evaluated[-1] == 36**3
+    assert evaluated == sorted(evaluated)
+    monkeypatch.setattr("ase_nnxc.ks.convergence.COARSE_GRID", 1.0)  # nothing is as loose as that
+    assert solve(crystal, fine, xc="r2SCAN").free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
 
 
 class LinearMixer:

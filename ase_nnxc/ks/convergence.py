@@ -11,6 +11,7 @@ import torch
 # the density only slightly, and the errors of rougher orbitals would be larger than this change.
 FROM_ATOMS, FROM_MOVED, FROM_SAME_POSITIONS = 1e-2, 1e-3, 3.1e-4
 LOOSEST = 1e-3  # Hartree, the largest residual norm of orbitals that end an SCF
+COARSE_GRID = 1e-3  # Hartree; above it, thus not from a ground state, potentials are rough (`TotalEnergy.potential`)
 SINGLE_PRECISION = 3e-4  # Hartree; above it, orbitals of a step that cannot be the last one are solved in 4-byte floats
 
 
@@ -130,6 +131,10 @@ class OrbitalTolerance:
     def precision(self, asked: float) -> torch.dtype:
         """Return the precision, float32 or float64, in which orbitals are solved to a residual norm, Hartree."""
         return torch.float32 if asked > max(SINGLE_PRECISION, self.final) else torch.float64
+
+    def is_rough(self, asked: float) -> bool:
+        """Whether a rough potential is enough for a step whose orbitals are solved to a residual norm, Hartree."""
+        return asked > max(COARSE_GRID, self.final)
 
     def is_met(self, asked: float, residual: float) -> bool:
         """Whether orbitals with this largest residual norm end the SCF, if this norm was asked for; both Hartree."""

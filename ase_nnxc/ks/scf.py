@@ -193,7 +193,7 @@ class _SCF:
         while True:
             self._check_steps()
             clock = time.perf_counter()
-            potential = self.energy.potential(fields)
+            potential = self.energy.potential(fields, rough=self.tolerance.is_rough(asked))
             precision = self.tolerance.precision(asked)
             pairs = diagonalise(
                 self.energy, potential.values, self.orbitals, self.eigensolver, asked, self.in_use, precision

@@ -130,9 +130,17 @@ class TotalEnergy:
         for term in self.orbital_terms:
             term.prepare(kpoints, orbitals, electrons)
 
-    def potential(self, fields: Tensor) -> Potential:
-        """Return the potential of the density terms at the fields (nfields, ng)."""
-        return assemble_potential(self.system, self.density_terms, self.fields(fourier=fields))
+    def potential(self, fields: Tensor, *, rough: bool = False) -> Potential:
+        """Return the potential of the density terms at the fields (nfields, ng).
+
+        A `rough` one is that of `DensityTerm.rough`, which is good enough for the first steps of an SCF.
+        """
+        terms = self._rough_terms if rough else self.density_terms
+        return assemble_potential(self.system, terms, self.fields(fourier=fields))
+
+    @cached_property
+    def _rough_terms(self) -> list[DensityTerm]:
+        return [term.rough() for term in self.density_terms]
 
     def kernels(self, fields: Tensor) -> list[Kernel]:
         """Return the kernel of each density term that has one, at the fields (nfields, ng).

@@ -91,6 +91,10 @@ class DensityTerm(Term):
             derivatives = _derivatives(energy, leaf)
         return float(energy.detach()), self._per_volume(derivatives)
 
+    def rough(self) -> "DensityTerm":
+        """Return a cheaper approximation of this term for the first steps of an SCF; by default the term itself."""
+        return self
+
     def kernel(self, fields: Fields) -> Kernel | None:
         """Return the derivative of the potential at the fields, or None if the potential does not depend on them."""
         with torch.enable_grad():

@@ -13,6 +13,7 @@ The fields of the core are added only in this module. Their Fourier coefficients
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,13 @@ class ExchangeCorrelation(DensityTerm):
     def trainable_energy(self, fields: Fields) -> Tensor:
         """Return the same energy, differentiable in the parameters of the functional, too."""
         return self._energy(fields, self.parameters)
+
+    def rough(self) -> "ExchangeCorrelation":
+        """Return the term on the points of `basis.grid`, which are the fewest that hold the density."""
+        system, basis = self.system, self.system.basis
+        if basis.fine is basis.grid:
+            return self
+        return ExchangeCorrelation(replace(system, basis=replace(basis, fine=basis.grid)))
 
     def _energy(self, fields: Fields, parameters: Sequence[Tensor]) -> Tensor:
         basis, features = self.system.basis, self.features(self.functional.features, fields)
