@@ -264,6 +264,17 @@ def test_exchange_of_a_contracted_density_grows_in_proportion_for_random_weights
     torch.testing.assert_close(energy, scale * atom.energy(exchange, atom.up, atom.down), rtol=1e-7, atol=0)
 
 
+@pytest.mark.parametrize("name", ["alpha/(1+alpha)", "log(1+alpha)"])
+def test_networks_do_not_see_negative_alpha(name):
+    _, descriptor = DESCRIPTORS[name]
+    alpha = tensor([-0.5, -1e-9, 0.0, 1e-9]).requires_grad_()
+    value = descriptor(alpha)
+    (slope,) = torch.autograd.grad(value.sum(), alpha)
+    assert -0.032 < value[0].item() < -0.03
+    assert slope[0] < 1e-3
+    torch.testing.assert_close(slope[1:], torch.ones_like(slope[1:]), rtol=0, atol=1e-8)
+
+
 def test_without_scaling_constraints_the_network_sees_density_and_zeta():
     atom, contracted, exchange = Atom(), Atom(3.0), NeuralExchange(constraints=UNSCALED)
     assert {DESCRIPTORS[name][0] for name in exchange.descriptors} == {"rs", "zeta2", "s2"}

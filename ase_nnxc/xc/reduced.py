@@ -117,15 +117,15 @@ def total_alpha(spins: Spins, s2: Tensor, tau: Tensor, eta: float = 0.0) -> Tens
     return _indicator(spin_sum(tau) / uniform, s2 / (2 ** (2 / 3) * scaling), eta)
 
 
-def smooth_floor(alpha: Tensor) -> Tensor:
-    """Return alpha where it is positive, and below zero a smooth function of it that approaches -1/2.
+def smooth_floor(alpha: Tensor, depth: float = 0.5) -> Tensor:
+    """Return alpha where it is positive, and below zero a smooth function of it that approaches -depth.
 
     Alpha of a density is never negative, but rounding makes it so where a single orbital holds the density, and mixed
     densities with mixed taus can have large negative ones. Two derivatives are continuous at zero, so that rounding of
     tau only causes rounding of the potential. The slope falls as alpha^-3, so that a meaningless tau has no effect.
     """
     negative = alpha.clamp(max=0.0)
-    return alpha - negative + negative * (1 + 4 * negative * negative).rsqrt()
+    return alpha - negative + negative * (1 + (negative / depth).square()).rsqrt()
 
 
 def _indicator(tau_ratio: Tensor, s2: Tensor, eta: float) -> Tensor:
