@@ -21,7 +21,7 @@ from kohn_sham import (
 )
 from pyscf.dft import libxc
 
-from ase_nnxc.ks.basis import Basis, DensityGrid, make_basis, make_sphere, smooth_size
+from ase_nnxc.ks.basis import Basis, DensityGrid, finer_grid, make_basis, make_sphere, smooth_size
 from ase_nnxc.ks.convergence import ConvergenceError, OrbitalTolerance, SCFSettings
 from ase_nnxc.ks.crystal import Crystal
 from ase_nnxc.ks.eigensolver import Eigenpairs, in_double
@@ -36,6 +36,7 @@ from ase_nnxc.ks.superposition import structure_factors
 from ase_nnxc.ks.symmetry import find_symmetry, identity
 from ase_nnxc.ks.system import System
 from ase_nnxc.ks.terms import ExchangeCorrelation
+from ase_nnxc.ks.terms.xc import ROUGH_FINENESS
 from ase_nnxc.ks.total_energy import TotalEnergy
 from ase_nnxc.ks.transforms import from_box, to_box
 from ase_nnxc.pseudopotentials import find_pseudos
@@ -506,7 +507,7 @@ def test_early_single_precision_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     assert solve(crystal, basis).free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
 
 
-def test_early_potentials_on_the_coarse_grid_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rough_potentials_on_fewer_points_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     crystal = crystal_of(bulk("Si", "diamond", a=5.43))
     fine = basis_of(crystal, 8.0, (2, 2, 2), gpts=(36, 36, 36))
     evaluated: list[int] = []  # points of each evaluation of the functional
@@ -518,10 +519,10 @@ def test_early_potentials_on_the_coarse_grid_change_nothing(monkeypatch: pytest.
 
     monkeypatch.setattr(ExchangeCorrelation, "features", counted)
     mixed = solve(crystal, fine, xc="r2SCAN")
-    assert evaluated[0] == fine.grid.size
+    assert evaluated[0] == finer_grid(crystal, fine, ROUGH_FINENESS).size
     assert evaluated[-1] == 36**3
     assert evaluated == sorted(evaluated)
-    monkeypatch.setattr("ase_nnxc.ks.convergence.COARSE_GRID", 1.0)  # nothing is as loose as that
+    monkeypatch.setattr("ase_nnxc.ks.convergence.ROUGH_POTENTIAL", 1.0)  # nothing is as loose as that
     assert solve(crystal, fine, xc="r2SCAN").free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
 
 
@@ -533,6 +534,9 @@ class LinearMixer:
 
     def step(self, density: torch.Tensor, residual: torch.Tensor, states: float) -> torch.Tensor:
         return density + 0.33 * residual
+
+    def change_map(self) -> None:
+        pass
 
     def secants(self, density: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         return torch.zeros(0)

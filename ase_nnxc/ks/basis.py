@@ -347,6 +347,13 @@ def _make_grid(crystal: Crystal, ecut: float, shape: tuple[int, int, int]) -> De
     return DensityGrid(shape, miller, index, multiplicity)
 
 
+def finer_grid(crystal: Crystal, basis: Basis, fineness: float) -> DensityGrid:
+    """Return the coefficients of the density on the points of a box that is finer along each axis by a factor."""
+    return _make_grid(
+        crystal, basis.ecut, fft_box(crystal.lattice.detach(), basis.ecut, basis.symmetry.box_multiples(), fineness)
+    )
+
+
 def finest_grid(crystal: Crystal, basis: Basis) -> DensityGrid:
     """Return the points of `basis.fine` with the Fourier coefficients of the largest sphere that its box holds.
 

@@ -46,6 +46,9 @@ class Mixer(Protocol):
         `states` is the density of states at the Fermi level per volume, Hartree^-1 bohr^-3.
         """
 
+    def change_map(self) -> None:
+        """Prepare for residuals of another potential: only differences between the steps so far remain meaningful."""
+
     def secants(self, density: Tensor, residual: Tensor) -> Tensor:
         """Return changes of fields and residuals (n, 2, nfields, ng), n >= 0, for the SCF of a similar system."""
 
@@ -118,6 +121,13 @@ class AndersonMixer:
         best, change = best[0], self.damping * best[1]
         change[0] *= self.kerker(states)
         return best + change
+
+    def change_map(self) -> None:
+        """Keep the differences of the last steps as secants of the next one."""
+        *earlier, last = self._steps
+        self._steps = []
+        if earlier:
+            self._secants = last - torch.stack(earlier)
 
     def _without_stalling(self, current: Tensor) -> Tensor:
         """Return the current step; after `PATIENCE` steps without progress, clear the history and return the first."""

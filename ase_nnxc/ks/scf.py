@@ -190,10 +190,14 @@ class _SCF:
         mixer, whole = mixer or default_mixer(self.energy.system, None), TRY_WHOLE
         volume = float(self.energy.system.crystal.volume)
         self.stall = Stall()
+        rough_potential = False
         while True:
             self._check_steps()
             clock = time.perf_counter()
-            potential = self.energy.potential(fields, rough=self.tolerance.is_rough(asked))
+            was_rough, rough_potential = rough_potential, self.energy.has_rough and self.tolerance.is_rough(asked)
+            if was_rough and not rough_potential:
+                mixer.change_map()
+            potential = self.energy.potential(fields, rough=rough_potential)
             precision = self.tolerance.precision(asked)
             pairs = diagonalise(
                 self.energy, potential.values, self.orbitals, self.eigensolver, asked, self.in_use, precision

@@ -138,6 +138,11 @@ class TotalEnergy:
         terms = self._rough_terms if rough else self.density_terms
         return assemble_potential(self.system, terms, self.fields(fourier=fields))
 
+    @property
+    def has_rough(self) -> bool:
+        """Whether rough potentials differ from the others."""
+        return any(rough is not term for rough, term in zip(self._rough_terms, self.density_terms))
+
     @cached_property
     def _rough_terms(self) -> list[DensityTerm]:
         return [term.rough() for term in self.density_terms]
