@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from ase.build import bulk
+from ase.calculators.calculator import InputError
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.calculator import device as module
@@ -28,7 +29,9 @@ def two_gpus(monkeypatch):
     """Torch believes that there are two GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for name in module.LOCAL_RANKS:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -41,12 +44,20 @@ def test_auto_is_the_cpu_without_a_gpu(monkeypatch):
     assert choose_device("auto") == (CPU, None)
 
 
-@pytest.mark.parametrize(("rank", "index"), [(None, 0), ("1", 1), ("2", 0)])
-def test_auto_is_the_gpu_of_the_rank_if_it_passes_its_check(two_gpus, monkeypatch, rank, index):
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+@pytest.mark.parametrize(("variable", "index"), [(None, 0), ("LOCAL_RANK", 1), ("OMPI_COMM_WORLD_LOCAL_RANK", 1)])
+def test_each_process_has_the_gpu_of_its_number(two_gpus, monkeypatch, name, variable, index):
     monkeypatch.setattr(module, "gpu_fault", lambda device: None)
-    if rank is not None:
-        monkeypatch.setenv("LOCAL_RANK", rank)
-    assert choose_device("auto") == (torch.device("cuda", index), None)
+    if variable is not None:
+        monkeypatch.setenv(variable, "1")
+    assert choose_device(name) == (torch.device("cuda", index), None)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_processes_do_not_share_a_gpu(two_gpus, monkeypatch, name):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match=r"no GPU is left for process 2 .*start at most 2 processes"):
+        choose_device(name)
 
 
 def test_auto_is_the_cpu_if_the_gpu_fails_its_check(faulty):

@@ -1,5 +1,6 @@
 """The owner of k-points and the threads behind it."""
 
+import itertools
 import multiprocessing
 import threading
 
@@ -50,8 +51,19 @@ def test_sums_are_those_of_the_results_in_order(kpoints: KPoints, threads: int) 
     first, second = kpoints.sum(lambda block: [values[block.number], 2 * values[block.number]])
     assert torch.equal(first, total)
     assert torch.equal(second, 2 * total)
-    by_spin = kpoints.sum_of_spins(lambda block: values[block.number].clone())
+    by_spin = kpoints.sum_batches_of_spins(lambda blocks: values[[block.number for block in blocks]].sum(0), 1)
     torch.testing.assert_close(by_spin, values.view(2, -1, 5).sum(1))
+
+
+def test_batches_stay_the_same_when_the_free_memory_changes(kpoints: KPoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = itertools.cycle([1, 2, 3])
+    monkeypatch.setattr("ase_nnxc.ks.kpoints._available", lambda device: next(free))
+    counts = [kpoints.sum_batches_of_spins(lambda blocks: torch.tensor([1.0 * len(blocks)]), 1) for _ in range(4)]
+    assert all(torch.equal(count, torch.full((2, 1), kpoints.nk).to(count)) for count in counts)
+    batches: list[int] = []
+    for _ in range(2):
+        kpoints.map_batches(lambda blocks: batches.append(len(blocks)) or [None] * len(blocks), 1)
+    assert batches[: len(batches) // 2] == batches[len(batches) // 2 :]
 
 
 def test_lists_must_have_an_entry_for_each_block(kpoints: KPoints) -> None:

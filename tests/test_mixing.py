@@ -44,10 +44,20 @@ def test_mixer_that_stalls_begins_anew_with_more_damping_and_less_memory(mixer):
 
 def test_screening_is_that_of_the_states_at_the_fermi_level(mixer):
     made = mixer(screening=0.8)
-    squares = 4 * torch.pi / made.metric[0][1:]
+    squares = 4 * torch.pi * made.grid.multiplicity[1:] / made.metric[0][1:]
     assert torch.equal(made.kerker(0.0), torch.ones_like(made.metric[0]))  # none in an insulator
     for states, square in ((0.03, 4 * torch.pi * 0.03), (DENSE, 0.8**2)):
         torch.testing.assert_close(made.kerker(states)[1:], squares / (squares + square))
+
+
+def test_a_change_of_the_map_leaves_the_differences_of_the_steps(mixer):
+    made, target = mixer(screening=0.0), waves(mixer(), 1)
+    density = torch.zeros_like(target)
+    for _ in range(6):  # to the fixed point of another map with the same derivative
+        density = made.step(density, linear_residual(1.1 * target, density), DENSE)
+    made.change_map()
+    density = made.step(density, linear_residual(target, density), DENSE)
+    assert made.error(linear_residual(target, density), torch.tensor(1.0)) < 1e-9
 
 
 def test_mixer_near_the_solution_does_not_begin_anew(mixer):
@@ -58,12 +68,17 @@ def test_mixer_near_the_solution_does_not_begin_anew(mixer):
     assert made.damping == 0.8
 
 
+def linear_residual(target: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
+    """Residual of a linear map whose fixed point is the target."""
+    slope = 1.0 + 3.0 * (torch.arange(target.shape[1]) % 4)  # four different ones
+    return slope * (target - density)
+
+
 def steps_to(made: AndersonMixer, target: torch.Tensor) -> tuple[int, torch.Tensor]:
     """Steps to the fixed point of a linear map, and the secants learned."""
     density = torch.zeros_like(target)
-    slope = 1.0 + 3.0 * (torch.arange(target.shape[1]) % 4)  # four different ones
     for step in range(1, 40):
-        residual = slope * (target - density)
+        residual = linear_residual(target, density)
         if float(made.error(residual, torch.tensor(1.0))) < 1e-9:
             return step, made.secants(density, residual)
         density = made.step(density, residual, DENSE)

@@ -17,6 +17,7 @@ from ..ks.warm_start import can_start
 from ..units import HARTREE
 from .levels import ConvergedBands
 from .mesh import Mesh
+from .parameters import energy_tolerance
 
 Fingerprint = tuple[bytes, ...]
 
@@ -110,11 +111,11 @@ def solve(
     SCFError
         If the SCF does not converge.
     CalculationFailed
-        If numbers are not finite, or if linear algebra fails.
+        If numbers are not finite, if linear algebra fails, or if the memory of a GPU is not enough.
     InputError
         If there are too few bands.
     """
-    energy = parameters["convergence"]["energy"]  # eV per valence electron
+    energy = energy_tolerance(parameters["convergence"])  # eV per valence electron
     if start is not None and not can_start(start.crystal, system.crystal):
         start = None
     settings = SCFSettings(energy * system.crystal.nelectrons / HARTREE, parameters["maxiter"])
@@ -136,5 +137,10 @@ def solve(
         raise CalculationFailed(str(error)) from error
     except torch.linalg.LinAlgError as error:
         raise CalculationFailed(f"linear algebra failed in the SCF: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise CalculationFailed(
+            f"the memory of {system.crystal.device} is not enough: {error}. Try a lower cutoff, fewer k-points, "
+            "device='cpu', or more GPUs with share_kpoints=True"
+        ) from error
     except TooFewBands as error:
         raise InputError(str(error)) from error

@@ -26,14 +26,15 @@ from .gradients import Differentiable, moved_atoms
 from .levels import LEVELS, ConvergedBands, ElectronicStructure
 from .log import Log
 from .mesh import band_path
-from .parameters import DEFAULTS, LOCAL, check_nbands, check_versions, checked, for_files
+from .parameters import DEFAULTS, LOCAL, check_nbands, check_versions, checked, energy_tolerance, for_files
 from .plan import check_bands, digests
 from .restart import RestartFiles, check_target
 from .results import RelaxationWatch, charges, derivatives, energies
 
 SUFFIX = ".nnxc"
-RESPONSE = 6e-5  # largest tolerance of the response that gradients need, see `ks.adjoint.differentiable`
 """Suffix of the restart file of a label."""
+
+RESPONSE = 6e-5  # largest tolerance of the response that gradients need, see `ks.adjoint.differentiable`
 
 NOTHING_YET = "nothing has been calculated yet with these parameters: ask the atoms for their energy first"
 
@@ -100,6 +101,8 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         False, so that single energies compare with other codes.
     convergence : dict
         {"energy": eV per valence electron}: estimated error of the energy at which the SCF stops. Default: 1e-6.
+        With {"forces": eV/Angstrom} it is so much smaller that forces have about this error; 1e-3 is that of the
+        default.
     maxiter : int
         Largest number of SCF steps, of all kinds (see `ase_nnxc.ks.scf.scf`); default 200.
     device : str
@@ -542,7 +545,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
                 raise InputError(
                     f"gradients need the functional on {state.crystal.device}, the device of the calculation"
                 )
-            tolerance = min(RESPONSE, 3 * math.sqrt(self.parameters["convergence"]["energy"] / HARTREE))
+            tolerance = min(RESPONSE, 3 * math.sqrt(energy_tolerance(self.parameters["convergence"]) / HARTREE))
             return Differentiable.of(state, atoms, displacements, further_strain, tolerance)
 
 

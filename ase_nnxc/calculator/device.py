@@ -12,6 +12,9 @@ from torch import Tensor
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
+LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+"""Environment variables with the number of this process on its machine, of torchrun, Open MPI, MPICH and Slurm."""
+
 TOLERANCE = 1e-10
 """Largest relative error in the check of a GPU: far above the rounding of float64, far below that of float32."""
 
@@ -24,11 +27,13 @@ def torch_device(name: object) -> torch.device:
 def choose_device(name: object) -> tuple[torch.device, str | None]:
     """Return the device that the keyword `device` means, and for "auto" the reason why a GPU was not taken.
 
+    Where several processes run on a machine, each has a GPU of its own: that with its number, see `LOCAL_RANKS`.
+
     Parameters
     ----------
     name : str or torch.device
-        "cpu", "cuda" or "cuda:1", which are taken as given, or "auto". The latter means the GPU number
-        `LOCAL_RANK`, as set by `torchrun`, if there is one and `gpu_fault` finds nothing wrong with it, else the CPU.
+        "cpu", "cuda" or "cuda:1", which are taken as given, or "auto". The latter means "cuda" if there is a GPU and
+        `gpu_fault` finds nothing wrong with it, else the CPU.
 
     Returns
     -------
@@ -39,7 +44,7 @@ def choose_device(name: object) -> tuple[torch.device, str | None]:
     Raises
     ------
     InputError
-        If the name is unknown, or if there is no such device.
+        If the name is unknown, if there is no such device, or if there are more processes than GPUs.
 
     Warns
     -----
@@ -58,20 +63,34 @@ def choose_device(name: object) -> tuple[torch.device, str | None]:
         return device, None
     if (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device={name!r} is not available: torch finds {torch.cuda.device_count()} CUDA devices")
-    return device if device.index is not None else torch.device("cuda", torch.cuda.current_device()), None
+    return device if device.index is not None else _own_gpu(), None
 
 
 def _choose_automatically() -> tuple[torch.device, str | None]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         return torch.device("cpu"), None
-    gpu = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % count)
+    gpu = _own_gpu()
     fault = gpu_fault(gpu)
     if fault is None:
         return gpu, None
     reason = f"{gpu} is not used: {fault}"
     warnings.warn(f"{reason}; the calculation runs on the CPU", stacklevel=2)
     return torch.device("cpu"), reason
+
+
+def _own_gpu() -> torch.device:
+    """Return the GPU of this process: that of its number on the machine, or the current one of torch."""
+    number = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), None)
+    if number is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    count = torch.cuda.device_count()
+    if int(number) >= count:
+        raise InputError(
+            f"no GPU is left for process {number} (counted from 0) of this machine: torch finds {count}; start at most "
+            f"{count} processes on a machine, or use device='cpu'"
+        )
+    return torch.device("cuda", int(number))
 
 
 @cache

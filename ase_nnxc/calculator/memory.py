@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 
+import torch
 from ase.calculators.calculator import InputError
 
 from ..ks.crystal import Crystal
@@ -14,7 +15,7 @@ GIB = 2**30
 
 
 def check_memory(crystal: Crystal, ecut: float, box: Sequence[int]) -> None:
-    """Raise InputError if one k-point needs more memory than the machine has.
+    """Raise InputError if one k-point needs more memory than the machine has, or the GPU on which the crystal is.
 
     Parameters
     ----------
@@ -25,12 +26,14 @@ def check_memory(crystal: Crystal, ecut: float, box: Sequence[int]) -> None:
     box : sequence of int
         Points of the FFT box.
     """
-    needed, present = least_memory(crystal, ecut, box), physical_memory()
+    needed, present, owner = least_memory(crystal, ecut, box), physical_memory(), "this machine"
+    if crystal.device.type == "cuda":
+        present, owner = torch.cuda.mem_get_info(crystal.device)[1], str(crystal.device)
     if present is not None and needed > present:
         raise InputError(
             f"the calculation needs at least {needed / GIB:.3g} GiB of memory ({len(crystal.potentials)} atoms, an FFT "
-            f"box of {box[0]} x {box[1]} x {box[2]} points), but this machine has {present / GIB:.3g} GiB; lower ecut "
-            "or gpts, or use a smaller cell or less vacuum"
+            f"box of {box[0]} x {box[1]} x {box[2]} points), but {owner} has {present / GIB:.3g} GiB; lower ecut or "
+            "gpts, or use a smaller cell or less vacuum"
         )
 
 

@@ -36,6 +36,10 @@ DEFAULTS: dict[str, Any] = {
 LOCAL = frozenset({"txt", "device", "share_kpoints"})
 """Parameters that change no result and are not written to files."""
 
+FORCES = 1e-3
+"""Errors of forces, eV/Angstrom, with the default tolerance of the energy (benchmarks/scf_tolerance.py)."""
+
+FINEST_FORCES = 1e-6  # eV/Angstrom, the smallest error that can be asked for
 LARGEST_CUTOFF = 1e6  # eV
 MOST_POINTS = 10**6  # of a k-point mesh
 
@@ -193,12 +197,31 @@ def _check_gpts(gpts: Any) -> None:
         raise InputError(f"gpts={gpts!r}: expected three positive integers")
 
 
+def energy_tolerance(convergence: Mapping[str, float]) -> float:
+    """Return the error of the energy, eV per valence electron, at which an SCF has the `convergence` asked for.
+
+    Errors of forces are of first order in that of the density, errors of the energy of second order.
+    """
+    default = DEFAULTS["convergence"]["energy"]
+    for_forces = default * (convergence.get("forces", FORCES) / FORCES) ** 2
+    return min(convergence.get("energy", default), for_forces)
+
+
 def _check_convergence(convergence: Any) -> None:
-    if not isinstance(convergence, dict) or set(convergence) != {"energy"}:
-        raise InputError(f"convergence={convergence!r}: expected a dict with the key energy (eV per valence electron)")
-    if not (_is_number(convergence["energy"]) and 0 < convergence["energy"] < 1):
+    if not isinstance(convergence, dict) or not convergence or not set(convergence) <= {"energy", "forces"}:
+        raise InputError(
+            f"convergence={convergence!r}: expected a dict with the keys energy (eV per valence electron) or forces "
+            "(eV/Angstrom), or both"
+        )
+    if not all(map(_is_number, convergence.values())):
+        raise InputError(f"convergence={convergence!r}: expected numbers")
+    if not 0 < convergence.get("energy", 1e-6) < 1:
         raise InputError(
             f"convergence={convergence!r}: the energy must be positive and below 1, in eV per valence electron"
+        )
+    if not FINEST_FORCES <= convergence.get("forces", FORCES) < 1:
+        raise InputError(
+            f"convergence={convergence!r}: the forces must be at least {FINEST_FORCES:g} and below 1, in eV/Angstrom"
         )
 
 

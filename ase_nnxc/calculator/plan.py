@@ -80,6 +80,7 @@ class Plan:
         The `ranks` share the k-points.
         """
         crystal = self.crystal.to(device)
+        check_memory(crystal, self.ecut, self.box)
         basis = make_basis(crystal, self.ecut, self.mesh.points, self.symmetry, self.box, self.smooth_cutoff)
         return System(crystal, basis, functional, ranks=ranks or Ranks())
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     # (arguments, structure, output folder, keywords of the calculator) -> exit code
     Calculation = Callable[[argparse.Namespace, Atoms, Path, dict[str, Any]], int]
 
-FMAX, TOLERANCE = 0.01, 1e-6  # of relaxations: largest force, eV/A, and the tolerance of the SCF, eV per electron
+FMAX = 0.01  # eV/A, largest force of a relaxed structure; that of the SCF is a tenth of it
 
 
 # ---- options -------------------------------------------------------------------------------------------------------
@@ -173,12 +173,12 @@ def _relax(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[s
     from ase.optimize import BFGS
 
     from ase_nnxc.calculator import has_stress
+    from ase_nnxc.calculator.parameters import FINEST_FORCES, FORCES
     from ase_nnxc.folder_lock import folder_lock
 
     if args.cell and not has_stress(atoms):
         raise UsageError("--cell requires a periodic structure with three cell vectors")
-    # errors of forces are of first order in the density, whose error is the root of that of the energy
-    options = options | {"convergence": {"energy": TOLERANCE * min(1.0, max(1e-3, args.fmax / FMAX)) ** 2}}
+    options = options | {"convergence": {"forces": min(FORCES, max(FINEST_FORCES, 0.1 * args.fmax))}}
     with folder_lock(folder):
         atoms.calc = logging_calculator(args, folder, options)
         target: Any = FrechetCellFilter(atoms) if args.cell else atoms  # the filter stands in for the atoms

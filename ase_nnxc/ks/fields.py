@@ -187,20 +187,26 @@ def kinetic_tensors(
     Tensor
         (nspin, 3, 3, n1, n2, n3), dimensionless, not symmetrised.
     """
+    npoints = basis.grid.size
 
-    def of_block(block: Block, psi: Tensor) -> Tensor:
-        sphere = block.sphere
-        components = (sphere.miller + sphere.kpoint).mT
-        total = torch.zeros(3, 3, basis.grid.size, dtype=torch.float64, device=crystal.device)
-        for orbital, number in zip(psi, electrons[block.spin, block.k].tolist()):
-            if number != 0:
-                waves = to_box(orbital * components, sphere, basis.grid.shape)
-                parts = torch.view_as_real(waves).view(3, -1, 2)
-                for i in range(3):
-                    total[i, i:] += number * (parts[i] * parts[i:]).sum(-1)
+    def of_batch(blocks: Sequence[Block], entries: Sequence[Tensor]) -> Tensor:
+        sphere = kpoints.stacked_sphere(blocks)
+        numbers = electrons[blocks[0].spin, blocks[0].k : blocks[-1].k + 1]
+        bands = (numbers != 0).any(0).nonzero().squeeze(-1)
+        psi, numbers = padded(entries, sphere.npw)[:, bands], numbers[:, bands]
+        components = (sphere.miller + sphere.kpoint[:, None]).mT[:, None]  # (nk, 1, 3, npw)
+        total = torch.zeros(3, 3, npoints, dtype=torch.float64, device=psi.device)
+        step = chunk_size(3 * npoints, psi.device)
+        for start in range(0, len(bands), step):
+            slopes = (psi[:, start : start + step, None] * components).flatten(1, 2)
+            parts = torch.view_as_real(to_box(slopes, sphere, basis.grid.shape)).view(len(psi), -1, 3, npoints, 2)
+            for i in range(3):
+                products = (parts[:, :, i, None] * parts[:, :, i:]).sum(-1)
+                total[i, i:] += torch.einsum("kb,kbjr->jr", numbers[:, start : start + step], products)
         return total
 
-    tensors = kpoints.sum_of_spins(of_block, orbitals)
+    memory = 12 * len(orbitals[0]) * npoints * torch.complex128.itemsize  # boxes of the transform and products
+    tensors = kpoints.sum_batches_of_spins(of_batch, memory, orbitals)
     for i, j in ((1, 0), (2, 0), (2, 1)):
         tensors[:, i, j] = tensors[:, j, i]
     return _total_and_moment(tensors).view(crystal.nspin, 3, 3, *basis.grid.shape)

@@ -1,7 +1,6 @@
 """The spin channels and k-points of a calculation, and all loops over them."""
 
 import math
-import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -55,9 +54,9 @@ class KPoints:
 
     Two kinds of data belong to the blocks. Large data, such as orbitals, are lists with one entry for each of `blocks`;
     they stay on the process that made them. Small data, such as eigenvalues, are complete tensors (nspin, nk, ...).
-    `map` works on large data, `gather` makes complete tensors of small data, and `sum` and `sum_of_spins` add
-    contributions. `map_batches` and `sum_batches_of_spins` hand several k-points to a function that is written over a
-    leading axis: on a CPU so many that a batch stays in its cache, on a GPU so many that a batch fits its memory.
+    `map` works on large data, `gather` makes complete tensors of small data, and `sum` adds contributions.
+    `map_batches` and `sum_batches_of_spins` hand several k-points to a function that is written over a leading axis: on
+    a CPU so many that a batch stays in its cache, on a GPU so many that a batch fits its memory.
 
     Every loop over the k-points of the orbitals goes through this class, so that it can share them among ranks: each
     rank has its own `blocks`. All ranks must call the methods in the same order, and not in functions of a block. An
@@ -101,6 +100,7 @@ class KPoints:
                 f"{'s' * (nspin - 1)}: use at most {len(self._all)} ranks"
             )
         self._spheres: dict[tuple[int, ...], Sphere] = {}  # by the indices of the k-points
+        self._kept_batches: dict[int, list[tuple[int, int]]] = {}  # by the bytes of a block
         self._own = slice(len(self._all) * rank // count, len(self._all) * (rank + 1) // count)
         self.blocks = tuple(self._all[self._own])
         self.weights = torch.tensor([s.weight for s in spheres], dtype=torch.float64, device=device)
@@ -162,8 +162,16 @@ class KPoints:
         return self._spheres[ks]
 
     def _batches(self, memory: int) -> list[tuple[int, int]]:
-        """Return first and last indices, the latter exclusive, of batches of about equal size."""
-        size = max(1, _available(self.device) // memory)
+        """Return first and last indices, the latter exclusive, of batches of about equal size.
+
+        They are the same whenever they are asked for, although other processes take and return memory of a GPU: terms
+        keep what they made for a batch.
+        """
+        if memory not in self._kept_batches:
+            self._kept_batches[memory] = self._make_batches(max(1, _available(self.device) // memory))
+        return self._kept_batches[memory]
+
+    def _make_batches(self, size: int) -> list[tuple[int, int]]:
         if self.device.type == "cpu":
             size = min(size, math.ceil(len(self.blocks) / torch.get_num_threads()))
         batches: list[tuple[int, int]] = []
@@ -203,17 +211,6 @@ class KPoints:
         total = self._ranks.together(own_sum)
         return self._ranks.sum(total) if isinstance(total, Tensor) else [self._ranks.sum(t) for t in total]
 
-    def sum_of_spins(self, function: Callable[..., Tensor], *lists: Sequence[Any]) -> Tensor:
-        """Return the sums (nspin, ...) over the k-points of each spin channel.
-
-        The parameters are those of `map`, but the results of `function` must be new tensors: sums are made in them.
-        """
-
-        def of_one(blocks: Sequence[Block], *entries: Sequence[Any]) -> Tensor:
-            return function(blocks[0], *(entry for (entry,) in entries))
-
-        return self.sum_batches_of_spins(of_one, sys.maxsize, *lists)
-
     def sum_batches_of_spins(self, function: Callable[..., Tensor], memory: int, *lists: Sequence[Any]) -> Tensor:
         """Return the sums (nspin, ...) over batches of k-points of each spin channel.
 
@@ -224,7 +221,7 @@ class KPoints:
             totals: dict[int, Tensor] = {}
             spins = [self.blocks[start].spin for start, _ in self._batches(memory)]
             with closing(self._iterate_batches(function, memory, lists)) as contributions:
-                for part, spin in zip(contributions, spins):
+                for part, spin in zip(contributions, spins, strict=True):
                     totals[spin] = totals[spin].add_(part) if spin in totals else part
             zero = torch.zeros_like(next(iter(totals.values())))  # this rank may have blocks of one spin only
             return torch.stack([totals.get(spin, zero) for spin in range(self.nspin)])

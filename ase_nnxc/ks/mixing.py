@@ -82,7 +82,8 @@ class AndersonMixer:
         self.grid, self.damping, self.history = grid, DAMPING, HISTORY
         self._kernel, self._screening = kernel, screening
         # the other fields have no electrostatic energy: the magnetisation is weighted as a density at |G| = 1 bohr^-1
-        self.metric = [kernel, *(nspin - 1) * [4 * torch.pi], *nspin * [4 * torch.pi * TAU_WEIGHT]]
+        others = [*(nspin - 1) * [4 * torch.pi], *nspin * [4 * torch.pi * TAU_WEIGHT]]
+        self.metric = grid.multiplicity * torch.stack([kernel, *(torch.full_like(kernel, w) for w in others)])
         self._steps: list[Tensor] = []  # (2, nfields, ng): density and residual
         self._least, self._idle = math.inf, 0  # squared residual, and number of steps since it was halved
         self._first: tuple[Tensor, float] | None = None  # the first density with its residual, and the squared residual
@@ -90,10 +91,15 @@ class AndersonMixer:
 
     def error(self, residual: Tensor, volume: Tensor) -> float:
         """Return the estimated error of the energy, Hartree: the electrostatic energy of a residual (nfields, ng)."""
-        return 0.5 * float(volume * self._inner(residual, residual))
+        return 0.5 * float(volume) * self._square(residual)
 
     def _inner(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.stack([self.grid.inner(x, weight * y) for x, y, weight in zip(a, b, self.metric)]).sum()
+        """Return the inner products (na, nb) of residuals (na, nfields, ng) and (nb, nfields, ng)."""
+        weighted = self.metric[: a.shape[1], :, None] * torch.view_as_real(a)
+        return weighted.flatten(1) @ torch.view_as_real(b).flatten(1).mT
+
+    def _square(self, residual: Tensor) -> float:
+        return float(self._inner(residual[None], residual[None]))
 
     def kerker(self, states: float) -> Tensor:
         """Return Kerker's preconditioner (ng,) for a density of states at the Fermi level, Hartree^-1 bohr^-3."""
@@ -106,17 +112,13 @@ class AndersonMixer:
         if self._secants is not None:  # a history in which these changes led to the current step
             self._steps, self._secants = list(current - self._secants), None
         if self._steps:
-            changes = [current - step for step in self._steps]
-            dr = [change[1] for change in changes]
-            gram = torch.stack([torch.stack([self._inner(a, b) for b in dr]) for a in dr])
-            right = torch.stack([self._inner(a, current[1]) for a in dr])
-            gram, right = gram.cpu(), right.cpu()  # small matrices, and CUDA does not support the driver gelsd
+            changes = current - torch.stack(self._steps)
+            products = self._inner(changes[:, 1], torch.cat((changes[:, 1], current[1:])))
+            gram = products.cpu()  # a small matrix, and CUDA does not support the driver gelsd
             scale = gram.diagonal().rsqrt()  # differences span many orders of magnitude
-            c = scale * torch.linalg.lstsq(
-                gram * scale[:, None] * scale, (right * scale)[:, None], rcond=1e-10, driver="gelsd"
-            ).solution.squeeze(-1)
-            for weight, change in zip(c.tolist(), changes):
-                best = best - weight * change
+            gram *= scale[:, None]
+            solved = torch.linalg.lstsq(gram[:, :-1] * scale, gram[:, -1:], rcond=1e-10, driver="gelsd")
+            best = current - torch.tensordot((scale * solved.solution[:, 0]).to(changes), changes, dims=1)
         self._steps = [*self._steps, current][-self.history :]
         best, change = best[0], self.damping * best[1]
         change[0] *= self.kerker(states)
@@ -131,7 +133,7 @@ class AndersonMixer:
 
     def _without_stalling(self, current: Tensor) -> Tensor:
         """Return the current step; after `PATIENCE` steps without progress, clear the history and return the first."""
-        size = float(self._inner(current[1], current[1]))
+        size = self._square(current[1])
         self._idle += 1
         if size < 0.5 * self._least:
             self._least, self._idle = size, 0

@@ -27,6 +27,13 @@ class _Batches:
     dtype: torch.dtype | None = None
     of_kpoints: dict[tuple[int, ...], tuple[list[Operator], Hamiltonian]] = field(default_factory=dict)
 
+    def keep(self, ks: tuple[int, ...], operators: list[Operator], hamiltonian: Hamiltonian) -> None:
+        """Keep the Hamiltonian of a batch in place of those that share k-points with it."""
+        for other in tuple(self.of_kpoints):  # other threads do the same: each change of the dictionary is one step
+            if not set(other).isdisjoint(ks):
+                self.of_kpoints.pop(other, None)
+        self.of_kpoints[ks] = operators, hamiltonian
+
 
 class TotalEnergy:
     """The terms of a system's energy, and the energies, fields and Hamiltonians that follow from them.
@@ -187,7 +194,7 @@ class TotalEnergy:
             hamiltonian = Hamiltonian(converted, self.system.basis.ecut, numbers)
             if dtype.to_real() == torch.float64:
                 hamiltonian = hamiltonian.with_rough(torch.complex64 if dtype.is_complex else torch.float32)
-            batches.of_kpoints[ks] = operators, hamiltonian
+            batches.keep(ks, operators, hamiltonian)
         local, *tau = potential.to(dtype.to_real())
         return hamiltonian.with_potential(local, tau[0] if tau else None)
 
@@ -248,9 +255,9 @@ class TotalEnergy:
             (nspin, nk, nbands) electrons in each orbital of all blocks, including the weights of the k-points.
         """
         electrons = electrons[blocks[0].spin, [block.k for block in blocks]]
-        filled = (electrons != 0).any(0)
-        psi = padded([waves[filled] for waves in orbitals], sphere.npw)
-        return torch.stack([t.energy_of_batch(blocks, sphere, psi, electrons[:, filled]) for t in self.orbital_terms])
+        bands = (electrons != 0).any(0).nonzero().squeeze(-1)
+        psi, electrons = padded(orbitals, sphere.npw)[:, bands], electrons[:, bands]
+        return torch.stack([term.energy_of_batch(blocks, sphere, psi, electrons) for term in self.orbital_terms])
 
     def memory(self, nbands: int) -> int:
         """Return the bytes that calculations with a batch need for each block, in double precision."""

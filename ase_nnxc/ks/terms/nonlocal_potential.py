@@ -98,7 +98,7 @@ def projectors(crystal: Crystal, sphere: Sphere) -> Tensor:
 def coupling(crystal: Crystal) -> Tensor:
     """Return D (nproj, nproj), Hartree, in the order of `projectors`."""
     blocks = [
-        torch.tensor(channel.h, dtype=torch.float64, device=crystal.device)
+        torch.tensor(channel.h, dtype=torch.float64, device="cpu")
         for potential, atoms in crystal.species.items()
         for _ in atoms
         for channel in potential.channels
@@ -106,4 +106,4 @@ def coupling(crystal: Crystal) -> Tensor:
     ]
     if not blocks:
         return torch.zeros(0, 0, dtype=torch.float64, device=crystal.device)
-    return torch.block_diag(*blocks)
+    return torch.block_diag(*blocks).to(crystal.device)
