@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import yaml
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.calculator import InputError
 from ase.units import Bohr, Hartree
 
-from ase_nnxc import PySCFCalculator
+from ase_nnxc import NNXCCalculator, PySCFCalculator
 from ase_nnxc.interop.deepchem import parse_command, read_deepchem, read_sys_desc
+from ase_nnxc.interop.pyscf import prepare_crystal
 from ase_nnxc.train.config import read_config
 from ase_nnxc.train.records import FREE, read_records
+from ase_nnxc.xc import PBE
 
 BASIS = "6-311++G(3df,3pd)"
 WATER = "O 0 0 0; H 1.4 1.1 0; H -1.4 1.1 0"
@@ -399,6 +402,31 @@ def test_sys_desc_becomes_a_crystal_in_angstrom():
     assert (str(atoms.symbols), atoms.pbc.all()) == ("BN", True)
     assert atoms.positions[1] == pytest.approx([2.4 * Bohr, 1.4 * Bohr, 0])
     assert atoms.cell.lengths()[[0, 2]] == pytest.approx([4.8 * Bohr, 30 * Bohr])
+
+
+def test_crystal_of_sys_desc_is_not_calculated_in_plane_waves():
+    atoms = read_sys_desc(CRYSTAL)
+    atoms.calc = NNXCCalculator(ecut=100, kpts=(1, 1, 1))
+    with pytest.raises(InputError, match="names the Gaussian basis set 'sto-3g'"):
+        atoms.get_potential_energy()
+
+
+def test_crystal_of_sys_desc_has_the_energy_of_pyscf():
+    from pyscf.pbc import dft
+
+    atoms = read_sys_desc({"mol_desc": "H 0 0 0; H 0 0 1.4", "lattice": "6 0 0; 0 6 0; 0 0 5", "basis": "sto-3g"})
+    ours = prepare_crystal(atoms, PBE(), kpts=(1, 1, 1), width=0.01)
+    theirs = dft.KRKS(ours.cell, ours.kpts, xc="pbe").density_fit()
+    theirs.grids = ours.grids
+    assert ours.kernel() == pytest.approx(theirs.kernel(), abs=1e-6)
+    with pytest.raises(InputError, match="basis is missing"):
+        prepare_crystal(bulk("Al"), PBE(), kpts=(1, 1, 1))
+
+
+@pytest.mark.parametrize("source", [["mol_desc"], 5, None])
+def test_sys_desc_of_another_type_is_refused(source):
+    with pytest.raises(InputError, match="expected a dictionary with mol_desc and lattice"):
+        read_sys_desc(source)
 
 
 def test_sys_desc_of_a_file_keeps_the_names_of_the_basis_sets(tmp_path):

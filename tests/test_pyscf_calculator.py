@@ -206,6 +206,7 @@ def test_wrong_keyword_is_named(keywords, message):
         ({"basis": "6-31gg"}, "basis='6-31gg'; did you mean '631g'"),
         ({"pseudo": "gth-pbee"}, "pseudo='gth-pbee'; did you mean 'gthpbe'"),
         ({"charge": 0.5}, "charge is 0.5: expected a whole number"),
+        ({"charge": "1"}, "charge='1': expected None or a whole number"),
         ({"charge": 1}, "H2 with 1 electrons cannot have 0 unpaired ones"),
     ],
 )

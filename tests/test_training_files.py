@@ -161,7 +161,7 @@ WRONG = [
     ({"PBE": {"trainable": "kappa"}}, r"functional.PBE.trainable='kappa': expected a list, such as \[kappa, mu\]"),
     ({"PBE": {"trainable": ["kapa"]}}, "expected some of kappa, mu, beta"),
     ({"PBE": {"trainable": [1]}}, r"functional.PBE.trainable\[0\]=1"),
-    ({"PBE": {"kappa": 0}}, "division by zero"),
+    ({"PBE": {"kappa": 0}}, "kappa above zero"),
     ({"PBE": {"kappa": True}}, "functional.PBE.kappa=True: must be a finite number"),
     ({"PBE": {"kappa": math.inf}}, "functional.PBE.kappa=inf: must be a finite number"),
     ({"PBE": {"kappa": None}}, "functional.PBE.kappa=None: must be a finite number"),

@@ -31,6 +31,16 @@ def check_atoms(atoms: Atoms) -> None:
     check_distances(atoms)
 
 
+def check_basis(atoms: Atoms) -> None:
+    """Raise InputError if the atoms name a Gaussian basis set, as those of `interop.deepchem.read_sys_desc` do."""
+    basis = atoms.info.get("basis")
+    if isinstance(basis, str):
+        raise InputError(
+            f"atoms.info names the Gaussian basis set {basis!r}, but this calculator has plane waves: use "
+            "ase_nnxc.interop.pyscf.prepare_crystal, or delete atoms.info['basis'] to calculate in plane waves"
+        )
+
+
 def check_distances(atoms: Atoms) -> None:
     """Raise InputError if two atoms are closer to each other than `CLOSEST`."""
     if len(atoms) > MANY:

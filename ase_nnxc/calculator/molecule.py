@@ -302,6 +302,9 @@ def _check_molecule(atoms: Atoms, parameters: Mapping[str, Any]) -> None:
             "or use NNXCCalculator"
         )
     check_atoms(atoms)
+    moments = atoms.get_initial_magnetic_moments()
+    if moments.shape != (len(atoms),) or not np.isfinite(moments).all():
+        raise InputError("initial magnetic moments must be collinear, one finite number for each atom")
     if parameters["pseudo"] is None:
         _check_all_electron(parameters["basis"], sorted(set(atoms.get_chemical_symbols())))
 
@@ -367,6 +370,10 @@ def _checked(name: str, value: Any) -> Any:
     return value
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_integer(value: Any, lowest: float, highest: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
 
@@ -380,6 +387,7 @@ def _is_tolerance(value: Any) -> bool:
 _EXPECTED: dict[str, tuple[Any, str]] = {
     "basis": (lambda value: isinstance(value, str) and value != "", "the name of a basis set in PySCF"),
     "pseudo": (lambda value: value is None or isinstance(value, str), "None or a name of pseudopotentials in PySCF"),
+    "charge": (lambda value: value is None or _is_number(value), "None or a whole number of elementary charges"),
     "grid_level": (lambda value: _is_integer(value, 0, 9), "an integer from 0 to 9"),
     "density_fit": (lambda value: isinstance(value, bool), "True or False"),
     "convergence": (_is_tolerance, "a dict with the key energy, a positive number below 1, in eV"),

@@ -27,7 +27,7 @@ from ..ranks import Ranks
 from ..registry import Resolved, get_functional, named_family, pseudo_family
 from ..units import BOHR, HARTREE
 from ..xc.functional import Functional, grid_fineness
-from .geometry import check_atoms
+from .geometry import check_atoms, check_basis
 from .memory import check_memory
 from .mesh import Mesh, make_mesh
 from .parameters import for_files
@@ -126,6 +126,7 @@ def make_plan(
         If the atoms cannot be calculated with these parameters.
     """
     check_atoms(atoms)
+    check_basis(atoms)
     if parameters["charge"] and atoms.pbc.sum() == 2:
         raise InputError(f"charge={parameters['charge']}: a layer cannot be charged, its energy is infinite")
     crystal = _make_crystal(atoms, parameters, tables, lattice)

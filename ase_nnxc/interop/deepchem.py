@@ -7,6 +7,7 @@ The formats are those of DeepChem's `DFTYamlLoader` (arXiv:2309.15985), of XCNN,
 are converted to ASE's units. Numbers may be in quotes, and expressions are parsed, never evaluated.
 """
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,6 +122,8 @@ def read_sys_desc(source: Mapping[str, Any] | str | Path) -> Atoms:
     OSError
         If the file cannot be read.
     """
+    if not isinstance(source, Mapping | str | os.PathLike):
+        raise InputError(f"{source!r}: expected a dictionary with mol_desc and lattice, or the path of a YAML file")
     data = source if isinstance(source, Mapping) else read_yaml(source)
     try:
         mapping(dict.fromkeys(("mol_desc", "lattice", "basis", "auxbasis"), text), ("mol_desc", "lattice"))(data, "")

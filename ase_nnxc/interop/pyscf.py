@@ -33,6 +33,9 @@ CHARGE_TOLERANCE = 1e-6  # elementary charges
 BROKEN_SYMMETRY_GRADIENT = 3e-4  # Hartree; PySCF's default is 3e-5
 HIGHEST_DERIVATIVE = 2  # of functionals, by automatic differentiation
 
+# names that PySCF does not have; the functions of all elements but H are the same
+_PYSCF_NAMES = {"def2-sv(p)": "def2-svp"}
+
 # features that PySCF has, as rows of its arrays of densities
 _ROWS: dict[str, int | slice] = {"density": 0, "gradient": slice(1, 4), "tau": 4}
 
@@ -283,6 +286,65 @@ def prepare_molecule(
         mf._chkfile.close()  # a temporary file, which PySCF leaves open
         mf.chkfile = None
     return mf
+
+
+def prepare_crystal(
+    atoms: Atoms,
+    functional: "Functional",
+    kpts: tuple[int, int, int],
+    basis: str | None = None,
+    auxbasis: str | None = None,
+    width: float = 0.0,
+    grid_level: int = 1,
+) -> "KohnShamDFT":
+    """Return PySCF's object of a crystal with all electrons in a Gaussian basis set, before its SCF.
+
+    It is a closed shell (KRKS) with fitted Coulomb integrals. Functionals are evaluated on grids around the atoms,
+    because a uniform one cannot hold the cores.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The crystal, without initial magnetic moments.
+    functional : Functional
+        A functional of density, gradient and tau.
+    kpts : tuple of int
+        Divisions of the mesh of k-points around Gamma.
+    basis, auxbasis : str, optional
+        Names of the basis set and of the one that fits the Coulomb integrals, in PySCF. Default: those of `atoms.info`,
+        where `ase_nnxc.interop.deepchem.read_sys_desc` puts them; PySCF's choice for the second if it is not there.
+    width : float
+        Width of the Fermi-Dirac smearing, Hartree.
+    grid_level : int
+        Size of PySCF's grid, from 0 to 9.
+
+    Raises
+    ------
+    InputError
+        If the atoms are not periodic in three directions, if they have moments, or if there is no basis set.
+    ValueError
+        If the functional reads a feature that PySCF does not have.
+    """
+    from pyscf.pbc import dft, gto
+    from pyscf.pbc.dft.gen_grid import BeckeGrids
+    from pyscf.pbc.scf.addons import smearing
+
+    check_features(functional)
+    basis, auxbasis = basis or atoms.info.get("basis"), auxbasis or atoms.info.get("auxbasis")
+    if basis is None:
+        raise InputError("basis is missing: expected the name of a basis set in PySCF, such as 'sto-3g'")
+    if not atoms.pbc.all() or atoms.get_initial_magnetic_moments().any():
+        raise InputError("expected atoms that are periodic in three directions, without initial magnetic moments")
+    positions, options = list(zip(atoms.symbols, atoms.positions)), {"spin": None, "verbose": 0}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Electron number")  # that of one cell may be odd, as bands are filled
+        cell = gto.M(a=atoms.cell.array, atom=positions, basis=basis, space_group_symmetry=True, **options)
+        points = cell.make_kpts(kpts, space_group_symmetry=True, time_reversal_symmetry=True)
+        mf = dft.KRKS(cell, points).density_fit(auxbasis=_PYSCF_NAMES.get(str(auxbasis), auxbasis))
+    mf.grids = BeckeGrids(cell)
+    mf.grids.level = grid_level
+    mf = use_functional(mf, functional)
+    return smearing(mf, sigma=width, method="fermi") if width else mf
 
 
 def build_molecule(atoms: Atoms, basis: str, pseudo: str | None = None, charge: int | None = None) -> Any:

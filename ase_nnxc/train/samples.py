@@ -257,7 +257,7 @@ def sample_molecules(
     rng = np.random.default_rng(seed)
     systems = []
     for name, atoms in tqdm([(name, named_molecule(name)) for name in names], desc="molecules", disable=None):
-        mf = solve_molecule(atoms, functional, basis, pseudo, grid_level=1)
+        mf = solve_molecule(atoms, functional, basis, pseudo, grid_level=1, second_order=True)
         systems.append(_draw(*grid_features(mf), f"{name} {pseudo or 'all-electron'} {basis}", count, rng))
     return join(systems)
 
@@ -270,6 +270,8 @@ def named_molecule(name: str) -> Atoms:
     InputError
         If ASE has no molecule of this name; the message gives its names for the same atoms, or the closest name.
     """
+    if not isinstance(name, str):
+        raise InputError(f"{name!r} is not the name of a molecule: expected a string such as 'H2O'")
     try:
         return molecule(name)
     except KeyError:

@@ -60,6 +60,8 @@ class PBE(Semilocal):
         numbers = {"kappa": kappa, "mu": mu, "beta": beta}
         if not numbers.keys() >= set(trainable):
             raise ValueError(f"trainable={trainable!r}: expected some of {', '.join(numbers)}")
+        if not (math.isfinite(mu) and math.isfinite(beta) and 0 < kappa < math.inf):
+            raise ValueError(f"kappa={kappa!r}, mu={mu!r}, beta={beta!r}: expected finite numbers, kappa above zero")
         for name, value in numbers.items():
             number = torch.tensor(value, dtype=torch.float64, device="cpu")
             setattr(self, name, torch.nn.Parameter(number) if name in trainable else value)

@@ -17,13 +17,10 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.units import Bohr, GPa, Hartree
-from pyscf.pbc import dft, gto
-from pyscf.pbc.dft.gen_grid import BeckeGrids
-from pyscf.pbc.scf.addons import smearing
 
 from ase_nnxc.eos.birch_murnaghan import fit_birch_murnaghan
 from ase_nnxc.interop.deepchem import read_sys_desc
-from ase_nnxc.interop.pyscf import use_functional
+from ase_nnxc.interop.pyscf import prepare_crystal
 from ase_nnxc.xc import PBE
 from benchmarks.published import ALL_ELECTRON
 from benchmarks.results import read_results
@@ -35,7 +32,6 @@ RESULTS = Path(__file__).with_name("basis_error.json")
 CONSTANTS = (3.75, 3.85, 3.95, 4.05, 4.15)  # Angstrom
 WIDTH = 0.01  # Hartree, of Fermi-Dirac smearing
 GRID_LEVEL = 1
-PYSCF_NAMES = {"def2-sv(p)": "def2-svp"}  # for all elements but H the same functions
 
 # basis, fitting basis (None: PySCF's own choice), divisions of the mesh of k-points
 CASES: dict[str, tuple[str, str | None, int]] = {
@@ -59,29 +55,15 @@ def energy_with(mesh: int) -> Callable[[Atoms], Point]:
     """Return a function that calculates the free energy of a crystal of `read_sys_desc`, eV, on a mesh around Gamma."""
 
     def calculate(atoms: Atoms) -> Point:
+        mean_field = prepare_crystal(atoms, PBE(), (mesh, mesh, mesh), width=WIDTH, grid_level=GRID_LEVEL)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Electron number")  # that of one cell may be odd, as bands are filled
-            mean_field = solve(atoms, mesh)
+            mean_field.kernel()
         if not mean_field.converged:
             raise RuntimeError(f"the SCF of {atoms} has not converged")
         return {"free_energy": float(mean_field.e_free * Hartree)}
 
     return calculate
-
-
-def solve(atoms: Atoms, mesh: int) -> Any:
-    """Return PySCF's object of a crystal of `read_sys_desc` after its SCF."""
-    positions, basis = list(zip(atoms.symbols, atoms.positions)), atoms.info["basis"]
-    options = {"spin": None, "space_group_symmetry": True, "verbose": 0}
-    cell = gto.M(a=atoms.cell.array, atom=positions, basis=basis, **options)
-    kpts = cell.make_kpts([mesh] * 3, space_group_symmetry=True, time_reversal_symmetry=True)
-    auxbasis = atoms.info.get("auxbasis")
-    mean_field = dft.KRKS(cell, kpts).density_fit(auxbasis=PYSCF_NAMES.get(auxbasis, auxbasis))
-    mean_field.grids = BeckeGrids(cell)  # the uniform grid of the default cannot hold the core
-    mean_field.grids.level = GRID_LEVEL
-    mean_field = smearing(use_functional(mean_field, PBE()), sigma=WIDTH, method="fermi")
-    mean_field.kernel()
-    return mean_field
 
 
 def run(names: Sequence[str], path: Path = RESULTS, constants: Sequence[float] = CONSTANTS) -> dict[str, Any]:
