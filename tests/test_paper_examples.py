@@ -265,7 +265,7 @@ def test_training_on_correlated_energies_lowers_the_error(experiment, tmp_path):
     reactions = [{"systems": ["h2", "h"], "stoich": [-1, 2], "ref_kcal": 109.493}]
     path = tmp_path / "W4-11.json"
     path.write_text(json.dumps({"reactions": reactions, "systems": systems}))
-    energies = correlated.Energies(path, ["h2"], "sto-3g")
+    energies = correlated.Energies(path, ["h2"], PBE(), "sto-3g")
     mf = [solve_molecule(correlated.atoms_of(systems[name]), PBE(), "sto-3g", grid_level=1) for name in systems]
     exact = (2 * mf[1].e_tot - mf[0].e_tot) * units.Hartree / (units.kcal / units.mol)
     assert float(energies.errors(PBE())) == pytest.approx(exact - 109.493, abs=1e-3)

@@ -46,6 +46,7 @@ NETWORKS = (
     Network("r2SCAN", "constrained", "all-electron"),
     Network("r2SCAN", "constrained", "pseudo"),
     Network("r2SCAN", "mlp", "all-electron"),
+    Network("r2SCAN", "mlp", "pseudo"),
     Network("r2SCAN", "constrained", "random"),
 )
 ATOMS = ("H", "C", "N", "O", "F", "S")
@@ -68,7 +69,8 @@ STRAINS = (1.03, 1.01, 0.99, 0.97)  # of lattice constants; the largest comes fi
 KCAL, MILLIHARTREE = kcal / mol, Hartree / 1000
 UNCONVERGED = "unconverged"  # in tables, where the SCF of a system did not converge
 BEGINNINGS = tuple(
-    Network("PBE", kind, densities, seed)
+    Network(parent, kind, densities, seed)
+    for parent in ("PBE", "r2SCAN")
     for kind in ("constrained", "mlp")
     for densities in ("all-electron", "random")
     for seed in range(3)
@@ -155,14 +157,15 @@ def run_correlated(path: Path, networks: Sequence[Network], clones: Clones, fold
     beginnings = {network: clones.functional(network) for network in networks}
     texts = {network: resolve(functional).describe() for network, functional in beginnings.items()}  # with digests
     todo = [n for n in networks if results.get(n.name, {}).get("functional") != texts[n]]
-    if not todo:
-        return
-    training, tests = (correlated.Energies(path, names) for names in (correlated.TRAINING, correlated.TESTS))
-    for network in todo:
-        curves = correlated.train(beginnings[network], training, tests)
-        results[network.name] = {"functional": texts[network], "errors_kcal": curves}
-        print(f"{network.name}: {curves}", flush=True)
-        write_results(folder / "correlated.json", results)
+    for parent in dict.fromkeys(network.parent for network in todo):
+        molecules = (correlated.TRAINING, correlated.TESTS)
+        training, tests = (correlated.Energies(path, names, get_functional(parent)) for names in molecules)
+        for network in todo:
+            if network.parent == parent:
+                curves = correlated.train(beginnings[network], training, tests)
+                results[network.name] = {"functional": texts[network], "errors_kcal": curves}
+                print(f"{network.name}: {curves}", flush=True)
+                write_results(folder / "correlated.json", results)
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------

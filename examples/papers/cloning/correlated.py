@@ -1,6 +1,6 @@
 """Training on correlated atomization energies (W4-11): networks that begin as a clone, or with random weights.
 
-The energies are those of PBE's densities, E[theta] = E_PBE + E_xc[theta] - E_xc^PBE, in def2-TZVP with all electrons.
+The energies are those of the parent's densities, E[theta] = E + E_xc[theta] - E_xc, in def2-TZVP with all electrons.
 The trained functional is a sum of networks of exchange and correlation, and the loss is the mean square error of the
 atomization energies.
 """
@@ -17,7 +17,7 @@ from ase.units import Hartree, kcal, mol
 from torch import Tensor
 
 from ase_nnxc.interop.pyscf import grid_features, solve_molecule
-from ase_nnxc.xc import PBE, Functional
+from ase_nnxc.xc import Functional
 
 TRAINING = ("h2", "hf", "h2o", "nh3", "ch3", "n2", "co", "hcn", "co2", "f2", "c2h2", "ch2-trip")
 TESTS = ("oh", "nh", "ch", "nh2", "hnc", "h2co", "hooh", "ch4", "hof", "n2o", "no", "c2h4")
@@ -36,11 +36,13 @@ class Energies:
         JSON file of GMTKN55's W4-11 with `reactions` and `systems`.
     names : sequence of str
         Names of the molecules.
+    parent : Functional
+        The functional of the densities.
     basis : str
         Name of a basis set in PySCF.
     """
 
-    def __init__(self, path: Path, names: Sequence[str], basis: str = BASIS) -> None:
+    def __init__(self, path: Path, names: Sequence[str], parent: Functional, basis: str = BASIS) -> None:
         data = json.loads(path.read_text())
         reactions = {reaction["systems"][0]: reaction for reaction in data["reactions"]}
         systems = sorted({system for name in names for system in reactions[name]["systems"]})
@@ -51,16 +53,16 @@ class Energies:
         self.reference = torch.tensor([reactions[name]["ref_kcal"] for name in names], dtype=torch.float64)
         features, weights, index, rest = [], [], [], []
         for number, system in enumerate(systems):
-            mf = solve_molecule(atoms_of(data["systems"][system]), PBE(), basis, grid_level=1, second_order=True)
+            mf = solve_molecule(atoms_of(data["systems"][system]), parent, basis, grid_level=1, second_order=True)
             mf.grids.level = 0  # enough for the difference of two functionals
             mf.grids.build()
             every, volumes = grid_features(mf)
             dense = every["density"].sum(0) > LOWEST_DENSITY
-            features.append({name: every[name][..., dense] for name in PBE.features})
+            features.append({name: every[name][..., dense] for name in parent.features})
             weights.append(volumes[dense])
             index.append(torch.full_like(weights[-1], number, dtype=torch.int64))
-            rest.append(float(mf.e_tot) - float(weights[-1] @ PBE()(features[-1])))
-        self.features = {name: torch.cat([f[name] for f in features], dim=-1) for name in PBE.features}
+            rest.append(float(mf.e_tot) - float(weights[-1] @ parent(features[-1])))
+        self.features = {name: torch.cat([f[name] for f in features], dim=-1) for name in parent.features}
         self.weights, self.index, self.rest = torch.cat(weights), torch.cat(index), weights[0].new_tensor(rest)
 
     def errors(self, functional: Functional) -> Tensor:
