@@ -521,8 +521,8 @@ def test_closed_pipe_is_silent(models):
     assert run.returncode == 141
 
 
-def published(kind, paths):
-    assert kind == "nagai"
+def published(kind, paths, xc, activation):
+    assert (kind, xc, activation) in (("nagai", None, None), ("hybridxc", "lda_x", "expm1"))
     if not all(path.is_file() for path in paths):
         raise ValueError("these are not weights")
     return PBE(mu=0.3), {"description": "Of others.", "licence": "BSD-3-Clause", "citation": "They."}
@@ -540,6 +540,15 @@ def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys)
     assert load_functional(tmp_path / "else" / "theirs@2").mu == 0.3
 
 
+def test_what_a_file_of_deepchem_lacks_is_passed_on(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ase_nnxc.interop.published_weights.import_weights", published)
+    weights = tmp_path / "weights"
+    weights.touch()
+    options = ["--xc", "lda_x", "--activation", "expm1", "--name", "theirs"]
+    assert cli.main(["models", "import", "hybridxc", str(weights), *options]) == 0
+    assert f"theirs@1 is in {models / 'theirs@1'}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -549,6 +558,7 @@ def test_published_weights_become_a_model(models, tmp_path, monkeypatch, capsys)
         ("models show ../x", "x: no such folder"),
         ("models import nagay FILE --name theirs", "invalid choice"),
         ("models import nagai FILE", "--name"),
+        ("models import hybridxc FILE --activation relu --name theirs", "invalid choice"),
         ("models import nagai absent --name theirs", "these are not weights"),
         ("models import nagai FILE --name PBE", "already used by a functional of ase_nnxc, libxc or PySCF"),
         ("models import nagai FILE --name blyp", "already used by a functional of ase_nnxc, libxc or PySCF"),

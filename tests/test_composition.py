@@ -101,6 +101,13 @@ def test_hybrid_of_a_part_and_a_whole_is_refused():
         HybridXC(PBE(part="x"), PBE())
 
 
+def test_network_of_both_may_stand_beside_one():
+    hybrid = HybridXC(LDA(), PBE(part="x"), a=0.5, b=0.9)
+    assert hybrid.kind == "xc"
+    assert torch.allclose(hybrid(POINTS), 0.5 * LDA()(POINTS) + 0.9 * PBE(part="x")(POINTS), rtol=1e-14, atol=0)
+    assert HybridXC(Constant(), PBE(part="x")).kind == "x"
+
+
 def test_hybrid_of_correlations_completes_an_exchange():
     assert Sum([(1, PBE(part="x")), (1, HybridXC(LDA(part="c"), PBE(part="c")))]).kind == "xc"
 

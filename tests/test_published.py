@@ -15,7 +15,7 @@ from scipy.special import erf, expit
 
 from ase_nnxc.interop import published_weights as published
 from ase_nnxc.interop.published_weights import import_weights
-from ase_nnxc.xc import LDA, Dpyscf, Nagai, Sum, build, describe
+from ase_nnxc.xc import LDA, DeepChemLDA, Dpyscf, Nagai, Sum, build, describe
 from ase_nnxc.xc.lda import pw92
 from ase_nnxc.xc.spins import Spins
 
@@ -33,6 +33,7 @@ FORMS = {
     "lsda": lambda: Nagai([2, 100, 100, 100, 1]),
     "gga": lambda: Nagai([3, 100, 100, 100, 1]),
     "meta-gga": lambda: Nagai([4, 100, 100, 100, 1]),
+    "lda of deepchem": lambda: DeepChemLDA([16, 16]),
 }
 DPYSCF = {"pbe": "PBE", "pbe_free": "PBE", "scan": "SCAN"}
 NAGAI = ("NNLSDA", "NNGGA", "NNmGGA")
@@ -163,7 +164,16 @@ def nagai(network, point, d=1e-7):
     return -(n ** (4 / 3)) * polarisation * (elu(y) + 1)
 
 
+def deepchem_lda(network, point):
+    """Energy per volume by the formula of DeepChem, spin up being the majority."""
+    (up, down), *_ = numbers(point)
+    n, zeta = up + down, abs(up - down) / (up + down)
+    return n * mlp(network.state_dict(), np.stack([n, zeta], -1), lambda x: np.logaddexp(0, x))
+
+
 def formula(network):
+    if isinstance(network, DeepChemLDA):
+        return deepchem_lda
     return nagai if isinstance(network, Nagai) else {"x": dpyscf_exchange, "c": dpyscf_correlation}[network.kind]
 
 
@@ -278,6 +288,19 @@ def test_divisor_of_s_is_smooth_through_zero_polarisation():
     assert difference[4] / difference[3] == pytest.approx(2, rel=1e-3)
 
 
+def test_kink_of_the_polarisation_is_rounded():
+    network = FORMS["lda of deepchem"]()
+    network.load_state_dict(drawn(network))
+    changes = []
+    for zeta in (0.0, 0.1):  # where the polynomial begins and ends
+        points = features(2.0, 0, 1, zeta + 1e-4 * np.array([-2, -1, 0, 1, 2]))
+        slope = differentiate(network, points)[1][0]
+        changes.append((slope[0] - slope[1]).detach().diff())
+    curvature = changes[0].abs().max()
+    for change in changes:  # alike to the left and to the right: no step in the potential, and none in its slope
+        assert (change - change[0]).abs().max() < 1e-2 * curvature
+
+
 def save(path, form, dtype=torch.float64, rename=False):
     """A file of drawn weights of a form."""
     functional = FORMS[form]()
@@ -385,6 +408,11 @@ def test_unknown_tensors_are_refused(tmp_path):
 def test_unknown_kind_is_refused_with_the_closest():
     with pytest.raises(ValueError, match="did you mean 'dpyscf'"):
         import_weights("dpyscfl", [])
+
+
+def test_xc_and_activation_are_refused_where_they_are_known(nagai_file):
+    with pytest.raises(ValueError, match="xc and activation belong to the kind 'hybridxc'"):
+        import_weights("nagai", [nagai_file], xc="lda_x")
 
 
 def test_missing_file_is_named(tmp_path):
@@ -498,6 +526,10 @@ def test_wrong_arguments_are_refused(kwargs):
         Dpyscf(**{"part": "x", "layers": [1, 16, 1], "gate": "linear", "bound": 1.804, **kwargs})
     with pytest.raises(ValueError, match="2, 3 or 4 inputs"):
         Nagai([1, 100, 1])
+    with pytest.raises(ValueError, match="expected one hidden layer or more"):
+        DeepChemLDA([])
+    with pytest.raises(ValueError, match="unknown activation 'relu': expected one of softplus, expm1"):
+        DeepChemLDA([8], "relu")
 
 
 def test_making_a_network_draws_no_random_numbers():

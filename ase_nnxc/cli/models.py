@@ -43,9 +43,13 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
         help="JSON file that keeps finished checks (default: NAME.acceptance.json)",
     )
     certify.set_defaults(run=_certify)
-    importing = actions.add_parser("import", parents=[common], help="make a checkpoint from published weights")
-    importing.add_argument("kind", choices=("dpyscf", "nagai"), help="origin of the weights")
+    importing = actions.add_parser("import", parents=[common], help="make a checkpoint from weights of other programs")
+    importing.add_argument("kind", choices=("dpyscf", "nagai", "hybridxc"), help="origin of the weights")
     importing.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="downloaded files or folder")
+    importing.add_argument("--xc", metavar="XC", help="hybridxc: the LDA beside the network, such as lda_x,lda_c_pw")
+    importing.add_argument(
+        "--activation", choices=("softplus", "expm1"), help="hybridxc: activation of the last hidden layer"
+    )
     importing.add_argument("--name", required=True, help="name of the new model")
     importing.add_argument("--version", type=count, default=1, metavar="N", help="version of the new model (default 1)")
     importing.add_argument("--root", type=path, metavar="DIR", help="output folder (default: the user's data folder)")
@@ -158,7 +162,7 @@ def _import(args: argparse.Namespace) -> int:
 
     root = folder_of_new_model(args)
     try:
-        functional, fields = import_weights(args.kind, args.paths)
+        functional, fields = import_weights(args.kind, args.paths, xc=args.xc, activation=args.activation)
     except ValueError as error:
         raise UsageError(str(error)) from error
     folder = save_functional(functional, root, name=args.name, version=args.version, **fields)

@@ -8,7 +8,7 @@ from .gga import PBE, pbesol, revpbe, rpbe
 from .lda import LDA
 from .mgga import R2SCAN, SCAN
 from .neural import NNGGA, NNLDA, NNMGGA, NeuralCorrelation, NeuralExchange, NeuralFactors
-from .published_networks import Dpyscf, Nagai
+from .published_networks import DeepChemLDA, Dpyscf, Nagai
 from .spins import spin_sum
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "PBE",
     "R2SCAN",
     "SCAN",
+    "DeepChemLDA",
     "Dpyscf",
     "Feature",
     "Functional",

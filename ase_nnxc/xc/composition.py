@@ -66,7 +66,8 @@ class HybridXC(Functional):
 
     The form of M. F. Kasim and S. M. Vinko, Phys. Rev. Lett. 127, 126403 (2021), and of arXiv:2602.15923, where
     training begins with a = 0 and b = 1 and changes a and b with the network. It mixes two semilocal functionals and
-    contains no exact exchange, in spite of its name. It is the only composition whose weights need not add up to one.
+    contains no exact exchange, in spite of its name. It is the only composition whose weights need not add up to one. A
+    network of exchange and correlation may stand beside exchange only, whose correlation it then has to learn.
 
     Parameters
     ----------
@@ -80,7 +81,8 @@ class HybridXC(Functional):
     Raises
     ------
     ValueError
-        If the network is neither of the same kind as the conventional functional nor a correction.
+        If the network is neither of exchange and correlation, nor of the same kind as the conventional functional, nor
+        a correction.
     """
 
     closed_shell = True
@@ -104,12 +106,13 @@ class HybridXC(Functional):
             else:
                 self.register_buffer(name, weight)
         self.features = _features(self.parts)
-        self.kind = self.conventional.kind
-        if self.neural.kind not in (self.kind, "correction"):
+        kind = self.conventional.kind
+        if self.neural.kind not in (kind, "xc", "correction"):
             raise ValueError(
-                f"neural is of kind {self.neural.kind!r}, conventional of kind {self.kind!r}: expected the same kind, "
-                "or a correction as neural"
+                f"neural is of kind {self.neural.kind!r}, conventional of kind {kind!r}: expected the same kind, "
+                "or exchange and correlation or a correction as neural"
             )
+        self.kind = "xc" if self.neural.kind == "xc" else kind
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Return the energy per volume on each point, (n,) Hartree bohr^-3; `features` holds those of both parts."""

@@ -14,10 +14,12 @@ from torch import Tensor
 from .architecture import register_architecture
 from .functional import Functional
 from .lda import Semilocal, pw92, slater
+from .names import check_names
 from .reduced import channel_alpha, channel_s2, channel_sigma, total_alpha, total_s2, total_sigma
 from .spins import Spins, spin_sum
 
 _SMALLEST_S2 = 1e-20  # lower limit of s^2 under the root; everything made from s begins as s^3
+_ROUNDED = 0.1  # |zeta| below which the kink of |zeta| is rounded
 
 
 @register_architecture("dpyscf", 1)
@@ -179,6 +181,63 @@ class Nagai(Functional):
         return {"layers": list(self.layers), "offset": self.offset}
 
 
+@register_architecture("deepchem-lda", 1)
+class DeepChemLDA(Functional):
+    """The network in DeepChem's HybridXC of an LDA: an energy per electron of the density and the polarisation.
+
+    A. Vidhyadhiraja et al., arXiv:2309.15985. With zeta = (n_up - n_dn) / n, and n in bohr^-3,
+
+        E = int n N(n, zeta).
+
+    DeepChem's network reads zeta with its sign, so that up and down are not equivalent. Here the majority at each point
+    is treated as up: N reads |zeta|. In DeepChem's calculations up is the spin with more electrons, so that zeta is
+    positive nearly everywhere. The kink of |zeta| would make a step in the potential. Below 0.1 the network therefore
+    reads 0.1 u^2 (3 - 3 u + u^2), u = |zeta| / 0.1, which has two continuous derivatives. The energies of DeepChem are
+    those of closed shells and of points with zeta >= 0.1.
+
+    It is the network only. `HybridXC` adds the conventional functional and the weights of both.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Widths of the hidden layers. The bias of the output is zero in DeepChem's networks.
+    activation : {"softplus", "expm1"}
+        Activation of the last hidden layer, ln(1 + exp(x)) or exp(x) - 1. That of all others is softplus.
+    """
+
+    closed_shell = True
+
+    def __init__(self, widths: Sequence[int], activation: Literal["softplus", "expm1"] = "softplus") -> None:
+        super().__init__()
+        if not widths:
+            raise ValueError("widths is empty: expected one hidden layer or more")
+        check_names("activation", [activation], _LAST)
+        self.widths, self.activation = tuple(widths), activation
+        self.net = _network([2, *widths, 1], torch.nn.Softplus)
+        self.net[-2] = _LAST[activation]()
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Return the energy per volume on each point, (n,) Hartree bohr^-3; see `Functional`."""
+        spins = Spins.of(features["density"])
+        zeta = spins.zeta if spins.paired else _rounded_size(spins.zeta)
+        energy: Tensor = self.net(torch.stack([spins.density, zeta], dim=-1)).squeeze(-1)
+        return spins.density * energy
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {"widths": list(self.widths), "activation": self.activation}
+
+
+class _ExpM1(torch.nn.Module):
+    """exp(x) - 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.expm1()
+
+
+_LAST: dict[str, Callable[[], torch.nn.Module]] = {"softplus": torch.nn.Softplus, "expm1": _ExpM1}
+
+
 def _network(layers: Sequence[int], activation: Callable[[], torch.nn.Module]) -> torch.nn.Sequential:
     """Fully connected layers with zero tensors, and the activation between them."""
     modules: list[torch.nn.Module] = []
@@ -199,6 +258,13 @@ def _x2(s2: Tensor) -> Tensor:
 def _x3(alpha: Tensor) -> Tensor:
     """x3 = ln((alpha + 1) / 2), of the shape of `alpha`."""
     return (0.5 * alpha + 0.5).log()
+
+
+def _rounded_size(zeta: Tensor) -> Tensor:
+    """|zeta|, and below d = 0.1 the polynomial d u^2 (3 - 3 u + u^2) of u = |zeta| / d; of the shape of `zeta`."""
+    size, u2 = zeta.abs(), zeta.square() / _ROUNDED**2  # u2 has the right second derivative at zero
+    rounded = _ROUNDED * u2 * (3 - 3 * size / _ROUNDED + u2)
+    return torch.where(size < _ROUNDED, rounded, size)
 
 
 def _divisor(spins: Spins) -> Tensor | float:
