@@ -91,15 +91,12 @@ class AndersonMixer:
 
     def error(self, residual: Tensor, volume: Tensor) -> float:
         """Return the estimated error of the energy, Hartree: the electrostatic energy of a residual (nfields, ng)."""
-        return 0.5 * float(volume) * self._square(residual)
+        return 0.5 * float(volume * self._inner(residual[None], residual[None]))
 
     def _inner(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the inner products (na, nb) of residuals (na, nfields, ng) and (nb, nfields, ng)."""
         weighted = self.metric[: a.shape[1], :, None] * torch.view_as_real(a)
         return weighted.flatten(1) @ torch.view_as_real(b).flatten(1).mT
-
-    def _square(self, residual: Tensor) -> float:
-        return float(self._inner(residual[None], residual[None]))
 
     def kerker(self, states: float) -> Tensor:
         """Return Kerker's preconditioner (ng,) for a density of states at the Fermi level, Hartree^-1 bohr^-3."""
@@ -133,7 +130,7 @@ class AndersonMixer:
 
     def _without_stalling(self, current: Tensor) -> Tensor:
         """Return the current step; after `PATIENCE` steps without progress, clear the history and return the first."""
-        size = self._square(current[1])
+        size = float(self._inner(current[1:], current[1:]))
         self._idle += 1
         if size < 0.5 * self._least:
             self._least, self._idle = size, 0
