@@ -40,6 +40,7 @@ FOLDER = Path(__file__).parent
 PARENTS = ("LDA", "PBE")
 FORMS: dict[str, Any] = {
     "hybrid-lda": {"hybrid": ["nnlda", "LDA"]},
+    "gradient-hybrid-lda": {"hybrid": ["nngga", "LDA"]},
     "hybrid-pbe": {"hybrid": ["nngga", "PBE"]},
     "constrained-pbe": {"constrained": {"parent": "PBE"}},
 }
