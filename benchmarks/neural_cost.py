@@ -3,7 +3,7 @@
     python benchmarks/neural_cost.py [pbe-clone r2scan-clone ...] [--runs 5] [--crystals NAME ...]
 
 The two functionals alternate on each crystal in the same process. Each calculation starts from the atomic density and
-computes the energy only. The parent of a name that begins with "r2scan" is r2SCAN, of any other PBE. The results are
+computes the energy only. The parent of a functional that reads tau is r2SCAN, of any other PBE. The results are
 written to benchmarks/neural_cost.json. Nothing else should run on the machine.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from results import read_results, write_results
 from speed_cases import CASES
 
-from ase_nnxc import NNXCCalculator
+from ase_nnxc import NNXCCalculator, get_functional
 
 CRYSTALS = ("al-eos-1.00", "si-rattled", "graphene-periodic", "si2", "si64")
 OUTPUT = Path(__file__).with_suffix(".json")
@@ -44,7 +44,7 @@ def main() -> None:
     print(f"{'':20s}{'functional':24s}{'s':>8s}{'parent':>8s}{'ratio':>8s}{'steps':>7s}{'parent':>7s}")
     for name in arguments.crystals:
         for xc in arguments.functionals:
-            parent = "r2SCAN" if xc.startswith("r2scan") else "PBE"
+            parent = "r2SCAN" if "tau" in get_functional(xc).features else "PBE"
             timed(name, parent), timed(name, xc)  # load what both need
             pairs = [(timed(name, xc), timed(name, parent)) for _ in range(arguments.runs)]
             ratio = statistics.median(ours[0] / other[0] for ours, other in pairs)
