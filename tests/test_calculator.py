@@ -25,6 +25,7 @@ from ase.units import GPa, Hartree
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.calculator import calculation, memory
+from ase_nnxc.calculator.parameters import energy_tolerance
 from ase_nnxc.checkpoints import find_model
 from ase_nnxc.eos import scan_eos
 from ase_nnxc.ks.atom import pseudo_atom
@@ -379,6 +380,20 @@ def test_changed_parameter_discards_the_numbers(change):
     assert free_energy(atoms) != pytest.approx(before, abs=1e-5)
     fresh = attached(atoms.copy(), **tight | change)
     assert free_energy(atoms) == pytest.approx(free_energy(fresh), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("convergence", "tolerance"),
+    [
+        ({"energy": 1e-4}, 1e-4),
+        ({"forces": 1e-3}, 1e-6),
+        ({"forces": 1e-4}, 1e-8),
+        ({"energy": 1e-7, "forces": 1e-3}, 1e-7),
+        ({"energy": 1e-4, "forces": 1e-3}, 1e-6),
+    ],
+)
+def test_tolerance_of_the_energy_follows_from_what_is_asked_for(convergence, tolerance):
+    assert energy_tolerance(convergence) == pytest.approx(tolerance, rel=1e-9)
 
 
 def test_changed_table_discards_the_numbers():

@@ -419,8 +419,22 @@ def test_crystal_of_sys_desc_has_the_energy_of_pyscf():
     theirs = dft.KRKS(ours.cell, ours.kpts, xc="pbe").density_fit()
     theirs.grids = ours.grids
     assert ours.kernel() == pytest.approx(theirs.kernel(), abs=1e-6)
-    with pytest.raises(InputError, match="basis is missing"):
-        prepare_crystal(bulk("Al"), PBE(), kpts=(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("atoms", "keywords", "complaint"),
+    [
+        (bulk("Al"), {}, "basis is missing"),
+        (bulk("Al"), {"basis": "sto-3g"}, "13 electrons needs smearing"),
+        (bulk("Si"), {"basis": "sto-3gg"}, "no basis set of this name"),
+        (bulk("Si"), {"basis": "gth-szv"}, "add pseudo"),
+        (bulk("Si"), {"basis": "sto-3g", "kpts": 2}, "three positive integers"),
+        (Atoms("He"), {"basis": "sto-3g"}, "periodic in three directions"),
+    ],
+)
+def test_crystal_that_pyscf_cannot_calculate_is_refused(atoms, keywords, complaint):
+    with pytest.raises(InputError, match=complaint):
+        prepare_crystal(atoms, PBE(), **{"kpts": (1, 1, 1), **keywords})
 
 
 @pytest.mark.parametrize("source", [["mol_desc"], 5, None])

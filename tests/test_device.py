@@ -53,10 +53,17 @@ def test_each_process_has_the_gpu_of_its_number(two_gpus, monkeypatch, name, var
     assert choose_device(name) == (torch.device("cuda", index), None)
 
 
+def test_process_with_one_visible_gpu_has_this_one(two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("SLURM_LOCALID", "3")
+    assert choose_device("cuda") == (torch.device("cuda", 0), None)
+
+
 @pytest.mark.parametrize("name", ["auto", "cuda"])
 def test_processes_do_not_share_a_gpu(two_gpus, monkeypatch, name):
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(InputError, match=r"no GPU is left for process 2 .*start at most 2 processes"):
+    with pytest.raises(InputError, match=r"no GPU is left for process 2 .*start one process for each GPU"):
         choose_device(name)
 
 

@@ -1,18 +1,30 @@
 """The shipped functionals in use: through ASE's own tools, and beside the functionals that they were made from."""
 
+import pickle
+
 import numpy as np
 import pytest
+import torch
 from ase.build import bulk
 from ase.eos import EquationOfState
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
-from ase_nnxc import NNXCCalculator, list_models
+from ase_nnxc import NNXCCalculator, get_functional, list_models
 from ase_nnxc.cli import main
 
 CLONES = [f"{m.name}@{m.version}" for m in list_models() if m.origin == "package" and "-clone" in m.name]
 AL = {"ecut": 250, "kpts": {"size": (4, 4, 4), "gamma": True}, "smooth_cutoff": True}
 SI = {"ecut": 250, "kpts": {"size": (2, 2, 2), "gamma": True}, "smooth_cutoff": True}
+
+
+@pytest.mark.parametrize("name", [f"{m.name}@{m.version}" for m in list_models() if m.origin == "package"])
+def test_shipped_models_can_be_sent_to_other_processes(name):
+    functional = get_functional(name)
+    copy = pickle.loads(pickle.dumps(functional))
+    density = torch.full((2, 1), 0.1, dtype=torch.float64)
+    features = {"density": density, "gradient": density[:, None].expand(2, 3, 1) / 2, "tau": density}
+    assert torch.equal(copy(features), functional(features))
 
 
 def silicon(xc: str, **other):

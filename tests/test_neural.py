@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ase_nnxc import get_functional
 from ase_nnxc.xc import (
     LDA,
     NNGGA,
@@ -265,7 +266,7 @@ def test_exchange_of_a_contracted_density_grows_in_proportion_for_random_weights
 
 
 @pytest.mark.parametrize("name", ["alpha/(1+alpha)", "log(1+alpha)"])
-def test_networks_do_not_see_negative_alpha(name):
+def test_networks_see_no_alpha_below_a_small_negative_one(name):
     _, descriptor = DESCRIPTORS[name]
     alpha = tensor([-0.5, -1e-9, 0.0, 1e-9]).requires_grad_()
     value = descriptor(alpha)
@@ -273,6 +274,18 @@ def test_networks_do_not_see_negative_alpha(name):
     assert -0.032 < value[0].item() < -0.03
     assert slope[0] < 1e-3
     torch.testing.assert_close(slope[1:], torch.ones_like(slope[1:]), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["r2SCAN", "r2scan-clone", "nnxc-solids"])
+def test_tau_below_that_of_one_orbital_hardly_changes_the_energy(name):
+    functional, density = get_functional(name), torch.full((2, 3), 5e-4, dtype=torch.float64)
+    gradient = torch.zeros(2, 3, 3, dtype=torch.float64)
+    gradient[:, 0] = tensor([1e-4, 4e-4, 2e-3])
+    one_orbital = gradient.square().sum(1) / (8 * density)
+    none, one = (
+        functional({"density": density, "gradient": gradient, "tau": factor * one_orbital}) for factor in (0, 1)
+    )
+    torch.testing.assert_close(none, one, rtol=0.05, atol=0)
 
 
 def test_without_scaling_constraints_the_network_sees_density_and_zeta():

@@ -137,7 +137,7 @@ def solve(
         raise CalculationFailed(str(error)) from error
     except torch.linalg.LinAlgError as error:
         raise CalculationFailed(f"linear algebra failed in the SCF: {error}") from error
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise CalculationFailed(
             f"the memory of {system.crystal.device} is not enough: {error}. Try a lower cutoff, fewer k-points, "
             "device='cpu', or more GPUs with share_kpoints=True"

@@ -101,8 +101,8 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         False, so that single energies compare with other codes.
     convergence : dict
         {"energy": eV per valence electron}: estimated error of the energy at which the SCF stops. Default: 1e-6.
-        With {"forces": eV/Angstrom} it is so much smaller that forces have about this error; 1e-3 is that of the
-        default.
+        With {"forces": eV/Angstrom} the tolerance of the energy follows from the largest error of forces that is
+        allowed; the default corresponds to about 1e-3. With both, the tighter one decides.
     maxiter : int
         Largest number of SCF steps, of all kinds (see `ase_nnxc.ks.scf.scf`); default 200.
     device : str

@@ -80,17 +80,21 @@ def _choose_automatically() -> tuple[torch.device, str | None]:
 
 
 def _own_gpu() -> torch.device:
-    """Return the GPU of this process: that of its number on the machine, or the current one of torch."""
-    number = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), None)
-    if number is None:
-        return torch.device("cuda", torch.cuda.current_device())
+    """Return the GPU of this process: that of its number on the machine, or the current one of torch.
+
+    Ranks of torchrun work together and must not share a GPU. Processes of other launchers may; with one visible GPU for
+    each, as Slurm can arrange, that is the one.
+    """
+    numbers = [int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()]
     count = torch.cuda.device_count()
-    if int(number) >= count:
+    if not numbers or (count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ):
+        return torch.device("cuda", torch.cuda.current_device())
+    if "LOCAL_RANK" in os.environ and numbers[0] >= count:
         raise InputError(
-            f"no GPU is left for process {number} (counted from 0) of this machine: torch finds {count}; start at most "
-            f"{count} processes on a machine, or use device='cpu'"
+            f"no GPU is left for process {numbers[0]} (counted from 0) of this machine, on which torch finds {count}: "
+            "start one process for each GPU, or use device='cpu'"
         )
-    return torch.device("cuda", int(number))
+    return torch.device("cuda", numbers[0] % count)
 
 
 @cache

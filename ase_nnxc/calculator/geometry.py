@@ -36,8 +36,9 @@ def check_basis(atoms: Atoms) -> None:
     basis = atoms.info.get("basis")
     if isinstance(basis, str):
         raise InputError(
-            f"atoms.info names the Gaussian basis set {basis!r}, but this calculator has plane waves: use "
-            "ase_nnxc.interop.pyscf.prepare_crystal, or delete atoms.info['basis'] to calculate in plane waves"
+            f"atoms.info names the Gaussian basis set {basis!r}, but this calculator uses plane waves: use PySCF "
+            "(ase_nnxc.interop.pyscf.prepare_crystal, or PySCFCalculator for molecules), or delete atoms.info['basis'] "
+            "to calculate in plane waves"
         )
 
 

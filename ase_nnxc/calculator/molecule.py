@@ -306,7 +306,7 @@ def _check_molecule(atoms: Atoms, parameters: Mapping[str, Any]) -> None:
     if moments.shape != (len(atoms),) or not np.isfinite(moments).all():
         raise InputError("initial magnetic moments must be collinear, one finite number for each atom")
     if parameters["pseudo"] is None:
-        _check_all_electron(parameters["basis"], sorted(set(atoms.get_chemical_symbols())))
+        check_all_electron(parameters["basis"], sorted(set(atoms.get_chemical_symbols())))
 
 
 def _readable(xc: Resolved) -> Resolved:
@@ -325,7 +325,7 @@ def _gradients(mf: "KohnShamDFT") -> np.ndarray:
     return np.asarray(gradients.kernel())
 
 
-def _check_all_electron(name: str, symbols: Sequence[str]) -> None:
+def check_all_electron(name: str, symbols: Sequence[str]) -> None:
     """Raise InputError if a basis set of an element is for valence electrons; its core would be wrong in silence."""
     for symbol in symbols:
         if name.lower().startswith("gth") or _has_core_potential(name, symbol):

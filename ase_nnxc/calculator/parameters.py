@@ -198,13 +198,14 @@ def _check_gpts(gpts: Any) -> None:
 
 
 def energy_tolerance(convergence: Mapping[str, float]) -> float:
-    """Return the error of the energy, eV per valence electron, at which an SCF has the `convergence` asked for.
+    """Return the tolerance of the energy, eV per valence electron, for the `convergence` that is asked for.
 
     Errors of forces are of first order in that of the density, errors of the energy of second order.
     """
-    default = DEFAULTS["convergence"]["energy"]
-    for_forces = default * (convergence.get("forces", FORCES) / FORCES) ** 2
-    return min(convergence.get("energy", default), for_forces)
+    tolerances = {**convergence}
+    if "forces" in tolerances:
+        tolerances["forces"] = DEFAULTS["convergence"]["energy"] * (convergence["forces"] / FORCES) ** 2
+    return min(tolerances.values())
 
 
 def _check_convergence(convergence: Any) -> None:
@@ -215,7 +216,7 @@ def _check_convergence(convergence: Any) -> None:
         )
     if not all(map(_is_number, convergence.values())):
         raise InputError(f"convergence={convergence!r}: expected numbers")
-    if not 0 < convergence.get("energy", 1e-6) < 1:
+    if not 0 < convergence.get("energy", DEFAULTS["convergence"]["energy"]) < 1:
         raise InputError(
             f"convergence={convergence!r}: the energy must be positive and below 1, in eV per valence electron"
         )

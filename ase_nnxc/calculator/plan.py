@@ -78,6 +78,11 @@ class Plan:
         """Return the crystal and its plane waves on a device, with a functional that is there.
 
         The `ranks` share the k-points.
+
+        Raises
+        ------
+        InputError
+            If the memory of the device is not enough.
         """
         crystal = self.crystal.to(device)
         check_memory(crystal, self.ecut, self.box)

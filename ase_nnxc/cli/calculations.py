@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     # (arguments, structure, output folder, keywords of the calculator) -> exit code
     Calculation = Callable[[argparse.Namespace, Atoms, Path, dict[str, Any]], int]
 
-FMAX = 0.01  # eV/A, largest force of a relaxed structure; that of the SCF is a tenth of it
+FMAX = 0.01  # eV/A, largest force of a relaxed structure; the SCF allows errors of a tenth
 
 
 # ---- options -------------------------------------------------------------------------------------------------------

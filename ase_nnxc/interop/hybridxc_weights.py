@@ -118,6 +118,9 @@ def _lda(name: str) -> Functional:
 def _read(path: Path) -> tuple[WeightFile, float, float]:
     """The network in a file in double precision, aweight and bweight."""
     content, sha256 = read_content(path)
+    state = content.get("model_state_dict") if isinstance(content, dict) else None
+    if isinstance(state, dict) and "aweight" in state:  # a checkpoint of a HybridXC that was trained itself
+        content = state
     if _is_xcmodel(content):
         raise ValueError(
             f"{path} holds the network of an XCModel only: XCModel makes a new HybridXC with aweight = 0 at each call, "

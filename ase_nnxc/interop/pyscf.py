@@ -282,10 +282,7 @@ def prepare_molecule(
     mf = dft.UKS(mol) if atoms.get_initial_magnetic_moments().any() else dft.RKS(mol)
     mf = use_functional(mf.density_fit() if density_fit else mf, functional)
     mf.grids.level = grid_level
-    if mf.chkfile is not None:
-        mf._chkfile.close()  # a temporary file, which PySCF leaves open
-        mf.chkfile = None
-    return mf
+    return without_file(mf)
 
 
 def prepare_crystal(
@@ -321,30 +318,52 @@ def prepare_crystal(
     Raises
     ------
     InputError
-        If the atoms are not periodic in three directions, if they have moments, or if there is no basis set.
+        If the atoms are not periodic in three directions or have moments or charges, if a keyword is wrong, if the
+        basis set is unknown or for valence electrons, or if an odd number of electrons has no smearing.
     ValueError
         If the functional reads a feature that PySCF does not have.
     """
+    from pyscf.lib.exceptions import BasisNotFoundError
     from pyscf.pbc import dft, gto
     from pyscf.pbc.dft.gen_grid import BeckeGrids
     from pyscf.pbc.scf.addons import smearing
+
+    from ..calculator.molecule import check_all_electron
+    from ..calculator.parameters import are_counts
 
     check_features(functional)
     basis, auxbasis = basis or atoms.info.get("basis"), auxbasis or atoms.info.get("auxbasis")
     if basis is None:
         raise InputError("basis is missing: expected the name of a basis set in PySCF, such as 'sto-3g'")
-    if not atoms.pbc.all() or atoms.get_initial_magnetic_moments().any():
-        raise InputError("expected atoms that are periodic in three directions, without initial magnetic moments")
+    check_all_electron(basis, sorted(set(atoms.symbols)))
+    if not are_counts(kpts):
+        raise InputError(f"kpts={kpts!r}: expected three positive integers")
+    if not atoms.pbc.all() or atoms.get_initial_magnetic_moments().any() or atoms.get_initial_charges().any():
+        raise InputError("expected atoms that are periodic in three directions, without initial moments and charges")
+    if sum(atoms.numbers) % 2 and not width:
+        raise InputError(f"a closed shell of {sum(atoms.numbers)} electrons needs smearing: set width, such as 0.01")
     positions, options = list(zip(atoms.symbols, atoms.positions)), {"spin": None, "verbose": 0}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Electron number")  # that of one cell may be odd, as bands are filled
-        cell = gto.M(a=atoms.cell.array, atom=positions, basis=basis, space_group_symmetry=True, **options)
+        warnings.filterwarnings("ignore", "Basis may be available")  # in another package
+        try:
+            cell = gto.M(a=atoms.cell.array, atom=positions, basis=basis, space_group_symmetry=True, **options)
+        except (KeyError, BasisNotFoundError) as error:
+            raise InputError(f"basis={basis!r}: PySCF has no basis set of this name for these atoms") from error
         points = cell.make_kpts(kpts, space_group_symmetry=True, time_reversal_symmetry=True)
-        mf = dft.KRKS(cell, points).density_fit(auxbasis=_PYSCF_NAMES.get(str(auxbasis), auxbasis))
+        mf = dft.KRKS(cell, points).density_fit(auxbasis=_PYSCF_NAMES.get(str(auxbasis).lower(), auxbasis))
     mf.grids = BeckeGrids(cell)
     mf.grids.level = grid_level
-    mf = use_functional(mf, functional)
+    mf = without_file(use_functional(mf, functional))
     return smearing(mf, sigma=width, method="fermi") if width else mf
+
+
+def without_file(mf: "KohnShamDFT") -> "KohnShamDFT":
+    """Return an object of PySCF after its temporary file, which PySCF leaves open, is closed."""
+    if mf.chkfile is not None:
+        mf._chkfile.close()
+        mf.chkfile = None
+    return mf
 
 
 def build_molecule(atoms: Atoms, basis: str, pseudo: str | None = None, charge: int | None = None) -> Any:

@@ -100,7 +100,7 @@ class KPoints:
                 f"{'s' * (nspin - 1)}: use at most {len(self._all)} ranks"
             )
         self._spheres: dict[tuple[int, ...], Sphere] = {}  # by the indices of the k-points
-        self._kept_batches: dict[int, list[tuple[int, int]]] = {}  # by the bytes of a block
+        self._kept_batches: dict[tuple[int, int], list[tuple[int, int]]] = {}  # by bytes of a block and threads
         self._own = slice(len(self._all) * rank // count, len(self._all) * (rank + 1) // count)
         self.blocks = tuple(self._all[self._own])
         self.weights = torch.tensor([s.weight for s in spheres], dtype=torch.float64, device=device)
@@ -167,9 +167,10 @@ class KPoints:
         They are the same whenever they are asked for, although other processes take and return memory of a GPU: terms
         keep what they made for a batch.
         """
-        if memory not in self._kept_batches:
-            self._kept_batches[memory] = self._make_batches(max(1, _available(self.device) // memory))
-        return self._kept_batches[memory]
+        key = memory, torch.get_num_threads()
+        if key not in self._kept_batches:
+            self._kept_batches[key] = self._make_batches(max(1, _available(self.device) // memory))
+        return self._kept_batches[key]
 
     def _make_batches(self, size: int) -> list[tuple[int, int]]:
         if self.device.type == "cpu":

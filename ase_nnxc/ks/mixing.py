@@ -123,10 +123,10 @@ class AndersonMixer:
 
     def change_map(self) -> None:
         """Keep the differences of the last steps as secants of the next one."""
-        *earlier, last = self._steps
-        self._steps = []
-        if earlier:
+        if len(self._steps) > 1:
+            *earlier, last = self._steps
             self._secants = last - torch.stack(earlier)
+        self._steps, self._first, self._least, self._idle = [], None, math.inf, 0
 
     def _without_stalling(self, current: Tensor) -> Tensor:
         """Return the current step; after `PATIENCE` steps without progress, clear the history and return the first."""
@@ -153,7 +153,8 @@ class AndersonMixer:
             (n, 2, nfields, ng) complex64, n up to `KEPT`.
         """
         if self._secants is not None:
-            return self._secants
+            few = self._secants.dtype == torch.complex64 and len(self._secants) <= KEPT
+            return self._secants if few else self._secants[-KEPT:].to(torch.complex64)
         current = torch.stack((density, residual))
         previous = torch.stack([current, *self._steps[-KEPT:]])[1:]
         return (current - previous).to(torch.complex64)

@@ -194,9 +194,10 @@ class _SCF:
         while True:
             self._check_steps()
             clock = time.perf_counter()
-            was_rough, rough_potential = rough_potential, self.energy.has_rough and self.tolerance.is_rough(asked)
+            was_rough, rough_potential = rough_potential, self.tolerance.is_rough(asked) and self.energy.has_rough
             if was_rough and not rough_potential:
                 mixer.change_map()
+                self.stall = Stall()
             potential = self.energy.potential(fields, rough=rough_potential)
             precision = self.tolerance.precision(asked)
             pairs = diagonalise(

@@ -68,8 +68,8 @@ class ExchangeCorrelation(DensityTerm):
     def rough(self) -> "ExchangeCorrelation":
         """Return the term on fewer points, if those of `basis.fine` are many more than the density needs."""
         system, basis = self.system, self.system.basis
-        rough = finer_grid(system.crystal, basis, ROUGH_FINENESS)
-        if rough.size >= basis.fine.size:
+        rough = None if basis.fine is basis.grid else finer_grid(system.crystal, basis, ROUGH_FINENESS)
+        if rough is None or rough.size >= basis.fine.size:
             return self
         return ExchangeCorrelation(replace(system, basis=replace(basis, fine=rough)))
 

@@ -28,6 +28,7 @@ from ..gga import PBE
 from ..lda import pw92, slater
 from ..mgga import SCAN
 from ..names import check_names
+from ..reduced import floored
 from ..spins import Spins
 from .network import DESCRIPTORS, WIDTHS, Network, channel_variables, total_variables, variables_of
 
@@ -74,7 +75,7 @@ class _Constrained(Functional):
         base : Tensor or float
             F0: 1, or the factor of the parent.
         """
-        alpha = variables["alpha"] if self.meta else None
+        alpha = floored(variables["alpha"]) if self.meta else None
         outputs = self.network(variables)
         if "uniform_gas" in self.constraints:
             y = self._gated(outputs, fraction(variables[self.gradient]), alpha)

@@ -37,7 +37,7 @@ from ..constraints import LIEB_OXFORD, bounded, fraction
 from ..gga import PBE
 from ..lda import Part, Semilocal, slater
 from ..mgga import R2SCAN
-from ..reduced import channel_alpha, channel_s2, channel_sigma
+from ..reduced import channel_alpha, channel_s2, channel_sigma, floored
 from ..spins import Spins
 from .constrained import build_parent, parent_enhancement
 from .network import WIDTHS, Network, total_variables
@@ -133,7 +133,7 @@ class NeuralFactors(Semilocal):
         outputs = self.network(variables)
         y = u * u * outputs[0]
         if alpha is not None:
-            r = 2 * fraction(alpha)  # a = r - 1
+            r = 2 * fraction(floored(alpha))  # a = r - 1
             y = r * (y + (r - 1) * outputs[1] + u * (10 / 27 + 5 / 6 * self.eta) * self._uniform_gas_output())
         base = parent_enhancement(self.parent, variables)
         return base + bounded(base * y, base, 0.0, LIEB_OXFORD)
@@ -150,7 +150,7 @@ class NeuralFactors(Semilocal):
         variables = total_variables(spins, features, names, self.eta)
         outputs, v = self.network(variables), fraction(variables["t2"])
         if self.meta:
-            a = 2 * fraction(variables["alpha"]) - 1
+            a = 2 * fraction(floored(variables["alpha"])) - 1
             y = v * v * outputs[2] + a * a * outputs[3]
         else:
             y = v * v * outputs[1]

@@ -19,8 +19,8 @@ from ..reduced import (
     channel_alpha,
     channel_s2,
     channel_sigma,
+    floored,
     phi,
-    smooth_floor,
     t2,
     total_alpha,
     total_s2,
@@ -45,13 +45,12 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _fitted(alpha: Tensor) -> Tensor:
-    """Alpha, below zero not below -0.03: networks are fitted to what densities have, and that is never negative.
+def _fraction_of_alpha(alpha: Tensor) -> Tensor:
+    return fraction(floored(alpha))
 
-    Mixed densities with mixed taus have negative ones. Without this dE/dtau of `r2scan-clone` reached -150 there in an
-    SCF of graphene, r2SCAN's 0.3, and the SCF took 20 steps in place of 7.
-    """
-    return smooth_floor(alpha, depth=0.03)
+
+def _log_of_alpha(alpha: Tensor) -> Tensor:
+    return torch.log1p(floored(alpha))
 
 
 # Logarithms are unbounded, but log(1 + rs) < 9 above the density threshold, and log(1 + s^2) < 14 for s < 1000.
@@ -64,8 +63,8 @@ DESCRIPTORS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "log(1+s2)": ("s2", torch.log1p),
     "t2/(1+t2)": ("t2", fraction),
     "log(1+t2)": ("t2", torch.log1p),
-    "alpha/(1+alpha)": ("alpha", lambda alpha: fraction(_fitted(alpha))),
-    "log(1+alpha)": ("alpha", lambda alpha: torch.log1p(_fitted(alpha))),
+    "alpha/(1+alpha)": ("alpha", _fraction_of_alpha),
+    "log(1+alpha)": ("alpha", _log_of_alpha),
 }
 """Inputs of networks by name: the local variable, and the function of it."""
 
