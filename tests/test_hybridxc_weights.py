@@ -242,7 +242,15 @@ def test_checkpoint_of_an_xcmodel_is_refused_with_the_reason(path, inside):
         imported(written(path, content))
 
 
-@pytest.mark.parametrize("content", [{}, {"model_state_dict": Reference().state()}, [torch.zeros(3)], {"aweight": 1.0}])
+def test_checkpoint_of_a_hybridxc_is_its_state(path):
+    state = Reference().state()
+    plain = imported(written(path, state))[0].state_dict()
+    inside = imported(written(path, {"model_state_dict": state, "global_step": 3}))[0].state_dict()
+    assert plain.keys() == inside.keys()
+    assert all(torch.equal(plain[name], inside[name]) for name in plain)
+
+
+@pytest.mark.parametrize("content", [{}, [torch.zeros(3)], {"aweight": 1.0}])
 def test_file_without_named_tensors_is_refused(path, content):
     with pytest.raises(ValueError, match=r"does not hold a dict of tensors|missing tensors aweight, bweight"):
         imported(written(path, content))
