@@ -14,7 +14,14 @@ from ase.calculators.calculator import Calculator, InputError, PropertyNotImplem
 from torch import Tensor
 
 from .. import __version__
-from ..interop.pyscf import build_molecule, check_features, energy_tensor, prepare_molecule, solve_molecule
+from ..interop.pyscf import (
+    build_molecule,
+    check_all_electron,
+    check_features,
+    energy_tensor,
+    prepare_molecule,
+    solve_molecule,
+)
 from ..interop.pyscf_response import set_density
 from ..registry import Resolved, resolve
 from ..units import BOHR, HARTREE
@@ -323,26 +330,6 @@ def _gradients(mf: "KohnShamDFT") -> np.ndarray:
     gradients = mf.nuc_grad_method()
     gradients.grid_response = True
     return np.asarray(gradients.kernel())
-
-
-def check_all_electron(name: str, symbols: Sequence[str]) -> None:
-    """Raise InputError if a basis set of an element is for valence electrons; its core would be wrong in silence."""
-    for symbol in symbols:
-        if name.lower().startswith("gth") or _has_core_potential(name, symbol):
-            suitable = "gth-pbe" if name.lower().startswith("gth") else name
-            raise InputError(f"basis={name!r} of {symbol} is for valence electrons: add pseudo={suitable!r}")
-
-
-def _has_core_potential(name: str, symbol: str) -> bool:
-    """Whether PySCF has effective core potentials of the name of this basis set for an element."""
-    from pyscf.gto.basis import load_ecp
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # there is none
-            return bool(load_ecp(name, symbol))
-    except (RuntimeError, KeyError):
-        return False
 
 
 def _closest_names(parameters: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ does.
 import functools
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -328,15 +328,12 @@ def prepare_crystal(
     from pyscf.pbc.dft.gen_grid import BeckeGrids
     from pyscf.pbc.scf.addons import smearing
 
-    from ..calculator.molecule import check_all_electron
-    from ..calculator.parameters import are_counts
-
     check_features(functional)
     basis, auxbasis = basis or atoms.info.get("basis"), auxbasis or atoms.info.get("auxbasis")
     if basis is None:
         raise InputError("basis is missing: expected the name of a basis set in PySCF, such as 'sto-3g'")
     check_all_electron(basis, sorted(set(atoms.symbols)))
-    if not are_counts(kpts):
+    if not isinstance(kpts, Sequence) or len(kpts) != 3 or not all(type(n) is int and n > 0 for n in kpts):
         raise InputError(f"kpts={kpts!r}: expected three positive integers")
     if not atoms.pbc.all() or atoms.get_initial_magnetic_moments().any() or atoms.get_initial_charges().any():
         raise InputError("expected atoms that are periodic in three directions, without initial moments and charges")
@@ -364,6 +361,26 @@ def without_file(mf: "KohnShamDFT") -> "KohnShamDFT":
         mf._chkfile.close()
         mf.chkfile = None
     return mf
+
+
+def check_all_electron(name: str, symbols: Sequence[str]) -> None:
+    """Raise InputError if a basis set of an element is for valence electrons; its core would be wrong in silence."""
+    for symbol in symbols:
+        if name.lower().startswith("gth") or _has_core_potential(name, symbol):
+            suitable = "gth-pbe" if name.lower().startswith("gth") else name
+            raise InputError(f"basis={name!r} of {symbol} is for valence electrons: add pseudo={suitable!r}")
+
+
+def _has_core_potential(name: str, symbol: str) -> bool:
+    """Whether PySCF has effective core potentials of the name of this basis set for an element."""
+    from pyscf.gto.basis import load_ecp
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is none
+            return bool(load_ecp(name, symbol))
+    except (RuntimeError, KeyError):
+        return False
 
 
 def build_molecule(atoms: Atoms, basis: str, pseudo: str | None = None, charge: int | None = None) -> Any:
