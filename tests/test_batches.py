@@ -87,15 +87,15 @@ def test_eigenpairs_of_a_batch_are_those_of_each_k_point(dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("xc", ["PBE", "r2SCAN"])
-def test_residuals_reach_their_tolerance_with_rough_products_of_new_vectors(xc: str, monkeypatch) -> None:
+def test_residuals_reach_their_tolerance_with_single_products_of_new_vectors(xc: str, monkeypatch) -> None:
     singles, tolerance, calls = hamiltonians(xc, torch.complex128), 1e-8, []
     exact = Hamiltonian.stack(singles)
-    rough = exact.with_rough(torch.complex64)
-    product = rough.apply_roughly
-    monkeypatch.setattr(rough, "apply_roughly", lambda psi: calls.append(1) or product(psi))
+    single = exact.with_single(torch.complex64)
+    product = single.apply_in_single
+    monkeypatch.setattr(single, "apply_in_single", lambda psi: calls.append(1) or product(psi))
     psi = padded([orbitals(h, torch.complex128) for h in singles], exact.npw)
     for start in (1e-2, 4e-6, tolerance):
-        pairs = repeated_davidson(rough, psi, start, 5)
+        pairs = repeated_davidson(single, psi, start, 5)
         psi = pairs.vectors
     assert calls
     residuals = norms(exact.apply(psi) - pairs.values[..., None] * psi)
@@ -103,7 +103,7 @@ def test_residuals_reach_their_tolerance_with_rough_products_of_new_vectors(xc: 
 
 
 @pytest.mark.parametrize("xc", ["PBE", "r2SCAN"])
-def test_rough_products_follow_the_potential(xc: str) -> None:
+def test_products_in_single_precision_follow_the_potential(xc: str) -> None:
     crystal = crystal_of(rattled_silicon_carbide())
     system = System(crystal, basis_of(crystal, 6.0, (2, 2, 3)), get_functional(xc))
     energy, blocks = TotalEnergy(system), system.kpoints.blocks[:3]
@@ -111,7 +111,7 @@ def test_rough_products_follow_the_potential(xc: str) -> None:
     for factor in (1.0, 1.5):  # the second H is the first one with another potential
         h = energy.hamiltonian_of_batch(blocks, factor * potential, torch.complex128)
         psi = torch.ones(3, 2, h.npw, dtype=torch.complex128)
-        error = (h.apply_roughly(psi) - h.apply(psi)).abs().max()
+        error = (h.apply_in_single(psi) - h.apply(psi)).abs().max()
         assert 1e-9 < float(error) < 1e-5 * float(h.apply(psi).abs().max())
 
 

@@ -36,7 +36,7 @@ from ase_nnxc.ks.superposition import structure_factors
 from ase_nnxc.ks.symmetry import find_symmetry, identity
 from ase_nnxc.ks.system import System
 from ase_nnxc.ks.terms import ExchangeCorrelation
-from ase_nnxc.ks.terms.xc import ROUGH_FINENESS
+from ase_nnxc.ks.terms.xc import COARSE_FINENESS
 from ase_nnxc.ks.total_energy import TotalEnergy
 from ase_nnxc.ks.transforms import from_box, to_box
 from ase_nnxc.pseudopotentials import find_pseudos
@@ -507,9 +507,16 @@ def test_early_single_precision_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     assert solve(crystal, basis).free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
 
 
-def test_rough_potentials_on_fewer_points_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    crystal = crystal_of(bulk("Si", "diamond", a=5.43))
-    fine = basis_of(crystal, 8.0, (2, 2, 2), gpts=(36, 36, 36))
+@pytest.mark.parametrize(
+    ("atoms", "pseudos", "gpts"),
+    [
+        (bulk("Si", "diamond", a=5.43), "gth-pbe", (36, 36, 36)),
+        (Atoms("Si", cell=3.5 * np.eye(3), pbc=True, magmoms=[2.0]), "oncv", (40, 40, 40)),  # with a core
+    ],
+)
+def test_coarse_potentials_on_fewer_points_change_nothing(atoms, pseudos, gpts, monkeypatch) -> None:
+    crystal = crystal_of(atoms, pseudos)
+    fine = basis_of(crystal, 8.0, (2, 2, 2), gpts=gpts)
     evaluated: list[int] = []  # points of each evaluation of the functional
     features = ExchangeCorrelation.features
 
@@ -519,10 +526,10 @@ def test_rough_potentials_on_fewer_points_change_nothing(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(ExchangeCorrelation, "features", counted)
     mixed = solve(crystal, fine, xc="r2SCAN")
-    assert evaluated[0] == finer_grid(crystal, fine, ROUGH_FINENESS).size
-    assert evaluated[-1] == 36**3
+    assert evaluated[0] == finer_grid(crystal, fine, COARSE_FINENESS).size
+    assert evaluated[-1] == math.prod(gpts)
     assert evaluated == sorted(evaluated)
-    monkeypatch.setattr("ase_nnxc.ks.convergence.ROUGH_POTENTIAL", 1.0)  # nothing is as loose as that
+    monkeypatch.setattr("ase_nnxc.ks.convergence.COARSE_POTENTIAL", 1.0)  # nothing is as loose as that
     assert solve(crystal, fine, xc="r2SCAN").free_energy == pytest.approx(mixed.free_energy, abs=1e-11)
 
 

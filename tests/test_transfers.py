@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ase_nnxc.ks import eigensolver, fields, kpoints, operators
 from ase_nnxc.ks.convergence import SCFSettings
 from ase_nnxc.ks.eigensolver import davidson
-from ase_nnxc.ks.initial_guess import atomic_fields, rough_orbitals
+from ase_nnxc.ks.initial_guess import approximate_orbitals, atomic_fields
 from ase_nnxc.ks.occupations import WHOLE, Smearing
 from ase_nnxc.ks.output import diagonalise, fill
 from ase_nnxc.ks.scf import scf
@@ -77,7 +77,7 @@ def cost(system: System, counter: Counter) -> tuple[int, int]:
     """Operations and waits of the second diagonalisation, with one expansion of the basis, and of the fields."""
     energy = TotalEnergy(system)
     start = atomic_fields(system.crystal, system.basis, energy.nfields)
-    orbitals, potential = rough_orbitals(energy, start, 6), energy.potential(start).values
+    orbitals, potential = approximate_orbitals(energy, start, 6), energy.potential(start).values
 
     def half_cycle() -> None:
         pairs = diagonalise(energy, potential, orbitals, davidson, 1e-9, 6, torch.float64)

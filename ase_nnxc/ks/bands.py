@@ -10,7 +10,7 @@ from .basis import make_sphere, padded
 from .convergence import ConvergenceError
 from .eigensolver import Eigenpairs, davidson
 from .ground_state import GroundState
-from .initial_guess import more_orbitals, rough_orbitals
+from .initial_guess import approximate_orbitals, more_orbitals
 from .kpoints import Block
 from .nbands import extra_bands
 from .total_energy import TotalEnergy
@@ -68,7 +68,7 @@ def bands_at(state: GroundState, kpoints: Tensor, nbands: int | None = None) -> 
     nbands = nbands or state.eigenvalues.shape[-1]
     if nbands > system.basis.fewest_waves:
         raise ValueError(f"nbands={nbands}: expected at most {system.basis.fewest_waves}, the number of plane waves")
-    start = rough_orbitals(energy, state.fields, nbands + extra_bands(system, nbands))
+    start = approximate_orbitals(energy, state.fields, nbands + extra_bands(system, nbands))
     eigenvalues, orbitals = _converge(energy, state, start, nbands)
     occupations = state.smearing.occupations(eigenvalues, state.fermi_levels[:, None, None])
     return replace(state, system=system, orbitals=orbitals, eigenvalues=eigenvalues, occupations=occupations)

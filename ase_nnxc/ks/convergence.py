@@ -11,9 +11,9 @@ import torch
 # the density only slightly, and the errors of rougher orbitals would be larger than this change.
 FROM_ATOMS, FROM_MOVED, FROM_SAME_POSITIONS = 1e-2, 1e-3, 3.1e-4
 LOOSEST = 1e-3  # Hartree, the largest residual norm of orbitals that end an SCF
-# Hartree; potentials are rough (`TotalEnergy.potential`) while residuals above it are allowed, which those of a start
+# Hartree; potentials are coarse (`TotalEnergy.potential`) while residuals above it are allowed, which those of a start
 # from a ground state never are.
-ROUGH_POTENTIAL = 2e-3
+COARSE_POTENTIAL = 2e-3
 SINGLE_PRECISION = 3e-4  # Hartree; above it, orbitals of a step that cannot be the last one are solved in 4-byte floats
 
 
@@ -134,9 +134,9 @@ class OrbitalTolerance:
         """Return the precision, float32 or float64, in which orbitals are solved to a residual norm, Hartree."""
         return torch.float32 if asked > max(SINGLE_PRECISION, self.final) else torch.float64
 
-    def is_rough(self, asked: float) -> bool:
-        """Whether a rough potential is enough for a step whose orbitals are solved to a residual norm, Hartree."""
-        return asked > ROUGH_POTENTIAL
+    def allows_coarse(self, asked: float) -> bool:
+        """Whether a coarse potential is enough for a step whose orbitals are solved to a residual norm, Hartree."""
+        return asked > COARSE_POTENTIAL
 
     def is_met(self, asked: float, residual: float) -> bool:
         """Whether orbitals with this largest residual norm end the SCF, if this norm was asked for; both Hartree."""

@@ -22,7 +22,7 @@ MAX_EXPANSIONS = 4  # the largest number of expansions of the basis in one call
 # H is applied to new vectors in single precision if all residuals are below this multiple of the tolerance. A vector
 # made of a residual has a coefficient of about the residual divided by the gap to its energy, 0.1 to 1 Ha. Its product
 # with H has an error below 1e-5 Ha (potentials of 100 Ha), which is below 0.1 of the tolerance of the residual then.
-ROUGH_BELOW = 1e3
+SINGLE_BELOW = 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,11 +152,11 @@ def davidson(hamiltonian: Hamiltonian, psi: Tensor, tolerance: float, nconverge:
         active, open_ = active.gather(1, first), open_.gather(1, first)
         new = precondition(_rows(residual, first), _rows(ritz, first), hamiltonian.kinetic)
         new *= torch.where(open_, 1 / norms(new), 0)[..., None]
-        apply = hamiltonian.apply_roughly if largest < ROUGH_BELOW * tolerance else hamiltonian.apply
+        apply = hamiltonian.apply_in_single if largest < SINGLE_BELOW * tolerance else hamiltonian.apply
         h_new = apply(new)
         applications += open_.sum(1)
         grown, h_grown = torch.cat((basis, new), dim=1), torch.cat((h_basis, h_new), dim=1)
-        # <new|H|basis> from the products of the basis: those of `new` may be rough, and these numbers are small
+        # <new|H|basis> is small, so it comes from the products of the basis: those of `new` may be in single precision
         bordered_s, bordered_h = _border(overlap, _overlaps(new, grown)), _border(matrix, _overlaps(new, h_grown))
         above = values[:, -1:] + 1  # Hartree: zero vectors get this eigenvalue, which is none of the lowest
         bordered_s, bordered_h = _without(~open_, bordered_s, bordered_h, above)

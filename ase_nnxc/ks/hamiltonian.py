@@ -20,8 +20,8 @@ class Hamiltonian:
         Cutoff energy of the plane waves, Hartree.
     numbers : sequence of int, optional
         Number of plane waves of each k-point, without padding; required for several k-points.
-    rough : sequence of Operator, optional
-        Those operators that are not diagonal, in the same order and in single precision, for `apply_roughly`.
+    single : sequence of Operator, optional
+        Those operators that are not diagonal, in the same order and in single precision, for `apply_in_single`.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Hamiltonian:
         operators: Sequence[Operator],
         ecut: float,
         numbers: Sequence[int] | None = None,
-        rough: Sequence[Operator] | None = None,
+        single: Sequence[Operator] | None = None,
     ):
         diagonals = [operator.values for operator in operators if isinstance(operator, Diagonal)]
         if not diagonals:
@@ -52,7 +52,7 @@ class Hamiltonian:
         self.numbers = numbers or [self.npw]
         self._operators = operators
         self._others = [operator for operator in operators if not isinstance(operator, Diagonal)]
-        self._rough = rough
+        self._single = single
 
     @classmethod
     def stack(cls, hamiltonians: "Sequence[Hamiltonian]") -> "Hamiltonian":
@@ -68,17 +68,17 @@ class Hamiltonian:
         """Return H with other potentials in its last operator, a `GridPotential`."""
         *others, last = self._operators
         assert isinstance(last, GridPotential)
-        on_grid, rough = replace(last, local=local, tau=tau), self._rough
-        if rough is not None:
-            *kept, last = rough
+        on_grid, single = replace(last, local=local, tau=tau), self._single
+        if single is not None:
+            *kept, last = single
             assert isinstance(last, GridPotential)
-            rough = [*kept, replace(last, local=local.float(), tau=None if tau is None else tau.float())]
-        return Hamiltonian([*others, on_grid], self.ecut, self.numbers, rough)
+            single = [*kept, replace(last, local=local.float(), tau=None if tau is None else tau.float())]
+        return Hamiltonian([*others, on_grid], self.ecut, self.numbers, single)
 
-    def with_rough(self, dtype: torch.dtype) -> "Hamiltonian":
-        """Return H, in double precision, whose `apply_roughly` uses operators in `dtype`: complex64 or float32."""
-        rough = [operator.to(dtype) for operator in self._others]
-        return Hamiltonian(self._operators, self.ecut, self.numbers, rough)
+    def with_single(self, dtype: torch.dtype) -> "Hamiltonian":
+        """Return H, in double precision, whose `apply_in_single` uses operators in `dtype`: complex64 or float32."""
+        single = [operator.to(dtype) for operator in self._others]
+        return Hamiltonian(self._operators, self.ecut, self.numbers, single)
 
     @property
     def npw(self) -> int:
@@ -92,14 +92,14 @@ class Hamiltonian:
             operator.add_to(result, psi)
         return result
 
-    def apply_roughly(self, psi: Tensor) -> Tensor:
+    def apply_in_single(self, psi: Tensor) -> Tensor:
         """Return H psi with single precision in all but the diagonal operators, if H has them in single precision."""
-        if self._rough is None:
+        if self._single is None:
             return self.apply(psi)
-        rough = psi.to(torch.complex64 if psi.is_complex() else torch.float32)
-        result = torch.zeros_like(rough)
-        for operator in self._rough:
-            operator.add_to(result, rough)
+        single = psi.to(torch.complex64 if psi.is_complex() else torch.float32)
+        result = torch.zeros_like(single)
+        for operator in self._single:
+            operator.add_to(result, single)
         return result.to(psi.dtype).addcmul_(psi, self.diagonal[..., None, :].to(psi.dtype))
 
     def matrix(self, waves: Tensor) -> Tensor:

@@ -129,9 +129,9 @@ def atomic_fields(crystal: Crystal, basis: Basis, count: int) -> Tensor:
     return density if count == len(density) else torch.cat((density, start_tau(crystal, basis)))
 
 
-def rough_orbitals(energy: TotalEnergy, fields: Tensor, nbands: int) -> list[Tensor]:
+def approximate_orbitals(energy: TotalEnergy, fields: Tensor, nbands: int) -> list[Tensor]:
     """Return approximate orbitals (nbands, npw) of each block in the potential of fields (nfields, ng)."""
-    potential, kpoints = energy.potential(fields, rough=True).values, energy.system.kpoints
+    potential, kpoints = energy.potential(fields, coarse=True).values, energy.system.kpoints
 
     def of_block(block: Block) -> Tensor:
         hamiltonian = energy.hamiltonian(block, potential[block.spin], torch.complex128)

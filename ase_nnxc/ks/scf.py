@@ -20,8 +20,8 @@ from .total_energy import TotalEnergy
 from .warm_start import start_from, start_from_atoms
 
 # Widths with which an SCF goes on that does not converge with its own: from at least the first, Hartree, down by the
-# factor. Each but the last need only reach the error ROUGH, Hartree.
-WIDE, NARROWER, ROUGH = 0.03, 0.25, 1e-5
+# factor. Each but the last need only reach the error LOOSE, Hartree.
+WIDE, NARROWER, LOOSE = 0.03, 0.25, 1e-5
 
 
 def scf(
@@ -152,7 +152,7 @@ class _SCF:
             widths.append(widths[-1] / NARROWER)
         for width in reversed(widths):
             smearing = replace(self.smearing, width=width)
-            outcome = self._mix(fields, smearing, self.tolerance.first, rough=True, reservoirs=crystal.reservoirs)
+            outcome = self._mix(fields, smearing, self.tolerance.first, loose=True, reservoirs=crystal.reservoirs)
             fields = outcome.fields
         return fields
 
@@ -163,7 +163,7 @@ class _SCF:
         asked: float,
         mixer: Mixer | None = None,
         *,
-        rough: bool = False,
+        loose: bool = False,
         patient: bool = False,
         reservoirs: list[tuple[slice, float]] | None = None,
     ) -> GroundState | Output:
@@ -179,8 +179,8 @@ class _SCF:
             Residual norm of the first diagonalisation, Hartree.
         mixer : Mixer, optional
             Mixer; default: a new one.
-        rough : bool
-            Whether to end at an error of `ROUGH`.
+        loose : bool
+            Whether to end at an error of `LOOSE`.
         patient : bool
             Whether to go on when the error stalls.
         reservoirs : list of (slice, float), optional
@@ -190,15 +190,15 @@ class _SCF:
         mixer, whole = mixer or default_mixer(self.energy.system, None), TRY_WHOLE
         volume = float(self.energy.system.crystal.volume)
         self.stall = Stall()
-        rough_potential = False
+        coarse = False
         while True:
             self._check_steps()
             clock = time.perf_counter()
-            was_rough, rough_potential = rough_potential, self.tolerance.is_rough(asked) and self.energy.has_rough
-            if was_rough and not rough_potential:
+            was_coarse, coarse = coarse, self.tolerance.allows_coarse(asked) and self.energy.has_coarse
+            if was_coarse and not coarse:
                 mixer.change_map()
                 self.stall = Stall()
-            potential = self.energy.potential(fields, rough=rough_potential)
+            potential = self.energy.potential(fields, coarse=coarse)
             precision = self.tolerance.precision(asked)
             pairs = diagonalise(
                 self.energy, potential.values, self.orbitals, self.eigensolver, asked, self.in_use, precision
@@ -223,7 +223,7 @@ class _SCF:
             converged = step.error <= self.settings.energy and self.tolerance.is_met(asked, step.residual)
             if missing:
                 self.orbitals = more_orbitals(self.energy, self.orbitals, missing)
-            elif rough and step.error <= ROUGH:
+            elif loose and step.error <= LOOSE:
                 return output
             elif converged and output.states.missed > WHOLE:
                 whole = WHOLE  # the gap is too narrow for whole electrons

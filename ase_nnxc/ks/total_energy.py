@@ -137,22 +137,22 @@ class TotalEnergy:
         for term in self.orbital_terms:
             term.prepare(kpoints, orbitals, electrons)
 
-    def potential(self, fields: Tensor, *, rough: bool = False) -> Potential:
+    def potential(self, fields: Tensor, *, coarse: bool = False) -> Potential:
         """Return the potential of the density terms at the fields (nfields, ng).
 
-        A `rough` one is that of `DensityTerm.rough`, which is good enough for the first steps of an SCF.
+        A `coarse` one is that of `DensityTerm.coarse`, which is good enough for the first steps of an SCF.
         """
-        terms = self._rough_terms if rough else self.density_terms
+        terms = self._coarse_terms if coarse else self.density_terms
         return assemble_potential(self.system, terms, self.fields(fourier=fields))
 
     @property
-    def has_rough(self) -> bool:
-        """Whether rough potentials differ from the others."""
-        return any(rough is not term for rough, term in zip(self._rough_terms, self.density_terms))
+    def has_coarse(self) -> bool:
+        """Whether coarse potentials differ from the others."""
+        return any(coarse is not term for coarse, term in zip(self._coarse_terms, self.density_terms))
 
     @cached_property
-    def _rough_terms(self) -> list[DensityTerm]:
-        return [term.rough() for term in self.density_terms]
+    def _coarse_terms(self) -> list[DensityTerm]:
+        return [term.coarse() for term in self.density_terms]
 
     def kernels(self, fields: Tensor) -> list[Kernel]:
         """Return the kernel of each density term that has one, at the fields (nfields, ng).
@@ -193,7 +193,7 @@ class TotalEnergy:
             numbers = [block.sphere.npw for block in blocks]
             hamiltonian = Hamiltonian(converted, self.system.basis.ecut, numbers)
             if dtype.to_real() == torch.float64:
-                hamiltonian = hamiltonian.with_rough(torch.complex64 if dtype.is_complex else torch.float32)
+                hamiltonian = hamiltonian.with_single(torch.complex64 if dtype.is_complex else torch.float32)
             batches.keep(ks, operators, hamiltonian)
         local, *tau = potential.to(dtype.to_real())
         return hamiltonian.with_potential(local, tau[0] if tau else None)

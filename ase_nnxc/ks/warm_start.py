@@ -9,7 +9,7 @@ from .basis import Basis, shared_waves
 from .convergence import FROM_ATOMS, FROM_MOVED, FROM_SAME_POSITIONS
 from .crystal import Crystal
 from .ground_state import GroundState
-from .initial_guess import atomic_fields, rough_orbitals
+from .initial_guess import approximate_orbitals, atomic_fields
 from .kpoints import Block
 from .nbands import bands_at_start, bands_in_use
 from .total_energy import TotalEnergy
@@ -46,7 +46,9 @@ def start_from_atoms(energy: TotalEnergy, nbands: int) -> Start:
     """Return a start from superposed atoms, with `nbands` bands."""
     system = energy.system
     fields = atomic_fields(system.crystal, system.basis, energy.nfields)
-    return Start(fields, rough_orbitals(energy, fields, nbands), bands_at_start(system.crystal, nbands), FROM_ATOMS)
+    return Start(
+        fields, approximate_orbitals(energy, fields, nbands), bands_at_start(system.crystal, nbands), FROM_ATOMS
+    )
 
 
 def start_from(state: GroundState, energy: TotalEnergy, nbands: int, exactly: bool) -> Start:
@@ -82,7 +84,7 @@ def start_from(state: GroundState, energy: TotalEnergy, nbands: int, exactly: bo
     available = state.eigenvalues.shape[-1]
     if not _same_kpoints(state.basis, basis) or available < nbands:
         in_use = bands_at_start(crystal, nbands)
-        return Start(fields, rough_orbitals(energy, fields, nbands), in_use, tolerance, secants)
+        return Start(fields, approximate_orbitals(energy, fields, nbands), in_use, tolerance, secants)
     kept = nbands if exactly else min(available, basis.fewest_waves)
 
     def move(block: Block, psi: Tensor) -> Tensor:

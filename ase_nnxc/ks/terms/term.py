@@ -91,7 +91,7 @@ class DensityTerm(Term):
             derivatives = _derivatives(energy, leaf)
         return float(energy.detach()), self._per_volume(derivatives)
 
-    def rough(self) -> "DensityTerm":
+    def coarse(self) -> "DensityTerm":
         """Return a cheaper approximation of this term for the first steps of an SCF; by default the term itself."""
         return self
 

@@ -33,9 +33,9 @@ from .term import DensityTerm
 if TYPE_CHECKING:
     from ..system import System
 
-# Fineness of the grid of rough potentials (see `Functional.grid_fineness`). With 1, which truncates the steep cores of
+# Fineness of the grid of coarse potentials (see `Functional.grid_fineness`). With 1, which truncates the steep cores of
 # Zn and MgO, the density came no nearer than 1e-4 Ha, and SCFs took up to twice as many steps.
-ROUGH_FINENESS = 1.5
+COARSE_FINENESS = 1.5
 CHUNK = 2**16  # points evaluated at once; the graph of a network needs about a kilobyte for each
 
 
@@ -65,13 +65,13 @@ class ExchangeCorrelation(DensityTerm):
         """Return the same energy, differentiable in the parameters of the functional, too."""
         return self._energy(fields, self.parameters)
 
-    def rough(self) -> "ExchangeCorrelation":
+    def coarse(self) -> "ExchangeCorrelation":
         """Return the term on fewer points, if those of `basis.fine` are many more than the density needs."""
         system, basis = self.system, self.system.basis
-        rough = None if basis.fine is basis.grid else finer_grid(system.crystal, basis, ROUGH_FINENESS)
-        if rough is None or rough.size >= basis.fine.size:
+        coarse = None if basis.fine is basis.grid else finer_grid(system.crystal, basis, COARSE_FINENESS)
+        if coarse is None or coarse.size >= basis.fine.size:
             return self
-        return ExchangeCorrelation(replace(system, basis=replace(basis, fine=rough)))
+        return ExchangeCorrelation(replace(system, basis=replace(basis, fine=coarse)))
 
     def _energy(self, fields: Fields, parameters: Sequence[Tensor]) -> Tensor:
         basis, features = self.system.basis, self.features(self.functional.features, fields)
