@@ -407,7 +407,7 @@ def test_sys_desc_becomes_a_crystal_in_angstrom():
 def test_crystal_of_sys_desc_is_not_calculated_in_plane_waves():
     atoms = read_sys_desc(CRYSTAL)
     atoms.calc = NNXCCalculator(ecut=100, kpts=(1, 1, 1))
-    with pytest.raises(InputError, match="names the Gaussian basis set 'sto-3g'"):
+    with pytest.raises(InputError, match="gaussian_basis'\\] is 'sto-3g'"):
         atoms.get_potential_energy()
 
 
@@ -445,7 +445,7 @@ def test_sys_desc_of_another_type_is_refused(source):
 
 def test_sys_desc_of_a_file_keeps_the_names_of_the_basis_sets(tmp_path):
     (tmp_path / "bn.yaml").write_text(yaml.safe_dump(CRYSTAL | {"auxbasis": "def2-sv(p)"}))
-    assert read_sys_desc(tmp_path / "bn.yaml").info == {"basis": "sto-3g", "auxbasis": "def2-sv(p)"}
+    assert read_sys_desc(tmp_path / "bn.yaml").info == {"gaussian_basis": "sto-3g", "gaussian_auxbasis": "def2-sv(p)"}
 
 
 @pytest.mark.parametrize(

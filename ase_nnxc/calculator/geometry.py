@@ -33,11 +33,11 @@ def check_atoms(atoms: Atoms) -> None:
 
 def check_basis(atoms: Atoms) -> None:
     """Raise InputError if the atoms name a Gaussian basis set, as those of `interop.deepchem.read_sys_desc` do."""
-    basis = atoms.info.get("basis")
-    if isinstance(basis, str):
+    basis = atoms.info.get("gaussian_basis")
+    if basis is not None:
         raise InputError(
-            f"atoms.info names the Gaussian basis set {basis!r}, but this calculator uses plane waves: use PySCF "
-            "(ase_nnxc.interop.pyscf.prepare_crystal, or PySCFCalculator for molecules), or delete atoms.info['basis'] "
+            f"atoms.info['gaussian_basis'] is {basis!r}, but this calculator uses plane waves: use PySCF "
+            "(ase_nnxc.interop.pyscf.prepare_crystal, or PySCFCalculator for molecules), or delete the entry "
             "to calculate in plane waves"
         )
 

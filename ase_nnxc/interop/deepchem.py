@@ -113,7 +113,7 @@ def read_sys_desc(source: Mapping[str, Any] | str | Path) -> Atoms:
     source : mapping or path
         The dictionary or a YAML file that contains it: mol_desc, atoms such as 'C 0 0 0; C 2.324 1.342 0'; lattice, the
         three vectors in the same form, both in bohr; and optionally the names basis and auxbasis, which are kept in
-        `atoms.info`.
+        `atoms.info` as gaussian_basis and gaussian_auxbasis.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def read_sys_desc(source: Mapping[str, Any] | str | Path) -> Atoms:
         if source is data:
             raise
         raise InputError(f"{source}: {error}") from error
-    info = {key: data[key] for key in ("basis", "auxbasis") if key in data}
+    info = {f"gaussian_{key}": data[key] for key in ("basis", "auxbasis") if key in data}
     return Atoms(symbols, positions * BOHR, cell=cell * BOHR, pbc=True, info=info)
 
 

@@ -329,7 +329,8 @@ def prepare_crystal(
     from pyscf.pbc.scf.addons import smearing
 
     check_features(functional)
-    basis, auxbasis = basis or atoms.info.get("basis"), auxbasis or atoms.info.get("auxbasis")
+    basis = basis or atoms.info.get("gaussian_basis")
+    auxbasis = auxbasis or atoms.info.get("gaussian_auxbasis")
     if basis is None:
         raise InputError("basis is missing: expected the name of a basis set in PySCF, such as 'sto-3g'")
     check_all_electron(basis, sorted(set(atoms.symbols)))
