@@ -1,7 +1,7 @@
 """Ranks: processes of torch.distributed that work together.
 
 Ranks share the k-points of a ground state (`NNXCCalculator(share_kpoints=True)`) or the records of a training. All of
-them run the same program; `torchrun` starts them.
+them run the same program; `torchrun` starts them. Groups of ranks work on different ground states at the same time.
 """
 
 import atexit
@@ -22,7 +22,19 @@ TIMEOUT = timedelta(days=7)  # a rank may wait for the SCFs of another; a rank t
 
 
 class RankError(RuntimeError):
-    """A rank failed that others wait for, or its process has ended."""
+    """A rank failed that others wait for, or its process has ended.
+
+    Parameters
+    ----------
+    message : str
+        Which rank failed, and why.
+    ranks : Ranks
+        The ranks that have been told.
+    """
+
+    def __init__(self, message: str, ranks: "Ranks") -> None:
+        super().__init__(message)
+        self.ranks = ranks
 
 
 class Ranks:
@@ -35,11 +47,54 @@ class Ranks:
     number, count : int
         Number of this process, from 0, and number of processes.
     group : ProcessGroup, optional
-        Group of all processes with the backend gloo; required for more than one.
+        Group of these processes with the backend gloo; required for more than one.
+    gpu_group : ProcessGroup, optional
+        Group of these processes for tensors on GPUs; required for these.
     """
 
-    def __init__(self, number: int = 0, count: int = 1, group: Any = None) -> None:
-        self.number, self.count, self._group = number, count, group
+    def __init__(self, number: int = 0, count: int = 1, group: Any = None, gpu_group: Any = None) -> None:
+        self.number, self.count, self._group, self._gpu_group = number, count, group, gpu_group
+        self._splits: dict[int, Ranks] = {}  # the group of this rank by the number of groups
+
+    def __deepcopy__(self, memo: Any) -> "Ranks":
+        """Return these ranks: a copy of a calculator works with the same processes."""
+        return self
+
+    def split(self, groups: int) -> "Ranks":
+        """Return the group of this rank, of so many groups of equal size. Ranks that follow each other form a group.
+
+        A group is made once. One group is these ranks themselves.
+
+        Parameters
+        ----------
+        groups : int
+            Number of groups.
+
+        Raises
+        ------
+        ValueError
+            If it does not divide the number of ranks.
+        """
+        divisors = [n for n in range(1, self.count + 1) if self.count % n == 0]
+        if type(groups) is not int or groups not in divisors:
+            allowed = ", ".join(map(str, divisors))
+            raise ValueError(f"groups={groups!r}: expected a divisor of {self.count}, the number of ranks: {allowed}")
+        if groups == 1:
+            return self
+        if groups not in self._splits:
+            self._splits[groups] = self._make_group(self.count // groups)
+        return self._splits[groups]
+
+    def _make_group(self, size: int) -> "Ranks":
+        """Return the group of this rank if groups have this size."""
+        if size == 1:
+            return Ranks()
+        first = self.number // size * size
+        members = dist.get_process_group_ranks(self._group)[first : first + size]
+        # with local synchronisation the members alone create a group
+        group = dist.new_group(members, TIMEOUT, "gloo", use_local_synchronization=True)
+        gpu_group = dist.new_group(members, use_local_synchronization=True) if torch.cuda.is_available() else None
+        return Ranks(self.number - first, size, group, gpu_group)
 
     def together(self, work: Callable[[], Result]) -> Result:
         """Return the result of `work` on this rank; if it raises an exception on any rank, raise one on all.
@@ -54,16 +109,16 @@ class Ranks:
         Exception
             The exception that `work` raised on this rank, if it raised one on every rank.
         RankError
-            If `work` raised an exception on some ranks only; the message is that of the first of them.
+            If `work` raised an exception on some ranks only; the message is that of the first of them, with its number
+            in `world`.
         """
         if self.count == 1:
             return work()
         try:
             result = work()
-        except RankError:  # the others know
-            raise
-        except Exception as error:  # of any type: the others wait for an answer
-            self._exchange(error)
+        except Exception as error:  # of any type: the others wait for an answer, unless they know
+            if not (isinstance(error, RankError) and error.ranks is self):
+                self._exchange(error)
             raise
         self._exchange(None)
         return result
@@ -80,7 +135,7 @@ class Ranks:
         if self.count == 1:
             return [result]
         answers: list[Any] = [None] * self.count
-        with _lost_connections():
+        with self._lost_connections():
             dist.all_gather_object(answers, result, group=self._group)
         return answers
 
@@ -98,7 +153,7 @@ class Ranks:
             return tensor
         self._exchange(None)
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
-        with _lost_connections():
+        with self._lost_connections():
             dist.all_reduce(total, group=self._group_of(total))
         return total
 
@@ -108,31 +163,48 @@ class Ranks:
             return tensor
         self._exchange(None)
         copy = tensor.detach().clone(memory_format=torch.contiguous_format)
-        with _lost_connections():
-            dist.broadcast(copy, src=0, group=self._group_of(copy))
+        group = self._group_of(copy)
+        with self._lost_connections():
+            dist.broadcast(copy, src=dist.get_global_rank(group, 0), group=group)
         return copy
 
     def leave(self) -> None:
-        """Forget the group, which then can be destroyed."""
-        self._group = None
+        """Forget the process groups, which then can be destroyed, here and in the groups of `split`."""
+        self._group = self._gpu_group = None
+        for group in self._splits.values():
+            group.leave()
 
     def _group_of(self, tensor: Tensor) -> Any:
-        """Return the group for a tensor: that of gloo, or on a GPU the group of the user or of `world`."""
-        return self._group if tensor.device.type == "cpu" else dist.group.WORLD
+        """Return the process group for a tensor."""
+        return self._group if tensor.device.type == "cpu" else self._gpu_group
 
     def _exchange(self, failure: Exception | None) -> None:
         """Tell all ranks whether this one has failed; raise RankError if some have, but not all."""
-        with _lost_connections():
+        with self._lost_connections():
             number = torch.tensor(int(failure is not None), device="cpu")
             dist.all_reduce(number, group=self._group)
             if int(number) == 0:
                 return
             messages: list[Any] = [None] * self.count
-            own = None if failure is None else f"{type(failure).__name__}: {failure}"
+            own = None if failure is None else _message_of(failure)
             dist.all_gather_object(messages, own, group=self._group)
         if None in messages:
-            rank, message = next((rank, message) for rank, message in enumerate(messages) if message is not None)
-            raise RankError(f"rank {rank} failed: {message}") from failure
+            raise RankError(next(message for message in messages if message is not None), self) from failure
+
+    @contextmanager
+    def _lost_connections(self) -> Iterator[None]:
+        """Turn the error that torch.distributed raises if a process has ended into RankError."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RankError(f"another rank has ended: {error}", self) from error
+
+
+def _message_of(failure: Exception) -> str:
+    """Return what other ranks are told of an error on this one, which may be that of a rank in its group."""
+    if isinstance(failure, RankError):
+        return str(failure)
+    return f"rank {dist.get_rank()} failed: {type(failure).__name__}: {failure}"
 
 
 def world() -> Ranks:
@@ -152,8 +224,9 @@ def world() -> Ranks:
 
 @cache
 def _ranks_of(group: Any) -> Ranks:
-    """Return the ranks of torch.distributed's default group."""
-    return Ranks(dist.get_rank(group), dist.get_world_size(group), dist.new_group(backend="gloo", timeout=TIMEOUT))
+    """Return the ranks of torch.distributed's default group, which also serves for GPUs."""
+    gloo = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    return Ranks(dist.get_rank(group), dist.get_world_size(group), gloo, group)
 
 
 def _end() -> None:
@@ -162,12 +235,3 @@ def _end() -> None:
         _ranks_of(dist.group.WORLD).leave()
         _ranks_of.cache_clear()
         dist.destroy_process_group()
-
-
-@contextmanager
-def _lost_connections() -> Iterator[None]:
-    """Turn the error that torch.distributed raises if a process has ended into RankError."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise RankError(f"another rank has ended: {error}") from error
