@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import __version__
 from ..ks.ground_state import GroundState
 from ..pseudopotentials import Pseudopotential
+from ..ranks import Ranks
 from ..registry import resolve
 from ..units import HARTREE
 from ..xc.functional import Functional
@@ -108,9 +109,10 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
     device : str
         "auto" (default), "cpu", "cuda", "cuda:1" ... With "auto" the calculation runs on a GPU if there is one that
         passes a small check of its FFT, eigensolver and double precision; else on the CPU, and the log reports why.
-    share_kpoints : bool
-        Share the k-points among all processes of torch.distributed, as started by `torchrun`. All of them must make the
-        same calls; rank 0 alone writes logs and restart files. Default: False.
+    share_kpoints : bool or Ranks
+        Share the k-points among all processes of torch.distributed, as started by `torchrun`, or among a group of them,
+        such as `ase_nnxc.ranks.world().split(2)`. All of these must make the same calls; the first of them alone writes
+        logs and restart files. Default: False.
     txt : None, "-", path or open file
         Log: none, standard output, or a file, to which it is appended.
     restart : str or PathLike, optional
@@ -178,7 +180,7 @@ class NNXCCalculator(RestartFiles, ElectronicStructure):
         convergence: Mapping[str, float] | None = None,
         maxiter: int | None = None,
         device: str | None = None,
-        share_kpoints: bool | None = None,
+        share_kpoints: bool | Ranks | None = None,
         txt: str | os.PathLike[str] | IO[str] | None = None,
         restart: str | os.PathLike[str] | None = None,
         label: str | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 from ase.calculators.calculator import InputError
 
 from ..pseudopotentials import check_pseudos, plain_pseudos
+from ..ranks import Ranks
 from .device import torch_device
 
 DEFAULTS: dict[str, Any] = {
@@ -231,6 +232,11 @@ def _check_device(device: Any) -> None:
         torch_device(device)
 
 
+def _check_share_kpoints(share: Any) -> None:
+    if not isinstance(share, bool | Ranks):
+        raise InputError(f"share_kpoints={share!r}: expected True, False, or a group of ranks (`Ranks.split`)")
+
+
 def _check_txt(txt: Any) -> None:
     if txt is not None and not isinstance(txt, str | os.PathLike) and not hasattr(txt, "write"):
         raise InputError(f"txt={txt!r}: expected None, '-', a path or an open file")
@@ -253,6 +259,6 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "convergence": _check_convergence,
     "maxiter": _count("maxiter"),
     "device": _check_device,
-    "share_kpoints": _flag("share_kpoints"),
+    "share_kpoints": _check_share_kpoints,
     "txt": _check_txt,
 }

@@ -46,7 +46,10 @@ class GroundStateSolver(Calculator):
     @property
     def ranks(self) -> Ranks:
         """Processes that share the k-points (`share_kpoints`)."""
-        return world() if self.parameters["share_kpoints"] else Ranks()
+        share = self.parameters["share_kpoints"]
+        if isinstance(share, Ranks):
+            return share
+        return world() if share else Ranks()
 
     @property
     def held_state(self) -> GroundState | None:
