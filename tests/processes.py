@@ -25,18 +25,18 @@ def in_another_process(arguments: Sequence[str | Path]) -> subprocess.CompletedP
     return done
 
 
-def results_of_two_ranks(script: str | Path, folder: Path) -> list[Any]:
-    """Run a script that calls `run_two_ranks` with a folder, and return what the ranks wrote, in their order."""
+def results_of_ranks(script: str | Path, folder: Path, count: int = 2) -> list[Any]:
+    """Run a script that calls `run_ranks` with a folder, and return what the ranks wrote, in their order."""
     if not hasattr(os, "fork"):
         pytest.skip("ranks are forks of one process")
     in_another_process([script, folder])
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
 
 
-def run_two_ranks(work: Callable[[int, Path], None]) -> NoReturn:
-    """Call work(rank, folder) in two ranks of torch.distributed; it writes results to "{rank}.json" in the folder."""
+def run_ranks(work: Callable[[int, Path], None], count: int = 2) -> NoReturn:
+    """Call work(rank, folder) in ranks of torch.distributed; it writes results to "{rank}.json" in the folder."""
     folder, fork = Path(sys.argv[1]), multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=_run_rank, args=(work, rank, folder)) for rank in (0, 1)]
+    ranks = [fork.Process(target=_run_rank, args=(work, rank, count, folder)) for rank in range(count)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -44,7 +44,7 @@ def run_two_ranks(work: Callable[[int, Path], None]) -> NoReturn:
     sys.exit(any(process.exitcode for process in ranks))
 
 
-def _run_rank(work: Callable[[int, Path], None], rank: int, folder: Path) -> None:
+def _run_rank(work: Callable[[int, Path], None], rank: int, count: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
     work(rank, folder)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from processes import in_another_process, results_of_two_ranks, run_two_ranks
+from processes import in_another_process, results_of_ranks, run_ranks
 
 from ase_nnxc import NNXCCalculator, load_functional
 from ase_nnxc.cli import main
@@ -101,7 +101,7 @@ def rank_of_two(rank, folder):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    return folder, results_of_two_ranks(__file__, folder)
+    return folder, results_of_ranks(__file__, folder)
 
 
 @pytest.fixture(scope="module")
@@ -188,4 +188,4 @@ def test_torchrun_trains_the_same_functional(tmp_path, capsys):
 
 
 if __name__ == "__main__":
-    run_two_ranks(rank_of_two)
+    run_ranks(rank_of_two)

@@ -372,8 +372,14 @@ def test_two_runs_in_one_folder_do_not_mix(tmp_path):
         (copper(3.6), {"span": 6}, "span=6: expected a relative change"),
         (copper(3.6), {"order": "sideways"}, "order='sideways': expected 'up' or 'down'"),
         (copper(3.6), {"max_points": 5}, r"at most max_points \(5\)"),
+        (
+            copper(3.6),
+            {"groups": 2},
+            "groups=2: expected a divisor of 1, the number of ranks: 1; more ranks need torchrun",
+        ),
+        (copper(3.6), {"groups": 1.0}, r"groups=1\.0: expected a divisor of 1"),
     ],
-    ids=["slab", "no cell", "few points", "even points", "span in percent", "order", "max_points"],
+    ids=["slab", "no cell", "few points", "even points", "span in percent", "order", "max_points", "groups", "float"],
 )
 def test_structures_and_options_that_cannot_be_scanned_are_refused(atoms, options, message):
     with pytest.raises(InputError, match=message):

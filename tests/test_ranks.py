@@ -16,7 +16,7 @@ from ase.build import bulk
 from ase.calculators.calculator import InputError
 from ase.units import Bohr, Hartree
 from kohn_sham import basis_of, crystal_of
-from processes import in_another_process, results_of_two_ranks, run_two_ranks
+from processes import in_another_process, results_of_ranks, run_ranks
 
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.cli import main
@@ -130,7 +130,7 @@ def rank_of_two(rank, folder):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    return folder, results_of_two_ranks(__file__, folder)
+    return folder, results_of_ranks(__file__, folder)
 
 
 @pytest.mark.parametrize("system", [metal, magnet])
@@ -251,4 +251,4 @@ def test_scan_of_torchrun_prints_once_and_is_resumed_by_one_process(tmp_path, ca
 
 
 if __name__ == "__main__":
-    run_two_ranks(rank_of_two)
+    run_ranks(rank_of_two)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .arguments import count
 from .calculations import add_calculation, logging_calculator
 from .common import Parser, complain, table_row
 
@@ -24,6 +25,14 @@ def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     eos.add_argument("--order", choices=("up", "down"), default="up", help="order of the volumes in the first window")
     eos.add_argument(
         "--max-points", type=int, default=25, metavar="N", help="largest number of points in the scan (default 25)"
+    )
+    eos.add_argument(
+        "--groups",
+        type=count,
+        default=1,
+        metavar="N",
+        help="number of groups of the processes of torchrun, which calculate different volumes at the same time "
+        "(default 1)",
     )
     eos.add_argument("--force", action="store_true", help="discard the points of another scan in the output folder")
 
@@ -43,6 +52,7 @@ def _eos(args: argparse.Namespace, atoms: Atoms, folder: Path, options: dict[str
             max_points=args.max_points,
             smooth_cutoff=options["smooth_cutoff"],
             force=args.force,
+            groups=args.groups,
         )
     except ScanError as error:
         return complain(error, 1)

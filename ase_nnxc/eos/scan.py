@@ -3,7 +3,7 @@
 The volumes are ``V_i = V_start (1 + span)^(i / h)`` with integer i, first i = -h ... h. The window is extended on the
 side where the free energy still falls until the lowest point has two finished points on either side. The points nearest
 to the lowest one are fitted. Which points are computed and fitted depends only on their energies, not on the order in
-which they are computed.
+which they are computed. Groups of ranks compute several at the same time.
 
 The free energy F is fitted, because forces and stress are its derivatives: the stress vanishes at its minimum. The
 minimum of the energy extrapolated to zero width is given beside it.
@@ -14,7 +14,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from .faults import faults
 from .fit import ase_fit, doubts, fit_energies, model_errors, nearest
 from .points import Point, PointFile
 from .result import EOSResult, write_result
-from .settings import CommonSettings, parameters_kept
+from .settings import CommonSettings, parameters_kept, shared_in
 from .structures import cubic_lattice_constant, scaled, without_calculator
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def scan_eos(
     max_points: int = 25,
     smooth_cutoff: bool = True,
     force: bool = False,
+    groups: int = 1,
 ) -> EOSResult:
     """Scan the volume of a crystal at constant cell shape and scaled positions, and fit its equation of state.
 
@@ -86,6 +88,10 @@ def scan_eos(
         so that E(V) is smooth.
     force : bool
         Discard the points of another scan in `folder`.
+    groups : int
+        Number of groups of equal size that the ranks of the calculator are split into. The groups calculate different
+        volumes at the same time, and the ranks of each share the k-points of its volume. The log of the calculator has
+        the volumes of the first group.
 
     Returns
     -------
@@ -94,7 +100,8 @@ def scan_eos(
     Raises
     ------
     InputError
-        If the structure or an option is not allowed, or if the folder is used by another run or holds another scan.
+        If the structure or an option is not allowed, if the folder is used by another run or holds another scan, or if
+        the ranks have different structures or calculators.
     ScanError
         If no minimum is found, or if the fit makes no sense: B0' outside of 0 to 12, a scatter of the points of more
         than a tenth of the depth of the curve, its minimum at the rim of the points, a second minimum, or a jump of the
@@ -112,14 +119,15 @@ def scan_eos(
         raise InputError(f"order={order!r}: expected 'up' or 'down'")
     ranks = getattr(calc, "ranks", None)
     ranks = ranks if isinstance(ranks, Ranks) else Ranks()
+    group = _group_of(ranks, groups)
     path = None if folder is None or ranks.number > 0 else Path(folder)
 
     def scan() -> EOSResult:
-        with folder_lock(path), parameters_kept(calc):
+        with folder_lock(path), parameters_kept(calc), shared_in(group, ranks, calc):
             if "smooth_cutoff" in calc.parameters:
                 calc.set(smooth_cutoff=smooth_cutoff)
                 logger.info("smooth_cutoff: %s", smooth_cutoff)
-            result = _Scan(atoms, calc, ranks, path, points // 2, span, order, max_points, force).run()
+            result = _Scan(atoms, calc, ranks, group, path, points // 2, span, order, max_points, force).run()
         if path is not None:
             write_result(result, path)
         return result
@@ -130,6 +138,15 @@ def scan_eos(
     return result
 
 
+def _group_of(ranks: Ranks, groups: int) -> Ranks:
+    """Return the group of this rank."""
+    try:
+        return ranks.split(groups)
+    except ValueError as error:
+        hint = "; more ranks need torchrun and a calculator with share_kpoints=True" if ranks.count == 1 else ""
+        raise InputError(f"{error}{hint}") from error
+
+
 class _Scan:
     """The window of one scan, which grows until it contains the minimum."""
 
@@ -138,6 +155,7 @@ class _Scan:
         atoms: Atoms,
         calc: Calculator,
         ranks: Ranks,
+        group: Ranks,
         folder: Path | None,
         half: int,
         span: float,
@@ -145,10 +163,12 @@ class _Scan:
         max_points: int,
         force: bool,
     ) -> None:
-        self.start, self.calc, self.ranks = without_calculator(atoms), calc, ranks
+        self.start, self.calc, self.ranks, self.group = without_calculator(atoms), calc, ranks, group
         self.half, self.ratio = half, (1 + span) ** (1 / half)
         self.order, self.max_points = order, max_points
         self.settings = CommonSettings(calc, self.start, self.ratio, self.ratio**half)
+        if len(set(ranks.gather(lambda: self.settings.fingerprint))) > 1:
+            raise InputError("ranks that share a scan must have the same atoms, functionals and parameters")
         self.file = PointFile(None if folder is None else folder / "points.jsonl", self.settings.fingerprint, force)
         self.finished = self._read()
         self.failed: dict[int, str] = {}
@@ -192,23 +212,55 @@ class _Scan:
         )
 
     def _complete(self, low: int, high: int, bar: tqdm) -> None:
-        """Compute what is missing of low ... high: the first window in the order asked for, then outward."""
+        """Compute what is missing of low ... high."""
         if self.settings.extend(self.ratio**high):
             self.finished, self.failed = self._read(), {}
         missing = [i for i in range(low, high + 1) if i not in self.finished and i not in self.failed]
-        if not self.finished:
-            missing.sort(reverse=self.order == "down")
-        else:
-            missing.sort(key=lambda i: min(abs(i - j) for j in self.finished))
         bar.total = high - low + 1
         bar.n = bar.total - len(missing)
         bar.refresh()
-        for index in missing:
-            self._compute(index)
-            bar.update()
+        for indices in self._rounds(missing):
+            self._compute(indices)
+            bar.update(sum(index is not None for index in indices))
 
-    def _compute(self, index: int) -> None:
-        """Compute one volume and keep it, or note its failure."""
+    def _rounds(self, missing: Sequence[int]) -> Iterator[tuple[int | None, ...]]:
+        """Return what the groups compute at the same time: an index for each, or None where it has none left.
+
+        A group gets indices that follow each other: the first window in the order asked for, then outward.
+        """
+        groups = self.ranks.count // self.group.count
+        parts = [list(missing[len(missing) * n // groups : len(missing) * (n + 1) // groups]) for n in range(groups)]
+        for part in parts:
+            if not self.finished:
+                part.sort(reverse=self.order == "down")
+            else:
+                part.sort(key=lambda i: min(abs(i - j) for j in self.finished))
+        return zip_longest(*parts)
+
+    def _compute(self, indices: Sequence[int | None]) -> None:
+        """Compute one volume in each group, and keep what comes out."""
+        own = indices[self.ranks.number // self.group.count]
+        outcomes = self.ranks.gather(
+            lambda: None if own is None else (own, self.group.together(lambda: self._outcome(own)))
+        )
+        of_groups = outcomes[:: self.group.count]
+        self.ranks.together(lambda: self._keep([outcome for outcome in of_groups if outcome is not None]))
+
+    def _keep(self, outcomes: Sequence[tuple[int, Point | str]]) -> None:
+        """Keep finished points, and the reasons why others failed, by index."""
+        for index, outcome in outcomes:
+            volume = self.start.get_volume() * self.ratio**index
+            if isinstance(outcome, Point):
+                self.finished[index] = outcome
+                self.file.add(self.settings.fingerprint, outcome)
+                logger.info("point %d: V = %.4f A^3, F = %.7f eV", index, volume, outcome.free_energy_eV)
+            else:
+                self.failed[index] = outcome
+                self.file.add_failure(self.settings.fingerprint, index, outcome)
+                logger.info("point %d (%.3f A^3) failed: %s", index, volume, outcome)
+
+    def _outcome(self, index: int) -> Point | str:
+        """Return the point of one volume, or why its calculation failed."""
         atoms = scaled(self.start, self.ratio**index)
         atoms.calc = self.calc
         began = time.perf_counter()
@@ -220,12 +272,9 @@ class _Scan:
                 raise CalculationFailed("the energy is not a finite number")
             deviations = self._deviations()
         except CalculationFailed as error:
-            self.failed[index] = " ".join(f"{type(error).__name__}: {error}".split())
-            self.file.add_failure(self.settings.fingerprint, index, self.failed[index])
-            logger.info("point %d (%.3f A^3) failed: %s", index, atoms.get_volume(), self.failed[index])
-            return
+            return " ".join(f"{type(error).__name__}: {error}".split())
         magmom = self.calc.results.get("magmom")
-        point = Point(
+        return Point(
             index=index,
             volume_A3=float(atoms.get_volume()),
             free_energy_eV=free_energy,
@@ -234,9 +283,6 @@ class _Scan:
             time_s=round(time.perf_counter() - began, 3),
             deviations_eV=deviations,
         )
-        self.finished[index] = point
-        self.file.add(self.settings.fingerprint, point)
-        logger.info("point %d: V = %.4f A^3, F = %.7f eV", index, point.volume_A3, point.free_energy_eV)
 
     def _deviations(self) -> list[float] | None:
         """Return the deviations of the free energy of the last point, eV, if the functional has probable errors."""

@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator
 from ase.io.jsonio import encode
 
 from .. import __version__
+from ..ranks import Ranks
 from .structures import scaled
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,25 @@ def parameters_kept(calc: Calculator) -> Iterator[None]:
     finally:
         if before:
             calc.set(**before)
+
+
+@contextmanager
+def shared_in(group: Ranks, ranks: Ranks, calc: Calculator) -> Iterator[None]:
+    """Let a group of the ranks share the k-points of a calculator; the first one alone writes log and restart file."""
+    if group is ranks:
+        yield
+        return
+    before = {name: calc.parameters[name] for name in ("share_kpoints", "txt")}
+    prefix = calc.prefix
+    calc.set(share_kpoints=group)
+    if ranks.number >= group.count:
+        calc.set(txt=None)
+        calc.prefix = None
+    try:
+        yield
+    finally:
+        calc.set(**before)
+        calc.prefix = prefix
 
 
 class CommonSettings:
