@@ -117,6 +117,18 @@ def test_scan_of_a_metal_is_smooth_and_has_one_minimum(experiment, tmp_path):
     assert fit["scatter_meV"] < 1
 
 
+@pytest.mark.slow
+def test_crystals_of_pyscf_start_from_the_one_before(experiment):
+    gaussians = experiment("lattice_scans.gaussians")
+    settings = gaussians.settings(1, 0.1) | {"precision": 1e-3}
+    calculate, hydrogen = gaussians.calculator(settings), bulk("H", "fcc", a=4.0)
+    calculate(bulk("He", "fcc", a=4.1))
+    second, first = (f(bulk("He", "fcc", a=4.0)) for f in (calculate, gaussians.calculator(settings)))
+    assert second["free_energy"] == pytest.approx(first["free_energy"], abs=1e-6)
+    hydrogen.set_initial_magnetic_moments([1.0])
+    assert gaussians.calculator(settings)(hydrogen)["magmom"] == pytest.approx(1.0, abs=1e-6)
+
+
 def test_kept_scans_have_one_minimum_and_are_within_0_3_percent_of_all_electrons(experiment):
     scans = experiment("lattice_scans.__main__")
     for metal in scans.METALS.values():

@@ -15,7 +15,6 @@ README.md and docs/results.md. --table only does the latter.
 import argparse
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,8 @@ from ..points import Point, complete, results_of, settings_of, write_table
 
 FOLDER = Path(__file__).parent
 MODELS = FOLDER.parent / "hybrid_xc" / "models"
-CASES = ("PBE", "pbe-clone@1", "PBEsol", "hybrid-six@1")
 GAUSSIANS = ("PySCF", "PBE, as PySCF")
+CASES = ("PBE", "pbe-clone@1", "PBEsol", "hybrid-six@1", *GAUSSIANS)
 SMALL_MESH = 4  # of k-points, for these
 STEP = 0.05  # Angstrom
 FITTED = 7  # points nearest to the lowest one
@@ -59,9 +58,6 @@ class Metal:
         Width of the cold smearing, eV.
     moment
         Initial magnetic moment, Bohr magnetons.
-    cases
-        Cases of the default command. Those of PySCF are left out for nickel and calcium, whose basis sets need meshes
-        of 85^3 and 91^3 points in PySCF.
     """
 
     name: str
@@ -71,7 +67,6 @@ class Metal:
     reference: str
     width: float = 0.2
     moment: float = 0.0
-    cases: tuple[str, ...] = CASES
 
     def structures(self) -> dict[str, Atoms]:
         """Return the primitive cells by lattice constant, the largest first."""
@@ -104,7 +99,7 @@ class Metal:
 
 
 METALS = {
-    "Al": Metal("Al", 3.40, 4.45, 16, "Al-q3", cases=CASES + GAUSSIANS),
+    "Al": Metal("Al", 3.40, 4.45, 16, "Al-q3"),
     "Ni": Metal("Ni", 3.00, 4.00, 10, "Ni-ferro", width=0.1, moment=0.8),
     "Ca": Metal("Ca", 4.50, 6.50, 8, "Ca-q10"),
 }
@@ -117,7 +112,7 @@ def run(metal: Metal, case: str, path: Path, **changes: Any) -> dict[str, Point]
         from . import gaussians  # loads PySCF
 
         settings = gaussians.settings(SMALL_MESH, metal.width)
-        return complete(path, case, settings, structures, partial(gaussians.calculate, settings=settings))
+        return complete(path, case, settings, structures, gaussians.calculator(settings))
     changes = metal.settings() | (metal.settings_as_pyscf() if case in GAUSSIANS else {}) | changes
     calc = NNXCCalculator("PBE" if case in GAUSSIANS else case, **changes)
     calc.set(gpts=calc.resolve(next(iter(structures.values())))["gpts"])
@@ -193,7 +188,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["NNXC_MODEL_PATH"] = str(MODELS)
     for metal in (METALS[name] for name in arguments.metals):
-        for case in () if arguments.table else arguments.cases or metal.cases:
+        for case in () if arguments.table else arguments.cases or CASES:
             run(metal, case, FOLDER / f"{metal.name}.json")
         if complete_cases(metal):
             draw(metal)

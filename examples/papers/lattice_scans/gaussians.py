@@ -1,12 +1,12 @@
 """PBE of crystals in PySCF: k-points, Gaussian basis sets and GTH pseudopotentials."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.units import Hartree
 from pyscf.pbc import dft, gto
-from pyscf.pbc.dft.numint import KNumInt
 from pyscf.pbc.scf.addons import smearing
 
 from ..points import Point
@@ -14,12 +14,32 @@ from ..points import Point
 
 def settings(mesh: int, width: float) -> dict[str, Any]:
     """Return the settings for a mesh of k-points around Gamma and a width in eV."""
-    basis = {"basis": "gth-dzvp-molopt-sr", "pseudo": "gth-pbe", "precision": 1e-7}
+    basis = {"basis": "gth-dzvp-molopt-sr", "pseudo": "gth-pbe", "precision": 1e-6, "conv_tol": 1e-7}
     return basis | {"kpts": [mesh] * 3, "smearing": {"name": "fermi-dirac", "width": width}}
 
 
-def calculate(atoms: Atoms, settings: dict[str, Any]) -> Point:
-    """Return the free energy, eV, of a primitive cell without moments."""
+def calculator(settings: dict[str, Any]) -> Callable[[Atoms], Point]:
+    """Return a function that calculates a primitive cell: the free energy, eV, and a moment, if the atoms have one.
+
+    Each SCF starts from the density matrices of the one before.
+    """
+    density: list[np.ndarray] = []
+
+    def calculate(atoms: Atoms) -> Point:
+        mean_field = prepare(atoms, settings)
+        start = density.pop() if density else first_density(mean_field, atoms.get_initial_magnetic_moments().sum())
+        mean_field.kernel(start)
+        if not mean_field.converged:
+            raise RuntimeError(f"the SCF of {atoms} has not converged")
+        density.append(mean_field.make_rdm1())
+        point = {"free_energy": float(mean_field.e_free * Hartree)}
+        return point | ({"magmom": moment_of(mean_field, density[0])} if atoms.has("initial_magmoms") else {})
+
+    return calculate
+
+
+def prepare(atoms: Atoms, settings: dict[str, Any]) -> Any:
+    """Return PySCF's restricted Kohn-Sham object, or the unrestricted one if the atoms have moments."""
     cell = gto.M(
         a=atoms.cell.array,
         atom=list(zip(atoms.symbols, atoms.positions)),
@@ -29,25 +49,21 @@ def calculate(atoms: Atoms, settings: dict[str, Any]) -> Point:
         **{name: settings[name] for name in ("basis", "pseudo", "precision")},
     )
     kpts = cell.make_kpts(settings["kpts"], space_group_symmetry=True, time_reversal_symmetry=True)
-    mean_field = dft.KRKS(cell, kpts, xc="pbe")
-    mean_field._numint = mean_field.with_df._numint = OrbitalsInMemory()
+    method = dft.KUKS if atoms.has("initial_magmoms") else dft.KRKS
+    mean_field = method(cell, kpts, xc="pbe").multigrid_numint()
     mean_field = smearing(mean_field, sigma=settings["smearing"]["width"] / Hartree, method="fermi")
-    mean_field.kernel()
-    if not mean_field.converged:
-        raise RuntimeError(f"the SCF of {atoms} has not converged")
-    return {"free_energy": float(mean_field.e_free * Hartree)}
+    mean_field.conv_tol = settings["conv_tol"]
+    return mean_field
 
 
-class OrbitalsInMemory(KNumInt):
-    """PySCF's integration of the functional with atomic orbitals that are evaluated once on each block of points."""
+def first_density(mean_field: Any, moment: float) -> np.ndarray:
+    """Return density matrices of atoms; those of the spins, if there are two, differ by a moment in Bohr magnetons."""
+    density = mean_field.get_init_guess()
+    polarisation = moment / mean_field.cell.nelectron
+    return density * np.reshape([1 + polarisation, 1 - polarisation], (2, 1, 1, 1)) if moment else density
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._kept: dict[tuple[Any, ...], Any] = {}
 
-    def eval_ao(self, cell: Any, coords: np.ndarray, kpts: Any, deriv: int = 0, **options: Any) -> Any:
-        """Return the orbitals on points."""
-        key = (deriv, len(coords), *coords[0], *coords[-1], np.asarray(kpts).tobytes())
-        if key not in self._kept:
-            self._kept[key] = super().eval_ao(cell, coords, kpts, deriv=deriv, **options)
-        return self._kept[key]
+def moment_of(mean_field: Any, density: np.ndarray) -> float:
+    """Return the moment, Bohr magnetons, of density matrices (2, nk, nao, nao)."""
+    up_minus_down = np.einsum("kij,kji->k", density[0] - density[1], mean_field.get_ovlp()).real
+    return float(mean_field.kpts.weights_ibz @ up_minus_down)
