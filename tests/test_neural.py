@@ -28,6 +28,7 @@ from ase_nnxc.xc import (
 )
 from ase_nnxc.xc.constraints import bounded
 from ase_nnxc.xc.neural import ACTIVATIONS, DESCRIPTORS
+from ase_nnxc.xc.neural.network import Network
 from ase_nnxc.xc.spins import DENSITY_THRESHOLD, spin_sum
 
 FERMI = (3 * math.pi**2) ** (1 / 3)
@@ -417,6 +418,16 @@ def test_anchored_networks_keep_gas_and_gradient_expansion_of_the_parent_for_ran
     base = parent.enhancement(s2, torch.ones_like(s2))
     factor = exchange.enhancement({"s2": s2, "alpha": torch.ones_like(s2)}, base)
     torch.testing.assert_close(factor, base, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("widths", [(5,), (5, 4, 3)])
+def test_network_of_tanh_is_that_of_its_weights(widths):
+    network = Network(("zeta2", "phi"), 2, widths, "tanh", seed=0)
+    x = torch.rand(2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = x
+    for number, (weight, bias) in enumerate(zip(network.weights, network.biases)):
+        expected = weight @ (torch.tanh(expected) if number else expected) + bias
+    torch.testing.assert_close(network({"zeta2": x[0], "phi": x[1]}), expected, rtol=0, atol=1e-14)
 
 
 def test_only_the_last_layer_of_an_anchored_network_begins_at_zero():

@@ -129,11 +129,20 @@ class Network(torch.nn.Module):
         """Return the outputs (outputs, ...) at local variables (...)."""
         inputs = torch.stack([function(variables[variable]) for variable, function in self.descriptors])
         x = inputs.flatten(1)  # (d, points): the long axis last
-        *hidden, last = zip(self.weights, self.biases)
-        for weight, bias in hidden:
-            x = self.activation(torch.addmm(bias, weight, x))
-        weight, bias = last
+        layers, activation = list(zip(self.weights, self.biases)), self.activation
+        if activation is torch.tanh:  # torch.sigmoid takes a quarter of its time
+            layers, activation = _with_sigmoid(layers), torch.sigmoid
+        *hidden, (weight, bias) = layers
+        for inner_weight, inner_bias in hidden:
+            x = activation(torch.addmm(inner_bias, inner_weight, x))
         return torch.addmm(bias, weight, x).unflatten(1, inputs.shape[1:])
+
+
+def _with_sigmoid(layers: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Return weights and biases of the same network with sigmoid in place of tanh(x) = 2 sigmoid(2 x) - 1."""
+    *hidden, last = layers
+    first, *others = [(2 * weight, 2 * bias) for weight, bias in hidden] + [last]
+    return [first, *((2 * weight, bias - weight.sum(1, keepdim=True)) for weight, bias in others)]
 
 
 def variables_of(descriptors: Sequence[str]) -> set[str]:
