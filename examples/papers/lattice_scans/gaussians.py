@@ -53,6 +53,7 @@ def prepare(atoms: Atoms, settings: dict[str, Any]) -> Any:
     mean_field = method(cell, kpts, xc="pbe").multigrid_numint()
     mean_field = smearing(mean_field, sigma=settings["smearing"]["width"] / Hartree, method="fermi")
     mean_field.conv_tol = settings["conv_tol"]
+    mean_field.conv_check = False  # a step after convergence, which has no DIIS, can lead away from a magnet's minimum
     return mean_field
 
 
