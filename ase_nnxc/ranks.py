@@ -28,13 +28,17 @@ class RankError(RuntimeError):
     ----------
     message : str
         Which rank failed, and why.
-    ranks : Ranks
+    ranks : Ranks, optional
         The ranks that have been told.
     """
 
-    def __init__(self, message: str, ranks: "Ranks") -> None:
+    def __init__(self, message: str, ranks: "Ranks | None" = None) -> None:
         super().__init__(message)
         self.ranks = ranks
+
+    def __reduce__(self) -> tuple[type["RankError"], tuple[str]]:
+        """Return how to make the error in another process, where the ranks are others."""
+        return RankError, (str(self),)
 
 
 class Ranks:
@@ -60,10 +64,16 @@ class Ranks:
         """Return these ranks: a copy of a calculator works with the same processes."""
         return self
 
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled, unless this is one process."""
+        if self.count > 1:
+            raise TypeError("a group of ranks cannot be pickled; set share_kpoints=False before a calculator is")
+        return Ranks, ()
+
     def split(self, groups: int) -> "Ranks":
         """Return the group of this rank, of so many groups of equal size. Ranks that follow each other form a group.
 
-        A group is made once. One group is these ranks themselves.
+        All ranks of `world` must split alike. A group is made once. One group is these ranks themselves.
 
         Parameters
         ----------
@@ -73,7 +83,7 @@ class Ranks:
         Raises
         ------
         ValueError
-            If it does not divide the number of ranks.
+            If it does not divide the number of ranks, or if these are a part of `world`.
         """
         divisors = [n for n in range(1, self.count + 1) if self.count % n == 0]
         if type(groups) is not int or groups not in divisors:
@@ -81,6 +91,8 @@ class Ranks:
             raise ValueError(f"groups={groups!r}: expected a divisor of {self.count}, the number of ranks: {allowed}")
         if groups == 1:
             return self
+        if self.count < dist.get_world_size():
+            raise ValueError(f"groups={groups}: a group of ranks cannot be split again, only all ranks can")
         if groups not in self._splits:
             self._splits[groups] = self._make_group(self.count // groups)
         return self._splits[groups]
@@ -89,12 +101,12 @@ class Ranks:
         """Return the group of this rank if groups have this size."""
         if size == 1:
             return Ranks()
-        first = self.number // size * size
-        members = dist.get_process_group_ranks(self._group)[first : first + size]
-        # with local synchronisation the members alone create a group
-        group = dist.new_group(members, TIMEOUT, "gloo", use_local_synchronization=True)
-        gpu_group = dist.new_group(members, use_local_synchronization=True) if torch.cuda.is_available() else None
-        return Ranks(self.number - first, size, group, gpu_group)
+        parts = [list(range(first, first + size)) for first in range(0, self.count, size)]
+        with self._lost_connections():  # all ranks create all process groups, in the same order
+            gloo = [dist.new_group(part, TIMEOUT, "gloo") for part in parts]
+            of_gpus = [dist.new_group(part) if torch.cuda.is_available() else None for part in parts]
+        own = self.number // size
+        return Ranks(self.number % size, size, gloo[own], of_gpus[own])
 
     def together(self, work: Callable[[], Result]) -> Result:
         """Return the result of `work` on this rank; if it raises an exception on any rank, raise one on all.

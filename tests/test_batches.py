@@ -87,7 +87,7 @@ def test_eigenpairs_of_a_batch_are_those_of_each_k_point(dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("xc", ["PBE", "r2SCAN"])
-def test_residuals_reach_their_tolerance_with_single_products_of_new_vectors(xc: str, monkeypatch) -> None:
+def test_residuals_reach_their_tolerance_with_products_of_new_vectors_in_single_precision(xc: str, monkeypatch) -> None:
     singles, tolerance, calls = hamiltonians(xc, torch.complex128), 1e-8, []
     exact = Hamiltonian.stack(singles)
     single = exact.with_single(torch.complex64)

@@ -6,6 +6,7 @@ As a script (`python test_groups.py FOLDER`) this file is a run of four ranks; e
 import copy
 import json
 import os
+import pickle
 import time
 import warnings
 
@@ -20,7 +21,7 @@ from processes import in_another_process, results_of_ranks, run_ranks
 from ase_nnxc import NNXCCalculator
 from ase_nnxc.cli import main
 from ase_nnxc.eos import scan_eos
-from ase_nnxc.ranks import Ranks, world
+from ase_nnxc.ranks import RankError, Ranks, world
 
 KEYWORDS = {"ecut": 120, "pseudos": "gth-pbe", "kpts": (2, 2, 2), "convergence": {"energy": 1e-12}}
 TOLERANCE = 1e-10  # Hartree
@@ -83,6 +84,13 @@ def end_of_rank_3(_):
         os._exit(0)
 
 
+def refusal(group):
+    """Return why a group cannot be split."""
+    with pytest.raises(ValueError, match="groups=2") as caught:
+        group.split(2)
+    return str(caught.value)
+
+
 def exchanges():
     """Return what the methods of the group of this rank return."""
     group = world().split(2)
@@ -92,7 +100,7 @@ def exchanges():
         "sum": group.sum(rank).item(),
         "of_first": group.of_first(rank).item(),
         "gather": group.gather(dist.get_rank),
-        "split": [group.split(2).number, group.split(2).count],
+        "split": refusal(group),
         "copy": copy.deepcopy(NNXCCalculator(share_kpoints=group)).ranks is group,
         "again": world().split(2) is group and world().split(1) is world(),
         "gpu": dist.get_process_group_ranks(group._group_of(torch.empty(0, device="meta"))),
@@ -109,6 +117,7 @@ def of_two_crystals():
 
 def rank_of_four(rank, folder):
     """Write the results of one rank."""
+    dist.new_group([0, 2])  # another one, of the user
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         world().split(2)  # with process groups for GPUs
@@ -205,7 +214,7 @@ def test_methods_of_a_group_work_in_the_group(four):
     assert [each["sum"] for each in exchanges] == [1, 1, 5, 5]
     assert [each["of_first"] for each in exchanges] == [0, 0, 2, 2]
     assert [each["gather"] for each in exchanges] == [each["gpu"] for each in exchanges] == [[0, 1]] * 2 + [[2, 3]] * 2
-    assert all(each["split"] == [0, 1] and each["copy"] and each["again"] for each in exchanges)
+    assert all("cannot be split again" in each["split"] and each["copy"] and each["again"] for each in exchanges)
 
 
 def test_groups_calculate_different_crystals(four):
@@ -258,6 +267,13 @@ def test_one_rank_is_one_group(groups):
         ranks.split(groups)
 
 
+def test_error_of_a_rank_can_be_pickled_and_a_group_cannot():
+    assert str(pickle.loads(pickle.dumps(RankError("rank 1 failed", Ranks())))) == "rank 1 failed"
+    assert pickle.loads(pickle.dumps(Ranks())).count == 1
+    with pytest.raises(TypeError, match="share_kpoints=False"):
+        pickle.dumps(Ranks(0, 2))
+
+
 @pytest.mark.parametrize("share", [2, "world", None])
 def test_what_cannot_share_k_points_is_refused(share):
     with pytest.raises(InputError, match=r"share_kpoints=.*: expected True, False, or a group of ranks"):
@@ -272,7 +288,7 @@ def test_command_in_one_process_has_one_group(tmp_path, capsys, groups, message)
 
 @pytest.mark.slow
 def test_command_shares_the_volumes_of_a_scan(tmp_path, capsys):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ase_nnxc"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m", "ase_nnxc"]
     command = ["eos", "Al", "--ecut", "200", "--kpts", "4,4,4", "--pseudos", "gth-pbe", "--points", "5"]
     command += ["--span", "0.2", "-o", str(tmp_path / "al")]
     done = in_another_process([*torchrun, *command, "--groups", "2"])

@@ -45,7 +45,7 @@ class ConvergedBands:
 
     @classmethod
     def of(cls, state: GroundState) -> "ConvergedBands":
-        """Converge the bands that the SCF left rough.
+        """Converge the bands that the SCF did not converge.
 
         Raises
         ------
@@ -86,8 +86,8 @@ class ConvergedBands:
 class ElectronicStructure(ABC):
     """The electrons of the atoms that were calculated last, which are calculated first if necessary.
 
-    All bands are converged when levels or orbitals are first asked for, because an SCF leaves the higher empty ones
-    rough. Bands are counted from 0, k-points as in `get_ibz_k_points`.
+    All bands are converged when levels or orbitals are first asked for, because an SCF does not converge the higher
+    empty ones. Bands are counted from 0, k-points as in `get_ibz_k_points`.
     """
 
     atoms: Atoms | None

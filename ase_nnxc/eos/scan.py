@@ -101,7 +101,7 @@ def scan_eos(
     ------
     InputError
         If the structure or an option is not allowed, if the folder is used by another run or holds another scan, or if
-        the ranks have different structures or calculators.
+        the ranks have different structures, calculators or options.
     ScanError
         If no minimum is found, or if the fit makes no sense: B0' outside of 0 to 12, a scatter of the points of more
         than a tenth of the depth of the curve, its minimum at the rim of the points, a second minimum, or a jump of the
@@ -119,6 +119,9 @@ def scan_eos(
         raise InputError(f"order={order!r}: expected 'up' or 'down'")
     ranks = getattr(calc, "ranks", None)
     ranks = ranks if isinstance(ranks, Ranks) else Ranks()
+    options = points, span, order, max_points, smooth_cutoff, force, groups
+    if any(others != options for others in ranks.gather(lambda: options)):
+        raise InputError("ranks that share a scan must have the same options")
     group = _group_of(ranks, groups)
     path = None if folder is None or ranks.number > 0 else Path(folder)
 
@@ -226,7 +229,8 @@ class _Scan:
     def _rounds(self, missing: Sequence[int]) -> Iterator[tuple[int | None, ...]]:
         """Return what the groups compute at the same time: an index for each, or None where it has none left.
 
-        A group gets indices that follow each other: the first window in the order asked for, then outward.
+        A group gets indices that follow each other, if the window does not grow on both sides: those of the first
+        window in the order asked for, then outward.
         """
         groups = self.ranks.count // self.group.count
         parts = [list(missing[len(missing) * n // groups : len(missing) * (n + 1) // groups]) for n in range(groups)]

@@ -20,8 +20,8 @@ from .total_energy import TotalEnergy
 from .warm_start import start_from, start_from_atoms
 
 # Widths with which an SCF goes on that does not converge with its own: from at least the first, Hartree, down by the
-# factor. Each but the last need only reach the error LOOSE, Hartree.
-WIDE, NARROWER, LOOSE = 0.03, 0.25, 1e-5
+# factor. Each but the last need only reach the error LOOSE_ERROR, Hartree.
+WIDE, NARROWER, LOOSE_ERROR = 0.03, 0.25, 1e-5
 
 
 def scf(
@@ -180,7 +180,7 @@ class _SCF:
         mixer : Mixer, optional
             Mixer; default: a new one.
         loose : bool
-            Whether to end at an error of `LOOSE`.
+            Whether to end at an error of `LOOSE_ERROR`.
         patient : bool
             Whether to go on when the error stalls.
         reservoirs : list of (slice, float), optional
@@ -223,7 +223,7 @@ class _SCF:
             converged = step.error <= self.settings.energy and self.tolerance.is_met(asked, step.residual)
             if missing:
                 self.orbitals = more_orbitals(self.energy, self.orbitals, missing)
-            elif loose and step.error <= LOOSE:
+            elif loose and step.error <= LOOSE_ERROR:
                 return output
             elif converged and output.states.missed > WHOLE:
                 whole = WHOLE  # the gap is too narrow for whole electrons

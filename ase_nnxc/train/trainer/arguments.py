@@ -57,7 +57,7 @@ class Arguments:
             raise InputError("the optimizer has no trainable parameter of the calculator's functional")
         check_optimizer(self.optimizer, self.scheduler)
         if self.calculator.parameters["share_kpoints"]:
-            raise InputError("share_kpoints=True: the ranks of a training share its records; leave it out")
+            raise InputError("share_kpoints: the ranks of a training share its records; leave it out")
         pseudos = fixed_pseudos(self.calculator)
         if GENERATED in (pseudos.values() if isinstance(pseudos, dict) else [pseudos]):
             raise InputError(
