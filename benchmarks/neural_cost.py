@@ -1,4 +1,4 @@
-"""Compare the cost of a functional in the SCF with that of its parent: ratios of wall times and numbers of steps.
+"""Compare the cost of a functional in the SCF with that of its parent: ratios of times and numbers of steps.
 
     python benchmarks/neural_cost.py [pbe-clone r2scan-clone ...] [--runs 5] [--crystals NAME ...]
     python benchmarks/neural_cost.py nnxc-solids --runs 1 --crystals Al Si MgO Fe
@@ -57,6 +57,8 @@ def timed_scan(name: str, xc: str) -> tuple[float, int]:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=False, stdout=subprocess.DEVNULL)  # a curve may have no fit
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if not Path(f"{folder}/scan/points.jsonl").exists():
+            raise SystemExit(f"{' '.join(command)} has failed")
         steps = re.findall(r"converged in (\d+) steps", Path(f"{folder}/scan/log.txt").read_text())
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return seconds / len(steps), max(map(int, steps))
