@@ -121,12 +121,19 @@ def test_scan_of_a_metal_is_smooth_and_has_one_minimum(experiment, tmp_path):
 def test_crystals_of_pyscf_start_from_the_one_before(experiment):
     gaussians = experiment("lattice_scans.gaussians")
     settings = gaussians.settings(1, 0.1) | {"precision": 1e-3}
-    calculate, hydrogen = gaussians.calculator(settings), bulk("H", "fcc", a=4.0)
+    calculate = gaussians.calculator(settings)
     calculate(bulk("He", "fcc", a=4.1))
     second, first = (f(bulk("He", "fcc", a=4.0)) for f in (calculate, gaussians.calculator(settings)))
     assert second["free_energy"] == pytest.approx(first["free_energy"], abs=1e-6)
-    hydrogen.set_initial_magnetic_moments([1.0])
-    assert gaussians.calculator(settings)(hydrogen)["magmom"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_start_in_pyscf_has_the_moment_of_the_atoms(experiment):
+    gaussians, atoms = experiment("lattice_scans.gaussians"), bulk("He", "fcc", a=4.0)
+    atoms.set_initial_magnetic_moments([0.5])
+    mean_field = gaussians.prepare(atoms, gaussians.settings(1, 0.1) | {"precision": 1e-3})
+    start = gaussians.first_density(mean_field, 0.5)
+    assert gaussians.moment_of(mean_field, start) == pytest.approx(0.5, abs=1e-6)
+    assert gaussians.moment_of(mean_field, start * [[[[1]]], [[[-1]]]]) == pytest.approx(2.0, abs=1e-6)  # electrons
 
 
 def test_kept_scans_have_one_minimum_and_are_within_0_3_percent_of_all_electrons(experiment):

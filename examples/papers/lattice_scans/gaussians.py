@@ -58,10 +58,15 @@ def prepare(atoms: Atoms, settings: dict[str, Any]) -> Any:
 
 
 def first_density(mean_field: Any, moment: float) -> np.ndarray:
-    """Return density matrices of atoms; those of the spins, if there are two, differ by a moment in Bohr magnetons."""
+    """Return density matrices of atoms; those of the spins, if there are two, differ by a moment in Bohr magnetons.
+
+    The number of electrons in the cell must be even.
+    """
     density = mean_field.get_init_guess()
+    if not moment:
+        return density
     polarisation = moment / mean_field.cell.nelectron
-    return density * np.reshape([1 + polarisation, 1 - polarisation], (2, 1, 1, 1)) if moment else density
+    return density.sum(0) / 2 * np.reshape([1 + polarisation, 1 - polarisation], (2, 1, 1, 1))
 
 
 def moment_of(mean_field: Any, density: np.ndarray) -> float:
