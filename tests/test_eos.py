@@ -375,9 +375,9 @@ def test_two_runs_in_one_folder_do_not_mix(tmp_path):
         (
             copper(3.6),
             {"groups": 2},
-            "groups=2: expected a divisor of 1, the number of ranks: 1; more ranks need torchrun",
+            "groups=2: there is one rank, and so one group; more ranks need torchrun",
         ),
-        (copper(3.6), {"groups": 1.0}, r"groups=1\.0: expected a divisor of 1"),
+        (copper(3.6), {"groups": 1.0}, r"groups=1\.0: there is one rank, and so one group"),
     ],
     ids=["slab", "no cell", "few points", "even points", "span in percent", "order", "max_points", "groups", "float"],
 )

@@ -236,8 +236,8 @@ def test_groups_calculate_different_crystals(four):
         ("eight groups", "InputError: groups=8: expected a divisor of 4, the number of ranks: 1, 2, 4"),
         (
             "not shared",
-            "InputError: groups=2: expected a divisor of 1, the number of ranks: 1; more ranks need torchrun and a "
-            "calculator with share_kpoints=True",
+            "InputError: groups=2: there is one rank, and so one group; more ranks need torchrun and, in Python, "
+            "share_kpoints=True",
         ),
     ],
 )

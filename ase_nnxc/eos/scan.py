@@ -146,8 +146,10 @@ def _group_of(ranks: Ranks, groups: int) -> Ranks:
     try:
         return ranks.split(groups)
     except ValueError as error:
-        hint = "; more ranks need torchrun and a calculator with share_kpoints=True" if ranks.count == 1 else ""
-        raise InputError(f"{error}{hint}") from error
+        if ranks.count > 1:
+            raise InputError(str(error)) from error
+        one = f"groups={groups!r}: there is one rank, and so one group"
+        raise InputError(f"{one}; more ranks need torchrun and, in Python, share_kpoints=True") from error
 
 
 class _Scan:
