@@ -6,8 +6,7 @@
 The two functionals alternate on each crystal. Each calculation of a crystal of `speed_cases.py` runs in this process,
 starts from the atomic density and computes the energy only; nothing else should run on the machine. Al, Si, MgO and Fe
 are scans, `nnxc eos` with its defaults: the processor time of the whole process per volume, and the largest number of
-steps of a volume. (The curve of iron with r2SCAN has no fit, because the moment rises along it; it takes the same
-time.) The parent of a functional that reads tau is r2SCAN, of any other PBE. The results are written to
+steps of a volume. The parent of a functional that reads tau is r2SCAN, of any other PBE. The results are written to
 benchmarks/neural_cost.json.
 """
 

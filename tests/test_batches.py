@@ -158,6 +158,22 @@ def test_batches_are_of_one_spin_and_of_about_equal_size(
     assert seen == [*sizes, *sizes]
 
 
+def test_hamiltonians_of_batches_are_kept_until_other_batches_take_their_k_points() -> None:
+    crystal = crystal_of(rattled_silicon_carbide())
+    energy = TotalEnergy(System(crystal, basis_of(crystal, 3.0, (2, 2, 3)), get_functional("PBE")))
+    (potential,) = energy.potential(atomic_fields(crystal, energy.system.basis, energy.nfields)).values
+    blocks = energy.system.kpoints.blocks
+
+    def kept(chosen: Sequence[Block], dtype: torch.dtype = torch.complex128) -> set[tuple[int, ...]]:
+        energy.hamiltonian_of_batch(chosen, potential, dtype)
+        return set(energy._batches.of_kpoints)
+
+    assert kept(blocks[:3]) == {(0, 1, 2)}
+    assert kept(blocks[3:6]) == {(0, 1, 2), (3, 4, 5)}
+    assert kept(blocks[2:4]) == {(2, 3)}
+    assert kept(blocks[:2], torch.complex64) == {(0, 1)}
+
+
 def test_every_thread_gets_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     points = KPoints(1, basis_of(crystal_of(rattled_silicon_carbide()), 3.0, (3, 3, 2)).spheres, CPU)

@@ -337,6 +337,17 @@ def test_broken_arithmetic_is_a_failed_calculation_and_not_a_number():
         aluminium(xc=NotANumber(), pseudos="gth-pade").get_potential_energy()
 
 
+def test_full_memory_of_a_gpu_is_a_failed_calculation_that_says_what_to_try(monkeypatch):
+    def full(*args, **keywords):
+        raise torch.cuda.OutOfMemoryError("tried to allocate 2 GiB")
+
+    atoms = aluminium()
+    monkeypatch.setattr(calculation, "scf", full)
+    with pytest.raises(CalculationFailed, match=r"memory of cpu is not enough: tried to allocate 2 GiB.*lower cutoff"):
+        atoms.get_potential_energy()
+    assert atoms.calc.results == {}
+
+
 def test_unconverged_scf_is_an_error_that_says_what_to_try():
     log = io.StringIO()
     atoms = aluminium(maxiter=2, txt=log)

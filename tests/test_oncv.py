@@ -11,6 +11,7 @@ import numpy as np
 import oncvpsp
 import partial_cores
 import pytest
+import spin_energies
 from ase.calculators.calculator import InputError
 
 from ase_nnxc.atoms import xc_of_sphere
@@ -324,6 +325,22 @@ def test_spin_polarisation_of_an_atom_needs_a_height_of_its_core(symbol, without
     assert max(map(abs, partial_cores.errors(symbol).values())) < 0.7
     errors = partial_cores.errors(symbol, PARTIAL_CORE)
     assert max(map(abs, errors.values())) == pytest.approx(without, abs=0.1)
+
+
+@pytest.mark.parametrize("symbol", ["Cr", "Mn", "Fe", "Co", "Ni"])
+def test_polarised_d_shell_has_the_energy_of_all_electrons(symbol):
+    expected, found = spin_energies.errors(symbol, R2SCAN())
+    assert abs(found[0] / expected[0]) < 1e-3
+
+
+def test_polarised_d_shell_of_iron_needs_a_height_of_its_core():
+    generated = build(load_inputs("Fe", with_tau=True), R2SCAN())
+    plain = spin_energies.with_core(generated, R2SCAN(), PARTIAL_CORE)
+    expected, found = (
+        sphere.changes(R2SCAN())[0] for sphere in (spin_energies.all_electrons(plain), spin_energies.pseudised(plain))
+    )
+    assert found / expected == pytest.approx(1.136, abs=0.005)
+    assert spin_energies.fitted_core(plain, R2SCAN(), 3.0) == generated.inputs.model_core
 
 
 def test_inputs_for_other_functionals_are_refused():

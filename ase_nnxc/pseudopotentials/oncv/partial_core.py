@@ -9,9 +9,10 @@ S. Froyen and M. L. Cohen, Phys. Rev. B 26, 1738 (1982). With real functions u a
 
 of which the first term is von Weizsaecker's: tau_core is not below it on any point. Inside the radius R u and w are
 even polynomials of r, whose values and first three derivatives are continuous. Where the inputs give a height, u has a
-further term (u_0 - u(0)) (1 - r^2/R^2)^4 with it. C, N, O and F need it: the core has no p shell, so that the 2p
-functions have no nodes and are large close to the nucleus. The density of the pseudised ones lies farther outside,
-where there is less core, and spin polarisation lowers the energy of the atom too much. More core there corrects this.
+further term (u_0 - u(0)) (1 - r^2/R^2)^4 with it. C, N, O and F need it, and Cr, Mn, Fe, Co and Ni: the core has no p
+shell, or no d shell, so that the 2p or 3d functions have no nodes and are large close to the nucleus. The density of
+the pseudised ones lies farther outside, where there is less core, and spin polarisation lowers the energy of the atom
+too much. More core there corrects this.
 """
 
 import math
