@@ -5,9 +5,10 @@
 The valence functions are those of the spherical atom, with all electrons or pseudised, and are occupied as in the free
 atom or roughly as in a molecule. Printed is what the exchange-correlation energy changes from the spherical,
 unpolarised atom, beyond the linear terms, which are equal for both: with the pseudopotential less with all electrons,
-kcal/mol. The last columns are the errors of binding energies that follow, for this atom of the molecule. "core_with_tau" of
-these elements in ase_nnxc/data/oncv.json is chosen with these numbers and the atomization energies of molecules.py,
-which decided for C and F; for metals see spin_energies.py. --core takes another scale, with another height or none.
+kcal/mol. The last columns are the errors of binding energies that follow, for this atom of the molecule.
+"core_with_tau" of these elements in ase_nnxc/data/oncv.json is chosen with these numbers and the atomization energies
+of molecules.py, which decided for C and F; for metals see spin_energies.py. --core takes another scale, with another
+height or none.
 """
 
 import argparse
