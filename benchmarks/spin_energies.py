@@ -29,6 +29,7 @@ from ase_nnxc.atoms.all_electron import shell_tau
 from ase_nnxc.pseudopotentials.oncv.generate import parent_of
 from ase_nnxc.pseudopotentials.oncv.generator import Generated, build, build_with, core_fields
 from ase_nnxc.pseudopotentials.oncv.inputs import PartialCoreInputs, elements_with_inputs, load_inputs
+from ase_nnxc.pseudopotentials.oncv.pseudo_atom import valence_fields
 from ase_nnxc.registry import get_functional
 from ase_nnxc.xc import R2SCAN
 from ase_nnxc.xc.functional import Functional
@@ -95,13 +96,14 @@ def all_electrons(generated: Generated) -> Sphere:
 def pseudised(generated: Generated) -> Sphere:
     """Return the atom with pseudised functions and the core of the pseudopotential."""
     inputs, smooth = generated.inputs, generated.smooth
-    of_shells = {}
-    for channel in generated.channels:
-        for shell, values in zip(inputs.valence_shells(channel.l), channel.functions.values):
-            of_shells[shell] = np.array([values**2 / (4 * np.pi), shell_tau(channel.l, values, smooth)])
-    total = sum(shell.electrons * field for shell, field in of_shells.items()) + core_fields(generated.core, smooth)
-    s, d = inputs.valence_shells(0)[-1], inputs.valence_shells(2)[-1]
-    return Sphere(smooth, total, of_shells[d], of_shells[s])
+    functions = [channel.functions for channel in generated.channels]  # by l
+    total = np.array(valence_fields(functions, inputs, smooth)) + core_fields(generated.core, smooth)
+
+    def outermost(l: int) -> Array:  # noqa: E741
+        values = functions[l].values[len(inputs.valence_shells(l)) - 1]
+        return np.array([values**2 / (4 * np.pi), shell_tau(l, values, smooth)])
+
+    return Sphere(smooth, total, outermost(2), outermost(0))
 
 
 def with_core(generated: Generated, functional: Functional, core: PartialCoreInputs) -> Generated:
@@ -162,7 +164,7 @@ def main() -> None:
     parser.add_argument("--core", nargs="+", type=float, metavar="X", help="scale and, if wanted, height of the core")
     arguments = parser.parse_args()
     if unknown := set(arguments.symbols) - set(metals):
-        parser.error(f"no transition metals with inputs: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown symbols {', '.join(sorted(unknown))}: expected some of {' '.join(metals)}")
     if arguments.fit is not None:
         if not arguments.symbols:
             parser.error("--fit rewrites the inputs of the elements that are named: name some")
